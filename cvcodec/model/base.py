@@ -1,0 +1,33 @@
+"""The surface that every model shows: moments, encode, decode; tensors in, tensors out."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from cvcodec.model.config import ModelConfig
+from cvcodec.model.posterior import Posterior
+
+
+class VideoAutoencoder(nn.Module):
+    """A model between pixels (B, 3, T, H, W) float in [-1, 1] and a latent (B, C, t, h, w) float.
+
+    T = 4k+1 gives t = k+1 (2D families: t = T). H and W are multiples of `config.spatial_factor`.
+    The encoder lives under `self.encoder`, the decoder under `self.decoder` (the state dict's first name part),
+    so that the latent-space id and the decoder hash can tell them apart.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def moments(self, pixels: Tensor) -> Tensor:
+        """Mean and unclamped log-variance, (B, 2C, t, h, w). ValueError on a shape the model cannot take."""
+        raise NotImplementedError
+
+    def encode(self, pixels: Tensor) -> Posterior:
+        """The posterior over latents, without windows or tiles."""
+        return Posterior.from_moments(self.moments(pixels))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Pixels (B, 3, T, H, W), unclamped, without windows or tiles."""
+        raise NotImplementedError

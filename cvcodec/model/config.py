@@ -1,0 +1,121 @@
+"""One frozen dataclass that describes every model and travels inside its weights file.
+
+Owns: the architecture's numbers, their cross-checks and the properties derived from them.
+Does not know: tensors, files, devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+FAMILIES = ("cvvae", "cvvae-sd3", "autoencoder-kl", "cvvae-mini", "image-vae-mini")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """What a model is. Every field is stored in the weights file; unknown fields are refused on load."""
+
+    family: str
+    """`cvvae` (SD2.1, official CVVAEModel), `cvvae-sd3` (official CVVAESD3Model), `autoencoder-kl` (2D, SD/SD3),
+    `cvvae-mini` (ours, for CPUs) or `image-vae-mini` (its 2D twin)."""
+    latent_channels: int
+    """Channels C of the latent (B, C, t, h, w)."""
+    widths: tuple[int, ...]
+    """Channels at each resolution level, finest first. Official: base width times 1, 2, 4, 4."""
+    encoder_blocks: tuple[int, ...]
+    """Residual blocks of the encoder at each level, finest first."""
+    decoder_blocks: tuple[int, ...]
+    """Residual blocks of the decoder at each level, finest first."""
+    half_3d: bool = True
+    """Second convolution of each residual block is 2D ("2D+3D" in the paper, section 3.2); False: all-3D."""
+    norm_groups: int = 32
+    """Groups of the GroupNorm (official families and autoencoder-kl; unused by mini)."""
+    norm_eps: float = 1e-5
+    """Epsilon of every norm but the temporal attention's LayerNorm (1e-5 for cvvae, 1e-6 for cvvae-sd3 and SD VAEs)."""
+    mid_attention: bool = True
+    """Attention in the middle blocks (official families and autoencoder-kl)."""
+    temporal_attention: bool = False
+    """Temporal half of the decoder's middle attention (cvvae as released)."""
+    quant_conv: bool = False
+    """1x1 convolutions around the latent (autoencoder-kl for z=4)."""
+    encoder_temporal: tuple[int, ...] = ()
+    """mini: how many of the encoder's blocks at each level look at neighbouring latents in time."""
+    decoder_temporal: tuple[int, ...] = ()
+    """mini: how many of the decoder's blocks at each level look at neighbouring latents in time."""
+    patch_size: int = 1
+    """mini: pixel-unshuffle factor at the input, in pixels."""
+
+    scaling_factor: float = 1.0
+    """model space = (latent - shift_factor) * scaling_factor; only around a diffusion model, never inside encode."""
+    shift_factor: float = 0.0
+    """See scaling_factor."""
+
+    window_latents: int = 16
+    """Default length of a temporal window: latents kept per chunk."""
+    encode_context: int = 0
+    """Default latents computed and discarded in front of a window by the encoder (causal: nothing behind)."""
+    decode_context: int = 0
+    """Default latents computed and discarded on each side of a window by the decoder."""
+    tile_latents: int = 0
+    """Default side of a spatial tile in latents, overlap included; 0: no tiles."""
+    tile_context: int = 0
+    """Default latents computed and discarded on each side of a tile."""
+    tile_blend: int = 0
+    """Default latents cross-faded between neighbouring tiles."""
+    official_chunk_frames: int | None = None
+    """Official windows (spec 3.1): new frames per chunk (`en_de_n_frames_a_time`), a multiple of 4; None: no chunks."""
+    official_tile_pixels: int = 576
+    """Official tiles (spec 3.2): `tile_spatial_size`."""
+    official_tile_overlap: float = 0.2222
+    """Official tiles (spec 3.2): `tile_overlap_ratio`."""
+
+    temporal_factor: int = 4
+    """Frames per latent after the first (rho_t)."""
+    spatial_factor: int = 8
+    """Pixels per latent side (rho_s)."""
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"unknown model family {self.family!r}; known: {', '.join(FAMILIES)}")
+        if self.latent_channels < 1 or any(width < 1 for width in self.widths):
+            raise ValueError(f"channel counts must be positive: {self.latent_channels = }, {self.widths = }")
+        if not len(self.widths) == len(self.encoder_blocks) == len(self.decoder_blocks):
+            raise ValueError(
+                f"one entry per level wanted: {self.widths = }, {self.encoder_blocks = }, {self.decoder_blocks = }"
+            )
+        if self.official_chunk_frames is not None and self.official_chunk_frames % self.temporal_factor:
+            raise ValueError(f"{self.official_chunk_frames = } is not a multiple of {self.temporal_factor}")
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the model has a time axis (the 2D families encode each frame alone)."""
+        return self.family not in ("autoencoder-kl", "image-vae-mini")
+
+    @property
+    def uses_official_windows(self) -> bool:
+        """Whether the default windows are the official ones (spec 3): GroupNorm spans time, so no others equal theirs."""
+        return self.family in ("cvvae", "cvvae-sd3")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, in field order."""
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Inverse of `to_dict`. Raises ValueError on a field this release does not know."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - known)
+        if unknown:
+            raise ValueError(f"model config has unknown fields: {', '.join(unknown)}")
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()

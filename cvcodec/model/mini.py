@@ -1,0 +1,280 @@
+"""`cvvae-mini` and its 2D twin `image-vae-mini`: CV-VAE's idea at a size that a CPU can run and train.
+
+Owns: the mini architecture. A causal encoder and a symmetric decoder of 2D+3D residual blocks between pixels and a
+4x8x8 latent, like the paper's (section 3.2), with four changes that make it cheap on a CPU:
+
+* Pixel-unshuffle at the input: a group of four frames and `patch_size` x `patch_size` pixels becomes channels, so that
+  every layer runs at a quarter of the frame rate. The first frame stands alone: it is repeated to fill its group.
+* Normalisation per position (LayerNorm over channels), so that the receptive field is finite and a window with enough
+  context gives exactly what the whole clip gives.
+* A linear 4x8x8 patch transform runs beside encoder and decoder (a shortcut). Their last convolutions start at zero,
+  so that a model whose transform is a PCA of patches starts at the quality of that PCA.
+* Only some blocks look along time (`encoder_temporal`, `decoder_temporal`): one more latent of reach for each.
+
+The 2D twin is the same network with every temporal kernel of size 1: it encodes each frame alone.
+
+Everything runs as 2D convolutions on (B*T, C, H, W) in channels_last memory: a 3x3x3 convolution is a 2D convolution
+over the channel-concatenation of three neighbouring frames. That is the only layout in which bf16 is fast on CPUs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from cvcodec.model.base import VideoAutoencoder
+from cvcodec.model.config import ModelConfig
+
+Side = Literal["causal", "symmetric"]
+
+
+def mini_config(latent_channels: int = 16, *, video: bool = True, **changes: object) -> ModelConfig:
+    """The bundled mini models' config; `video=False` gives the 2D twin. `changes` replace fields."""
+    config = ModelConfig(
+        family="cvvae-mini" if video else "image-vae-mini",
+        latent_channels=latent_channels,
+        widths=(64, 128, 256),
+        encoder_blocks=(1, 2, 2),
+        decoder_blocks=(2, 3, 3),
+        encoder_temporal=(1, 1, 1) if video else (0, 0, 0),
+        decoder_temporal=(0, 1, 1) if video else (0, 0, 0),
+        patch_size=2,
+        norm_eps=1e-5,
+        mid_attention=False,
+        window_latents=16,
+        encode_context=3 if video else 0,
+        decode_context=2 if video else 0,
+    )
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of each position, (N, C, H, W); free of copies in channels_last memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class TemporalConv(nn.Module):
+    """3D convolution on frames folded into the batch, 3x3 in space.
+
+    In time, `causal` has two taps (the latent before and this one; a third would double the reach and with it the work
+    that windows throw away), `symmetric` three. Time is padded by repetition, space with zeros.
+    The weight is stored as a 3D kernel (out, in, taps, 3, 3).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int, side: Side) -> None:
+        super().__init__()
+        reference = nn.Conv3d(channels_in, channels_out, (2 if side == "causal" else 3, 3, 3))
+        self.weight, self.bias = reference.weight, reference.bias
+        self.side = side
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        """x: (B*T, C, H, W) with T = `frames`."""
+        clips = x.unflatten(0, (-1, frames))
+        neighbours = [torch.cat([clips[:, :1], clips[:, :-1]], 1), clips]
+        if self.side == "symmetric":
+            neighbours.append(torch.cat([clips[:, 1:], clips[:, -1:]], 1))
+        stacked = torch.cat([frame.flatten(0, 1) for frame in neighbours], 1)
+        kernel = self.weight.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(stacked.contiguous(memory_format=torch.channels_last), kernel, self.bias, padding=1)
+
+
+class MiniBlock(nn.Module):
+    """Residual block: norm, SiLU, conv (3x3x3 if temporal, else 3x3), norm, SiLU, conv 3x3, plus the input."""
+
+    def __init__(self, channels: int, *, side: Side | None, all_3d: bool, eps: float) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm2d(channels, eps=eps)
+        self.conv1 = TemporalConv(channels, channels, side) if side else nn.Conv2d(channels, channels, 3, padding=1)
+        self.norm2 = LayerNorm2d(channels, eps=eps)
+        self.conv2 = (
+            TemporalConv(channels, channels, side) if side and all_3d else nn.Conv2d(channels, channels, 3, padding=1)
+        )
+
+    def forward(self, x: Tensor, frames: int) -> Tensor:
+        y = F.silu(self.norm1(x))
+        y = self.conv1(y, frames) if isinstance(self.conv1, TemporalConv) else self.conv1(y)
+        y = F.silu(self.norm2(y))
+        y = self.conv2(y, frames) if isinstance(self.conv2, TemporalConv) else self.conv2(y)
+        return x + y
+
+
+def _make_level(channels: int, blocks: int, temporal: int, side: Side, config: ModelConfig) -> nn.ModuleList:
+    """`blocks` residual blocks, of which the first `temporal` look along time."""
+    return nn.ModuleList(
+        MiniBlock(channels, side=side if index < temporal else None, all_3d=not config.half_3d, eps=config.norm_eps)
+        for index in range(blocks)
+    )
+
+
+class _MiniStack(nn.Module):
+    """What encoder and decoder share: running a level's blocks, with or without gradient checkpointing."""
+
+    gradient_checkpointing = False
+
+    def run_level(self, level: nn.Module, x: Tensor, frames: int) -> Tensor:
+        assert isinstance(level, nn.ModuleList)
+        for block in level:
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, frames, use_reentrant=False)
+            else:
+                x = block(x, frames)
+        return x
+
+
+class MiniEncoder(_MiniStack):
+    """Patches (B*t, group*3, H, W), a group of frames in the channels, to moments (B*t, 2C, h, w)."""
+
+    def __init__(self, config: ModelConfig, group: int) -> None:
+        super().__init__()
+        widths, patch = config.widths, config.patch_size
+        self.patch = patch
+        self.conv_in = nn.Conv2d(3 * group * patch**2, widths[0], 3, padding=1)
+        self.levels = nn.ModuleList(
+            _make_level(width, blocks, temporal, "causal", config)
+            for width, blocks, temporal in zip(widths, config.encoder_blocks, config.encoder_temporal, strict=True)
+        )
+        self.downs = nn.ModuleList(
+            nn.Conv2d(fine, coarse, 3, stride=2, padding=1) for fine, coarse in zip(widths, widths[1:], strict=False)
+        )
+        self.norm_out = LayerNorm2d(widths[-1], eps=config.norm_eps)
+        self.conv_out = nn.Conv2d(widths[-1], 2 * config.latent_channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(
+            3 * group, config.latent_channels, config.spatial_factor, stride=config.spatial_factor
+        )
+        nn.init.zeros_(self.conv_out.weight)
+        with torch.no_grad():  # the posterior starts narrow, so that sampling does not drown the transform
+            assert self.conv_out.bias is not None
+            self.conv_out.bias.zero_()
+            self.conv_out.bias[config.latent_channels :] = -6.0
+
+    def forward(self, patches: Tensor, frames: int) -> Tensor:
+        unshuffled = F.pixel_unshuffle(patches, self.patch).contiguous(memory_format=torch.channels_last)
+        x = self.conv_in(unshuffled.to(self.conv_in.weight.dtype))
+        for index, level in enumerate(self.levels):
+            x = self.run_level(level, x, frames)
+            if index < len(self.downs):
+                x = self.downs[index](x)
+        mean, logvar = self.conv_out(F.silu(self.norm_out(x))).float().chunk(2, dim=1)
+        return torch.cat([mean + self._transform(patches), logvar], dim=1)
+
+    def _transform(self, patches: Tensor) -> Tensor:
+        """The linear shortcut, in fp32 whatever the dtype of the rest: bf16 would round away what the codec keeps."""
+        with torch.autocast(patches.device.type, enabled=False):
+            kernel, bias = self.shortcut.weight.float(), self.shortcut.bias
+            assert bias is not None
+            # As a 1x1 convolution on unshuffled patches: a strided 8x8 kernel is several times slower on CPUs.
+            folded = F.pixel_unshuffle(patches.float(), kernel.shape[-1])
+            return F.conv2d(folded, kernel.flatten(1)[:, :, None, None], bias.float())
+
+
+class MiniDecoder(_MiniStack):
+    """Latent (B*t, C, h, w) to patches (B*t, group*3, H, W)."""
+
+    def __init__(self, config: ModelConfig, group: int) -> None:
+        super().__init__()
+        widths, patch = config.widths, config.patch_size
+        self.patch = patch
+        self.spatial_factor = config.spatial_factor
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
+        self.levels = nn.ModuleList(  # finest first, as in the config; run in reverse
+            _make_level(width, blocks, temporal, "symmetric", config)
+            for width, blocks, temporal in zip(widths, config.decoder_blocks, config.decoder_temporal, strict=True)
+        )
+        # 1x1 convolution then pixel shuffle: each fine position learns its own mix, at the coarse level's cost.
+        self.ups = nn.ModuleList(
+            nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in zip(widths, widths[1:], strict=False)
+        )
+        self.norm_out = LayerNorm2d(widths[0], eps=config.norm_eps)
+        self.conv_out = nn.Conv2d(widths[0], 3 * group * patch**2, 3, padding=1)
+        self.shortcut = nn.Conv2d(config.latent_channels, 3 * group * config.spatial_factor**2, 1)
+        nn.init.zeros_(self.conv_out.weight)
+        assert self.conv_out.bias is not None
+        nn.init.zeros_(self.conv_out.bias)
+
+    def forward(self, latent: Tensor, frames: int) -> Tensor:
+        x = self.conv_in(latent.to(self.conv_in.weight.dtype).contiguous(memory_format=torch.channels_last))
+        for index in reversed(range(len(self.levels))):
+            x = self.run_level(self.levels[index], x, frames)
+            if index > 0:
+                x = F.pixel_shuffle(self.ups[index - 1](x), 2).contiguous(memory_format=torch.channels_last)
+        fine = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch)
+        return fine.float() + F.pixel_shuffle(self._transform(latent), self.spatial_factor)
+
+    def _transform(self, latent: Tensor) -> Tensor:
+        """The linear shortcut, in fp32 like the encoder's."""
+        with torch.autocast(latent.device.type, enabled=False):
+            assert self.shortcut.bias is not None
+            return F.conv2d(latent.float(), self.shortcut.weight.float(), self.shortcut.bias.float())
+
+
+class MiniAutoencoder(VideoAutoencoder):
+    """The mini video model (`cvvae-mini`) or its 2D twin (`image-vae-mini`), by `config.family`.
+
+    Takes any float dtype and gives fp32: in bf16 or fp16 only the convolutional paths are rounded, not the shortcut.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        levels = len(config.widths)
+        if not levels == len(config.encoder_temporal) == len(config.decoder_temporal):
+            raise ValueError(f"one entry per level wanted: {config.encoder_temporal = }, {config.decoder_temporal = }")
+        if config.patch_size * 2 ** (levels - 1) != config.spatial_factor:
+            raise ValueError(
+                f"{config.patch_size = } and {levels} levels do not make {config.spatial_factor = }"
+            )
+        if not config.is_video and any(config.encoder_temporal + config.decoder_temporal):
+            raise ValueError("the 2D twin has no temporal blocks")
+        self.group = config.temporal_factor if config.is_video else 1
+        self.encoder = MiniEncoder(config, self.group)
+        self.decoder = MiniDecoder(config, self.group)
+
+    @property
+    def encoder_reach(self) -> int:
+        """Latents that the encoder looks back: the receptive field in time, and the least exact context."""
+        return _reach(self.config.encoder_temporal, self.config.half_3d)
+
+    @property
+    def decoder_reach(self) -> int:
+        """Latents that the decoder looks at on each side."""
+        return _reach(self.config.decoder_temporal, self.config.half_3d)
+
+    def enable_gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Recompute each residual block in the backward pass instead of keeping its activations."""
+        self.encoder.gradient_checkpointing = self.decoder.gradient_checkpointing = enabled
+
+    def moments(self, pixels: Tensor) -> Tensor:
+        """pixels (B, 3, T, H, W), T = 4k+1 (2D twin: any T), H and W multiples of 8 -> (B, 2C, t, h, w)."""
+        batch, channels, frames, height, width = pixels.shape
+        group, factor = self.group, self.config.spatial_factor
+        if channels != 3 or height % factor or width % factor:
+            raise ValueError(f"want 3 channels and sides that are multiples of {factor}: {pixels.shape = }")
+        if (frames - 1) % group:
+            raise ValueError(f"want {group}k+1 frames: {pixels.shape = }")
+        if group > 1:  # the first frame fills its group alone
+            pixels = torch.cat([pixels[:, :, :1].expand(-1, -1, group - 1, -1, -1), pixels], dim=2)
+        latents = pixels.shape[2] // group
+        patches = pixels.unflatten(2, (latents, group)).permute(0, 2, 3, 1, 4, 5)  # B, t, group, 3, H, W
+        patches = patches.reshape(batch * latents, group * 3, height, width)
+        moments: Tensor = self.encoder(patches, latents)
+        return moments.unflatten(0, (batch, latents)).transpose(1, 2)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """latent (B, C, t, h, w) -> pixels (B, 3, 4(t-1)+1, 8h, 8w), unclamped (2D twin: T = t)."""
+        batch, channels, latents = latent.shape[:3]
+        if channels != self.config.latent_channels:
+            raise ValueError(f"want {self.config.latent_channels} latent channels: {latent.shape = }")
+        patches = self.decoder(latent.transpose(1, 2).flatten(0, 1), latents)
+        frames = patches.unflatten(0, (batch, latents)).unflatten(2, (self.group, 3))  # B, t, group, 3, H, W
+        pixels: Tensor = frames.flatten(1, 2).transpose(1, 2)
+        return pixels[:, :, self.group - 1 :]
+
+
+def _reach(temporal_blocks: tuple[int, ...], half_3d: bool) -> int:
+    return sum(temporal_blocks) * (1 if half_3d else 2)
