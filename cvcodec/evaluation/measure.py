@@ -1,0 +1,263 @@
+"""Two streams of frames in step -> report.
+
+Owns: which values each metric gets, batching, what is left out when frames are too small. Holds one batch at a time.
+Does not know: the metrics' definitions (`metrics`), matching in time (`alignment`), averaging and keys (`report`),
+files.
+
+Metrics see RGB code values as they come: never resized, never subtracted as integers. Both sides with one bit depth and
+one white are compared on code values, with 2^b - 1 as peak; otherwise each side is divided by its own white first.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvcodec.errors import InputError, UsageError
+from cvcodec.evaluation.alignment import ALIGNMENTS, Aligned, Pair
+from cvcodec.evaluation.picture import Pixels
+from cvcodec.evaluation.report import COLUMNS, DEFAULT_METRICS, METRICS, KeptFrame, Rate, Report
+from cvcodec.metrics.lpips import Lpips
+from cvcodec.metrics.luma import luma, matrix_name
+from cvcodec.metrics.psnr import mse, psnr_of_mse
+from cvcodec.metrics.ssim import MINIMUM_SIDE, MS_MINIMUM_SIDE, ms_ssim, ssim
+
+if TYPE_CHECKING:
+    from cvcodec.video.frame import Frame
+
+BATCH_PIXELS = 1 << 20  # pixels of one side measured at once; LPIPS needs about 600 bytes of memory for each
+
+
+def evaluate(
+    reference: Iterable[Frame],
+    test: Iterable[Frame],
+    *,
+    reference_time_base: Fraction,
+    test_time_base: Fraction,
+    metrics: Collection[str] = DEFAULT_METRICS,
+    matrix: str = "bt709",
+    whites: tuple[int, int] | None = None,
+    lpips: Lpips | None = None,
+    device: torch.device | str = "cpu",
+    align: str = "pts",
+    rate: Rate | None = None,
+    reference_name: str = "reference",
+    test_name: str = "test",
+    compared: str | None = None,
+    keep: int | str | None = None,
+    batch_pixels: int = BATCH_PIXELS,
+    on_progress: Callable[[int], None] | None = None,
+) -> Report:
+    """Compare two streams of frames in presentation order; both are read once, to their ends.
+
+    `metrics`: any of METRICS.
+    `matrix`: of the reference's colour description, for luma; BT.709 with a note for one that defines no luma.
+    `whites`: code value of white on each side (`Color.white_code`); None: 2^b - 1 on both.
+    `lpips`: a loaded metric, moved to `device`; None: `Lpips.load()` when asked for.
+    `device`: where the work is done. `align`: see `alignment.Aligned`.
+    `rate`, `compared`: what the caller knows, for the report.
+    `keep`: the pair kept for a picture: "worst" (lowest RGB PSNR), an index among the compared frames, or None.
+    `batch_pixels`: pixels of one side in memory at once. `on_progress`: called with the number of pairs done.
+    UsageError on an unknown metric, alignment or frame to keep; InputError when no frame matches or sizes differ;
+    MissingDependencyError when LPIPS is asked for and has no weights.
+    """
+    chosen = tuple(name for name in METRICS if name in metrics)
+    if unknown := sorted(set(metrics) - set(METRICS)):
+        raise UsageError(f"unknown metric {', '.join(unknown)}; known: {', '.join(METRICS)}")
+    if not (keep is None or keep == "worst" or isinstance(keep, int)):
+        raise UsageError(f"cannot keep frame {keep!r}; wanted an index or 'worst'")
+    if align not in ALIGNMENTS:
+        raise UsageError(f"unknown alignment {align!r}; known: {', '.join(ALIGNMENTS)}")
+    if "lpips" not in chosen:
+        lpips = None
+    elif lpips is None:
+        lpips = Lpips.load()
+    report = Report(
+        reference=reference_name,
+        test=test_name,
+        compared=compared or f"frames of {test_name} against frames of {reference_name}, at their own size",
+        metrics=chosen,
+        matrix=matrix_name(matrix) or "bt709",
+        alignment=align,
+        lpips_name=lpips.name if lpips is not None else None,
+        rate=rate,
+    )
+    if matrix_name(matrix) is None:
+        report.notes.append(f"luma is BT.709's: the reference's matrix {matrix} defines none")
+    meter = _Meter(report, lpips, torch.device(device), keep, whites)
+    aligned = Aligned(reference, test, reference_time_base=reference_time_base, test_time_base=test_time_base, by=align)
+    for batch in _batches(aligned, batch_pixels):
+        meter.measure(batch)
+        if on_progress:
+            on_progress(report.frames)
+    report.unmatched_reference, report.unmatched_test = aligned.unmatched_reference, aligned.unmatched_test
+    if not report.frames:
+        raise InputError(_no_match(report, aligned))
+    return report
+
+
+class _Meter:
+    """Measures batches into a report."""
+
+    def __init__(
+        self,
+        report: Report,
+        lpips: Lpips | None,
+        device: torch.device,
+        keep: int | str | None,
+        whites: tuple[int, int] | None,
+    ) -> None:
+        self.report = report
+        self.whites = whites
+        self.device = device
+        # MPS has no float64, in which squared errors are summed
+        self.exact_device = torch.device("cpu") if device.type == "mps" else device
+        self.lpips = lpips.to(device) if lpips is not None else None
+        self.keep = keep
+        self.usable: set[str] = set()
+
+    @torch.inference_mode()
+    def measure(self, batch: list[Pair]) -> None:
+        """Append one row for each pair."""
+        report = self.report
+        depths = (batch[0].reference.bit_depth, batch[0].test.bit_depth)
+        if not report.frames:
+            self._begin(batch[0], depths)
+        x = _stack([pair.reference.pixels for pair in batch], self.exact_device)
+        y = _stack([pair.test.pixels for pair in batch], self.exact_device)
+        peak = float(2 ** depths[0] - 1)
+        whites = self.whites or (2 ** depths[0] - 1, 2 ** depths[1] - 1)
+        if depths[0] != depths[1] or whites[0] != whites[1]:
+            x, y, peak = x / whites[0], y / whites[1], 1.0
+
+        results: dict[str, Tensor] = {}
+        errors = {"rgb": mse(x, y) / peak**2}
+        results["psnr_db"] = psnr_of_mse(errors["rgb"], 1.0)
+        if {"psnr", "ssim", "ms_ssim"} & self.usable:
+            luma_x, luma_y = luma(x, report.matrix), luma(y, report.matrix)
+            if "psnr" in self.usable:
+                errors["y"] = mse(luma_x, luma_y) / peak**2
+                results["psnr_y_db"] = psnr_of_mse(errors["y"], 1.0)
+            if "ssim" in self.usable:
+                results["ssim"] = ssim(luma_x.float(), luma_y.float(), peak=peak)
+            if "ms_ssim" in self.usable:
+                results["ms_ssim"] = ms_ssim(luma_x.float(), luma_y.float(), peak=peak)
+        if "ssim_rgb" in self.usable:
+            results["ssim_rgb"] = ssim(x.float(), y.float(), peak=peak)
+        if "lpips" in self.usable and self.lpips is not None:
+            with _full_precision(self.device):
+                results["lpips"] = self.lpips(_centred(x, peak, self.device), _centred(y, peak, self.device))
+
+        for name, values in errors.items():
+            report.errors.setdefault(name, array("d")).extend(values.tolist())
+        psnr_db = results["psnr_db"].tolist()
+        for metric in self.usable:
+            for name in COLUMNS[metric]:
+                report.columns.setdefault(name, array("d")).extend(results[name].double().tolist())
+        self._keep_one(batch, whites, psnr_db)
+        report.pts.extend(pair.reference.pts for pair in batch)
+        report.times.extend(float(pair.time) for pair in batch)
+
+    def _begin(self, pair: Pair, depths: tuple[int, int]) -> None:
+        """Take sizes from the first pair; leave out, with a note, what cannot be measured at this size."""
+        report = self.report
+        report.height, report.width = pair.reference.pixels.shape[:2]
+        report.bit_depths = depths
+        least = {"ssim": MINIMUM_SIDE, "ssim_rgb": MINIMUM_SIDE, "ms_ssim": MS_MINIMUM_SIDE}
+        if self.lpips is not None:
+            least["lpips"] = self.lpips.minimum_side
+        for metric in report.metrics:
+            side = least.get(metric, 1)
+            if min(report.width, report.height) >= side:
+                self.usable.add(metric)
+            else:
+                size = f"{report.width}x{report.height}"
+                report.notes.append(f"{metric} not measured: it needs {side}x{side} pixels, frames are {size}")
+
+    def _keep_one(self, batch: list[Pair], whites: tuple[int, int], psnr_db: list[float]) -> None:
+        start = self.report.frames
+        if self.keep == "worst":
+            local = min(range(len(batch)), key=psnr_db.__getitem__)
+            if self.report.kept is not None and psnr_db[local] >= self.report.kept.psnr_db:
+                return
+        elif isinstance(self.keep, int) and start <= self.keep < start + len(batch):
+            local = self.keep - start
+        else:
+            return
+        pair = batch[local]
+        self.report.kept = KeptFrame(
+            pair.reference.pixels.copy(),
+            pair.test.pixels.copy(),
+            whites,
+            start + local,
+            float(pair.time),
+            psnr_db[local],
+        )
+
+
+def _batches(aligned: Iterable[Pair], batch_pixels: int) -> Iterator[list[Pair]]:
+    """Consecutive pairs of one bit depth, together at most `batch_pixels` pixels a side (one pair at least)."""
+    batch: list[Pair] = []
+    shape: tuple[int, ...] | None = None
+    for pair in aligned:
+        sizes = (pair.reference.pixels.shape, pair.test.pixels.shape)
+        shape = shape or sizes[0]
+        if sizes != (shape, shape):
+            raise InputError(
+                f"frame sizes differ at {float(pair.time):.3f} s: reference {_size(sizes[0])}, test {_size(sizes[1])}, "
+                f"first frame {_size(shape)}; nothing is resized here, scale one of them first"
+            )
+        depths = (pair.reference.bit_depth, pair.test.bit_depth)
+        full = (len(batch) + 1) * shape[0] * shape[1] > batch_pixels
+        if batch and (full or depths != (batch[0].reference.bit_depth, batch[0].test.bit_depth)):
+            yield batch
+            batch = []
+        batch.append(pair)
+    if batch:
+        yield batch
+
+
+def _stack(pixels: list[Pixels], device: torch.device) -> Tensor:
+    """N arrays (H, W, 3) uint8 or uint16 -> (N, 3, H, W) float64 code values."""
+    stacked = np.stack(pixels)
+    codes = torch.from_numpy(stacked if stacked.dtype == np.uint8 else stacked.astype(np.int32))
+    return codes.to(device).permute(0, 3, 1, 2).to(torch.float64)
+
+
+def _centred(values: Tensor, peak: float, device: torch.device) -> Tensor:
+    """Values in [0, peak] -> float32 in [-1, 1]."""
+    return (values * (2.0 / peak) - 1.0).float().to(device)
+
+
+@contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Convolutions in true float32: torch lets cuDNN round their inputs to TF32 (10 bits) unless told otherwise."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]}x{shape[0]}"
+
+
+def _no_match(report: Report, aligned: Aligned) -> str:
+    counts = f"{report.unmatched_reference} and {report.unmatched_test} frames"
+    first = [f"{float(time):.6f} s" if time is not None else "none" for time in aligned.first_times]
+    return (
+        f"no frame of {report.test} has the time of a frame of {report.reference} ({counts}, first times {first[0]} "
+        f"and {first[1]}); a constant shift is removed by aligning both starts"
+    )
