@@ -1,0 +1,146 @@
+"""Tiles in space, for any callable between pixels and latents.
+
+Owns: where tiles lie, their cross-fade weights, and the accumulation into one output.
+Does not know: models, devices, time (every tile holds all T of its clip).
+
+Tiles have equal size and are spread evenly, the first at the top left, the last at the bottom right. Of each tile,
+`context` latents beside every inner edge are discarded; where the rest of two neighbours overlaps, `blend` latents in
+the middle are cross-faded. So with context at least the receptive field, the result equals the untiled one.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cvcodec.tiling.specs import TileSpec
+
+ClipFunction = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tile along one axis, in latents: computed over [start, stop), used over [first, last), ramps at its ends."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    ramp_in: int
+    """Latents at `first` over which this part fades in; 0 at the edge of the picture."""
+    ramp_out: int
+    """Latents before `last` over which this part fades out; 0 at the edge of the picture."""
+
+
+def layout(length: int, tile: TileSpec | None) -> list[Part]:
+    """The parts along an axis of `length` latents. A tile as long as the axis, or None, gives one part."""
+    if length < 1:
+        raise ValueError(f"at least 1 latent wanted along an axis, got {length}")
+    if tile is None or length <= tile.size:
+        return [Part(0, length, 0, length, 0, 0)]
+    spare = length - tile.size
+    steps = -(-spare // tile.stride)
+    starts = [spare * index // steps for index in range(steps + 1)]
+    fades = [0]  # where each part begins to fade in: centred in what it shares with its predecessor, context left out
+    for before, after in itertools.pairwise(starts):
+        shared = before + tile.size - after - 2 * tile.context
+        fades.append(after + tile.context + (shared - tile.blend) // 2)
+    ends = [fade + tile.blend for fade in fades[1:]] + [length]
+    return [
+        Part(
+            start=start,
+            stop=start + tile.size,
+            first=first,
+            last=last,
+            ramp_in=tile.blend if index else 0,
+            ramp_out=tile.blend if index < steps else 0,
+        )
+        for index, (start, first, last) in enumerate(zip(starts, fades, ends, strict=True))
+    ]
+
+
+def fade_in(length: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Weights of the newcomer in a cross-fade of `length` samples, strictly between 0 and 1: (i+1) / (length+1)."""
+    return torch.arange(1, length + 1, device=device, dtype=dtype) / (length + 1)
+
+
+def part_weights(
+    part: Part, factor: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """Weights of `part` over [first, last) at `factor` samples a latent; all parts of a layout sum to one."""
+    weights = torch.ones((part.last - part.first) * factor, device=device, dtype=dtype)
+    ramp_in, ramp_out = part.ramp_in * factor, part.ramp_out * factor
+    if ramp_in:
+        weights[:ramp_in] = fade_in(ramp_in, device=device, dtype=dtype)
+    if ramp_out:
+        weights[-ramp_out:] = 1.0 - fade_in(ramp_out, device=device, dtype=dtype)
+    return weights
+
+
+def tiled(
+    fn: ClipFunction, clip: Tensor, tile: TileSpec | None, *, input_factor: int = 1, output_factor: int = 1
+) -> Tensor:
+    """`fn(clip)`, computed tile by tile.
+
+    clip: (B, C, T, H, W), any dtype, H and W multiples of `input_factor`. The factors are samples per latent side: 8
+    and 1 to encode, 1 and 8 to decode. Returns (B, C', T', H/input_factor·output_factor, W/…) in the dtype and on the
+    device that `fn` returns. One tile and the output are alive at a time. ValueError when `fn` returns another size
+    than the factors say.
+    """
+    if clip.ndim != 5:
+        raise ValueError(f"a clip (B, C, T, H, W) wanted, got shape {tuple(clip.shape)}")
+    height, width = clip.shape[3:]
+    if height % input_factor or width % input_factor:
+        raise ValueError(f"{height} x {width} is not a multiple of {input_factor}: pad it first (pad_space)")
+    rows = layout(height // input_factor, tile)
+    columns = layout(width // input_factor, tile)
+    if len(rows) == len(columns) == 1:
+        whole = fn(clip)
+        _check_size(whole, rows[0], columns[0], output_factor)
+        return whole
+
+    output: Tensor | None = None
+    for row in rows:
+        for column in columns:
+            result = fn(_cut(clip, row, column, input_factor).contiguous())
+            _check_size(result, row, column, output_factor)
+            if output is None:
+                size = (height // input_factor * output_factor, width // input_factor * output_factor)
+                output = result.new_zeros((*result.shape[:3], *size))
+            _accumulate(output, result, row, column, output_factor)
+            del result
+    assert output is not None
+    return output
+
+
+def _cut(clip: Tensor, row: Part, column: Part, factor: int) -> Tensor:
+    return clip[..., row.start * factor : row.stop * factor, column.start * factor : column.stop * factor]
+
+
+def _accumulate(output: Tensor, result: Tensor, row: Part, column: Part, factor: int) -> None:
+    """Adds the weighted, used part of a tile's result to the output, in place."""
+    inner = result[
+        ...,
+        (row.first - row.start) * factor : (row.last - row.start) * factor,
+        (column.first - column.start) * factor : (column.last - column.start) * factor,
+    ]
+    target = output[..., row.first * factor : row.last * factor, column.first * factor : column.last * factor]
+    if not any((row.ramp_in, row.ramp_out, column.ramp_in, column.ramp_out)):
+        target.copy_(inner)
+        return
+    dtype = torch.promote_types(result.dtype, torch.float32)
+    vertical = part_weights(row, factor, device=result.device, dtype=dtype)
+    horizontal = part_weights(column, factor, device=result.device, dtype=dtype)
+    target += inner * (vertical[:, None] * horizontal[None, :])
+
+
+def _check_size(result: Tensor, row: Part, column: Part, factor: int) -> None:
+    wanted = ((row.stop - row.start) * factor, (column.stop - column.start) * factor)
+    if result.ndim != 5 or tuple(result.shape[3:]) != wanted:
+        raise ValueError(
+            f"the function returned {tuple(result.shape)} for a tile; (B, C, T, {wanted[0]}, {wanted[1]}) wanted"
+        )

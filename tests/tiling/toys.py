@@ -1,0 +1,62 @@
+"""Small callables with a known, finite receptive field, built from plain torch convolutions."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class ToyEncoder:
+    """(B, 3, T, H, W) to (B, C, (T-1)/4+1, H/8, W/8): sees `reach` latents back, `spread` latents to each side."""
+
+    def __init__(self, *, reach: int = 1, spread: int = 1, channels: int = 2, factor: int = 4, side: int = 8) -> None:
+        generator = torch.Generator().manual_seed(reach * 31 + spread)
+        self.factor, self.side = factor, side
+        self.patch = torch.randn(channels, 3 * factor * side * side, generator=generator) / (factor * side)
+        self.kernel = torch.randn(channels, channels, reach + 1, 2 * spread + 1, 2 * spread + 1, generator=generator)
+        self.reach, self.spread = reach, spread
+        self.calls: list[tuple[int, ...]] = []
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        self.calls.append(tuple(pixels.shape))
+        b, c, t, h, w = pixels.shape
+        assert ((t - 1) % self.factor, h % self.side, w % self.side) == (0, 0, 0)
+        x = torch.cat([pixels[:, :, :1].expand(-1, -1, self.factor - 1, -1, -1), pixels], 2)
+        f, s = self.factor, self.side
+        x = x.reshape(b, c, x.shape[2] // f, f, h // s, s, w // s, s).permute(0, 1, 3, 5, 7, 2, 4, 6)
+        x = torch.einsum("op,bpthw->bothw", self.patch, x.reshape(b, c * f * s * s, *x.shape[5:]))
+        x = F.pad(x, (self.spread,) * 4 + (self.reach, 0))
+        return F.conv3d(x, self.kernel).tanh()
+
+
+class ToyDecoder:
+    """(B, C, t, h, w) to (B, 3, 4(t-1)+1, 8h, 8w): sees `reach` latents before and behind, `spread` to each side."""
+
+    def __init__(self, *, reach: int = 1, spread: int = 1, channels: int = 2, factor: int = 4, side: int = 8) -> None:
+        generator = torch.Generator().manual_seed(reach * 37 + spread)
+        self.factor, self.side = factor, side
+        size = (2 * reach + 1, 2 * spread + 1, 2 * spread + 1)
+        self.kernel = torch.randn(channels, channels, *size, generator=generator)
+        self.patch = torch.randn(3 * factor * side * side, channels, generator=generator)
+        self.padding = (reach, spread, spread)
+        self.calls: list[tuple[int, ...]] = []
+
+    def __call__(self, latent: Tensor) -> Tensor:
+        self.calls.append(tuple(latent.shape))
+        x = F.conv3d(latent, self.kernel, padding=self.padding).tanh()
+        b, _, t, h, w = x.shape
+        f, s = self.factor, self.side
+        x = torch.einsum("pc,bcthw->bpthw", self.patch, x).reshape(b, 3, f, s, s, t, h, w)
+        x = x.permute(0, 1, 5, 2, 6, 3, 7, 4).reshape(b, 3, t * f, h * s, w * s)
+        return x[:, :, f - 1 :]
+
+
+def random_video(frames: int, height: int = 8, width: int = 8, seed: int = 0) -> Tensor:
+    """(1, 3, T, H, W) uniform in [-1, 1]."""
+    return torch.rand(1, 3, frames, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def random_latent(latents: int, height: int = 2, width: int = 2, channels: int = 2, seed: int = 0) -> Tensor:
+    """(1, C, t, h, w) normal."""
+    return torch.randn(1, channels, latents, height, width, generator=torch.Generator().manual_seed(seed))
