@@ -1,0 +1,93 @@
+"""cvcodec: a neural video codec and latent cache built on CV-VAE (Zhao et al., NeurIPS 2024, arXiv 2405.20279).
+
+    model = cvcodec.load_model("cvvae-mini-z16")   a model: .encode(pixels) -> posterior, .decode(latent) -> pixels
+    cvcodec.encode_file("in.mp4", "out.cvl", model=model)
+    cvcodec.decode_file("out.cvl", "back.mp4", model=model)
+    with cvcodec.open("out.cvl") as file:          random access: .header, .latents[t0:t1], .frames[t0:t1]
+
+Errors that a user can cause or repair derive from `cvcodec.CvcodecError`. Names are imported when first used, so that
+`import cvcodec` imports neither torch nor PyAV.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from cvcodec.errors import CvcodecError
+
+if TYPE_CHECKING:
+    import os
+
+    from cvcodec.codec import DecodeOptions, EncodeOptions, LatentFile, decode_file, encode_file
+    from cvcodec.evaluation import evaluate
+    from cvcodec.model.base import VideoAutoencoder
+    from cvcodec.registry import list_models, load_model
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CvcodecError",
+    "DecodeOptions",
+    "EncodeOptions",
+    "LatentFile",
+    "__version__",
+    "decode_file",
+    "encode_file",
+    "evaluate",
+    "list_models",
+    "load_model",
+    "open",
+]
+
+_HOMES = {
+    "DecodeOptions": "cvcodec.codec",
+    "EncodeOptions": "cvcodec.codec",
+    "LatentFile": "cvcodec.codec",
+    "decode_file": "cvcodec.codec",
+    "encode_file": "cvcodec.codec",
+    "evaluate": "cvcodec.evaluation",
+    "list_models": "cvcodec.registry",
+    "load_model": "cvcodec.registry",
+}
+"""Which module each lazily imported name lives in; the TYPE_CHECKING imports above say the same to type checkers."""
+
+
+def open(
+    path: str | os.PathLike[str],
+    *,
+    model: VideoAutoencoder | str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> LatentFile:
+    """Open a .cvl file for random access: `.header`, `.latents[t0:t1]`, `.frames[t0:t1]`.
+
+    model: what turns latents into frames: a loaded model, a name or a weights file; None for the model the file names.
+    It is loaded when frames are first asked for; latents need none. Raises InputError or BitstreamError, and
+    UsageError for what cannot seek.
+    """
+    from cvcodec.codec import LatentFile
+    from cvcodec.model.base import VideoAutoencoder
+    from cvcodec.registry import load_model
+
+    if isinstance(model, VideoAutoencoder):
+        return LatentFile(path, model=model, device=device, precision=precision)
+    file = LatentFile(
+        path,
+        model=lambda: load_model(file.header.model if model is None else model),
+        device=device,
+        precision=precision,
+    )
+    return file
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,0 +1,144 @@
+"""The `cvcodec` program: its commands, and the one place where errors become a line and an exit code.
+
+Owns: registration of commands, `--version`, signals, exit codes. Does not know: what commands do.
+
+Exit codes: 0 done; those of the error tree (see `cvcodec.errors`); 2 also for a command line typer refuses; 130 and
+128 + N when stopped by Ctrl-C or by signal N; 1 for a closed pipe, and for a defect of ours, which asks for a report.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType, TracebackType
+from typing import Annotated, NoReturn
+
+import typer
+
+from cvcodec import __version__
+from cvcodec.cli import models, report, train
+from cvcodec.errors import CvcodecError, DeviceError
+
+DEBUG_VARIABLE = "CVCODEC_DEBUG"
+"""Environment variable: 1 shows tracebacks."""
+
+_INTERRUPTED = 128 + signal.SIGINT
+
+app = typer.Typer(
+    name="cvcodec",
+    help="A neural video codec and latent cache: CV-VAE for files of any length and size.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"cvcodec {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+app.add_typer(models.app, name="models")
+app.add_typer(train.app, name="train")
+
+
+def main() -> NoReturn:
+    """The console script."""
+    sys.exit(run(app))
+
+
+def run(application: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run a typer application as this process's program and give its exit code.
+
+    arguments: those after the program's name; None for the process's own. What is not an error of ours is left to
+    `sys.excepthook`, which this sets to a short report.
+    """
+    sys.excepthook = _report_defect
+    _exit_on_signals()
+    try:
+        code = _run(application, arguments)
+        if code == _INTERRUPTED:
+            report.error("interrupted")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has gone, for instance `| head`. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
+
+
+def _run(application: typer.Typer, arguments: Sequence[str] | None) -> int:
+    command = typer.main.get_command(application)
+    try:
+        result = command.main(arguments, prog_name="cvcodec", standalone_mode=False)
+    except CvcodecError as error:
+        _show_traceback_if_asked(error)
+        report.error(str(error) or type(error).__name__)
+        return error.exit_code
+    except typer.TyperException as error:
+        context = getattr(error, "ctx", None)
+        if message := error.format_message():
+            report.error(message + (f" (see: {context.command_path} --help)" if context else ""))
+        return error.exit_code
+    except typer.Abort:
+        report.error("aborted")
+        return 1
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except MemoryError as error:
+        _show_traceback_if_asked(error)
+        report.error("out of memory; use a smaller --window or --tile")
+        return DeviceError.exit_code
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _show_traceback_if_asked(error)
+        report.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        return 1
+    # Commands return nothing; what comes back otherwise is the code of a typer.Exit.
+    return result if isinstance(result, int) else 0
+
+
+def _exit_on_signals() -> None:
+    """Let termination unwind the stack, so that temporary files are removed."""
+    for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
+        number = getattr(signal, name, None)
+        # nohup(1) has SIGHUP ignored, and it stays so.
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _exit_on_signal)
+
+
+def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _report_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """`sys.excepthook`: an exception nobody expected is a defect of ours. Python exits with 1 afterwards."""
+    _show_traceback_if_asked(error)
+    where = traceback.extract_tb(trace)[-1:]
+    place = f" at {os.path.basename(where[0].filename)}:{where[0].lineno}" if where else ""
+    hint = "" if _wants_tracebacks() else f"; {DEBUG_VARIABLE}=1 shows where"
+    report.error(f"this is a defect in cvcodec {__version__}, please report it: {kind.__name__}: {error}{place}{hint}")
+
+
+def _wants_tracebacks() -> bool:
+    return os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0")
+
+
+def _show_traceback_if_asked(error: BaseException) -> None:
+    if _wants_tracebacks():
+        traceback.print_exception(error)

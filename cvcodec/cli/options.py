@@ -1,0 +1,150 @@
+"""The options that several commands share: one name, one help text and one parser each.
+
+Owns: their spelling and syntax. Does not know: what they do.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Literal
+
+import typer
+
+_MODEL = "Model"
+_HARDWARE = "Hardware"
+_REPORT = "Output"
+
+AUTO: Literal["auto"] = "auto"
+"""Default of `--device` and `--precision`."""
+
+
+def parse_time(text: str) -> float:
+    """Seconds in `12.5`, `90s`, `1:30` or `1:02:03.5`. Raises typer.BadParameter."""
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)s?", text.strip())
+    if not match or (match[2] is not None and float(match[3]) >= 60) or (match[1] is not None and int(match[2]) >= 60):
+        raise typer.BadParameter(
+            f"{text!r} is not a time; wanted seconds (12.5) or [hours:]minutes:seconds (1:02:03.5)"
+        )
+    return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])
+
+
+def parse_quality(text: str) -> float:
+    """A number in [0, 100]. Raises typer.BadParameter."""
+    try:
+        quality = float(text)
+    except ValueError:
+        quality = math.nan
+    if not 0 <= quality <= 100:
+        raise typer.BadParameter(f"{text!r} is not a quality; wanted a number from 0 to 100")
+    return quality
+
+
+def parse_latents(text: str) -> int | None:
+    """A whole number of latents, at least 1, or None for `auto`. Raises typer.BadParameter."""
+    if text.strip().lower() == "auto":
+        return None
+    if not re.fullmatch(r"\d{1,9}", text.strip()) or int(text) < 1:
+        raise typer.BadParameter(f"{text!r} is not a number of latents; wanted auto or a whole number from 1")
+    return int(text)
+
+
+def parse_tile(text: str) -> int | None:
+    """As `parse_latents`, and 0 for `none`: no tiles. Raises typer.BadParameter."""
+    return 0 if text.strip().lower() in ("none", "0") else parse_latents(text)
+
+
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        "-w",
+        metavar="NAME|FILE",
+        help="A model by name (see `cvcodec models list`) or a .safetensors file.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Quality = Annotated[
+    float,
+    typer.Option(
+        "--quality",
+        "-q",
+        metavar="0..100",
+        parser=parse_quality,
+        help="Precision of the stored latents; 10 more halve the quantiser's steps.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Window = Annotated[
+    int | None,
+    typer.Option(
+        "--window",
+        metavar="auto|N",
+        parser=parse_latents,
+        help="Latents kept per temporal window (a latent is 4 frames). auto: the model's, smaller if memory is short.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        "--tile",
+        metavar="auto|none|N",
+        parser=parse_tile,
+        help="Side of a spatial tile in latents (a latent is 8 pixels), overlap included; none: whole frames.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda[:N]|mps",
+        help="Where the model runs. auto: CUDA if there is one, else the CPU.",
+        rich_help_panel=_HARDWARE,
+    ),
+]
+Precision = Annotated[
+    Literal["auto", "fp32", "bf16", "fp16"],
+    typer.Option(
+        "--precision",
+        help="Arithmetic of the model. auto: bf16 where the hardware multiplies it natively, else fp32.",
+        rich_help_panel=_HARDWARE,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        min=1,
+        metavar="N",
+        help="CPU threads of the model. Default: the processors this process may use.",
+        rich_help_panel=_HARDWARE,
+    ),
+]
+Start = Annotated[
+    float | None,
+    typer.Option("--start", metavar="TIME", parser=parse_time, help="Begin here, in seconds or hours:minutes:seconds."),
+]
+End = Annotated[
+    float | None,
+    typer.Option(
+        "--end", metavar="TIME", parser=parse_time, help="Stop before here, in seconds or hours:minutes:seconds."
+    ),
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option("--yes", "-y", help="Overwrite the output if it exists.", rich_help_panel=_REPORT),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="One JSON object a line on standard output (standard error if that carries data).",
+        rich_help_panel=_REPORT,
+    ),
+]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", help="No progress bar.", rich_help_panel=_REPORT),
+]

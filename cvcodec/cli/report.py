@@ -1,0 +1,168 @@
+"""What a person or a program sees: messages and progress on standard error, JSON lines on standard output.
+
+Owns: consoles, the one-line form of messages, the progress bar, JSON emission.
+Does not know: what is measured or why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+def stderr_console() -> Console:
+    """A console on the current standard error."""
+    return Console(stderr=True)
+
+
+def stdout_console() -> Console:
+    """A console on the current standard output, for tables that a person asked for."""
+    return Console()
+
+
+def error(message: str) -> None:
+    """One red line on standard error."""
+    _line("error", "bold red", message)
+
+
+def warn(message: str) -> None:
+    """One yellow line on standard error."""
+    _line("warning", "bold yellow", message)
+
+
+def note(message: str) -> None:
+    """One plain line on standard error: something done on the user's behalf that is worth saying once."""
+    _line("note", "bold cyan", message)
+
+
+def _line(kind: str, style: str, message: str) -> None:
+    # A Text is printed as it is: no markup, so that a file may be called [red].mp4, and no wrapping at 80 columns.
+    text = Text.assemble(("cvcodec: ", ""), (f"{kind}: ", style), " ".join(message.split()))
+    with contextlib.suppress(OSError):  # nobody reads standard error any more
+        stderr_console().print(text, soft_wrap=True, highlight=False)
+
+
+def emit(record: Mapping[str, Any], *, to_stderr: bool = False) -> None:
+    """One JSON object on a line of its own, flushed: on standard output, or on standard error when that carries data.
+
+    Keys are ASCII with their unit (`psnr_db`, `bytes`). None, NaN and the infinities become null (JSON has no others);
+    paths and fractions become strings, dataclasses objects, sequences and NumPy numbers what they look like.
+    """
+    stream = sys.stderr if to_stderr else sys.stdout
+    stream.write(json.dumps(jsonable(record), allow_nan=False) + "\n")
+    stream.flush()
+
+
+def jsonable(value: Any) -> Any:
+    """`value` in plain JSON types; see `emit`. Raises TypeError for what has no such form."""
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(entry) for entry in value]
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: jsonable(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "numerator") and hasattr(value, "denominator") and not hasattr(value, "tolist"):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    raise TypeError(f"{type(value).__name__} has no JSON form: {value!r}")
+
+
+class ProgressMeter(Protocol):
+    """Where long work says how far it is."""
+
+    def __call__(self, frames: int, size: int | None = None) -> None:
+        """`frames` done and `size` bytes written so far, both counted from the start."""
+
+
+@contextlib.contextmanager
+def progress(task: str, total: int | None = None, *, quiet: bool = False) -> Iterator[ProgressMeter]:
+    """A bar with frames, frames per second, time left and size so far, on standard error if that is a terminal.
+
+    total: frames expected, None if unknown. Elsewhere, and with `quiet`, the meter does nothing. The bar is cleared
+    when the work is done, so that what stays on the screen is what was said.
+    """
+    if quiet or not _stderr_is_terminal():
+        yield _ignore
+        return
+    with _bar() as bar:
+        yield _Bar(bar, bar.add_task(task, total=total, size=""))
+
+
+def _stderr_is_terminal() -> bool:
+    # Not Console.is_terminal: FORCE_COLOR makes that true of pipes, which want colours then, but no moving bar.
+    return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+def _ignore(frames: int, size: int | None = None) -> None:
+    """The meter of a run that nobody watches."""
+
+
+def _bar() -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    class SpeedColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            speed = task.finished_speed or task.speed
+            return Text("" if speed is None else f"{speed:.1f} fps", style="progress.data.speed")
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        SpeedColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[size]}", style="progress.filesize"),
+        console=stderr_console(),
+        transient=True,
+    )
+
+
+class _Bar:
+    def __init__(self, bar: Progress, task: TaskID) -> None:
+        self._bar = bar
+        self._task = task
+
+    def __call__(self, frames: int, size: int | None = None) -> None:
+        if size is None:
+            self._bar.update(self._task, completed=frames)
+        else:
+            self._bar.update(self._task, completed=frames, size=format_size(size))
+
+
+def format_size(size: int) -> str:
+    """Bytes as a person reads them, in powers of ten: `812 B`, `4.1 kB`, `23.0 MB`."""
+    value, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 999.95:
+            break
+        value, unit = value / 1000, larger
+    return f"{size} B" if unit == "B" else f"{value:.1f} {unit}"

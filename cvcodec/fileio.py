@@ -1,0 +1,326 @@
+"""Files that appear whole or not at all, and `-` for standard input and output.
+
+Owns: temporary names, the final rename, partial files that a later run may resume, refusing to overwrite.
+Does not know: what is written. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import secrets
+import shutil
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, cast
+
+from cvcodec.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer, WriteableBuffer
+
+StrPath = str | os.PathLike[str]
+
+STANDARD_STREAM = "-"
+"""The name that stands for standard input or standard output. A file of that name is `./-`, given as a string."""
+
+PARTIAL_SUFFIX = ".partial"
+
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_NO_HARD_LINKS = {
+    *(errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL),
+    *(errno.ENOTSUP, errno.EOPNOTSUPP),
+}
+"""What link(2) answers on file systems without hard links (FAT, exFAT, many network mounts)."""
+
+
+def is_standard_stream(path: StrPath) -> bool:
+    """Whether `path` is `-`."""
+    return os.fspath(path) == STANDARD_STREAM
+
+
+def partial_path(path: StrPath) -> Path:
+    """Where `atomic_output(path, keep_partial=True)` writes until it is finished: `OUT.cvl.partial`."""
+    target = _resolve(path)
+    return target.with_name(target.name + PARTIAL_SUFFIX)
+
+
+def check_output(path: StrPath, *, overwrite: bool = False, inputs: Iterable[StrPath] = ()) -> None:
+    """Refuse early what `atomic_output` would refuse, before any work is done. Raises OutputError."""
+    if is_standard_stream(path) or _is_special(Path(path)):
+        return
+    name = os.fspath(path)
+    target = _resolve(path)
+    if any(_same_file(source, target) for source in inputs if not is_standard_stream(source)):
+        raise OutputError(f"{name} is the source itself; name another output")
+    with _naming_output(path):  # a name that is too long or leads through a file, a folder that may not be searched
+        if not target.parent.is_dir():
+            raise OutputError(f"{name} cannot be written: the folder {target.parent} does not exist; create it first")
+        if target.is_dir():
+            raise OutputError(f"{name} is a folder; name a file in it")
+        if target.exists() and not overwrite:
+            raise OutputError(f"{name} exists; use -y to overwrite it")
+
+
+@contextlib.contextmanager
+def atomic_output(
+    path: StrPath,
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[StrPath] = (),
+    keep_partial: bool = False,
+    resume: bool = False,
+) -> Iterator[BinaryIO]:
+    """Open `path` for binary reading and writing so that it appears only when the block ends well.
+
+    Until then bytes go to a temporary file in the same folder, which is removed on any exception, KeyboardInterrupt and
+    SystemExit included (the command line turns SIGTERM into SystemExit). At the end it is flushed to the disk and
+    renamed; the block leaves it open. With `keep_partial` the temporary file is `partial_path(path)`, locked against a
+    second writer and left there when the block fails; `resume` opens the one that is there, at its start, instead of
+    emptying it.
+
+    `-` is standard output; devices and named pipes are written directly. None of these can seek or tell.
+    Raises OutputError if `path` exists and `overwrite` is false, if it is one of `inputs`, if it cannot be created, if
+    another process writes its partial file, or if the disk is full.
+    """
+    if is_standard_stream(path):
+        with _standard_output() as stream:
+            yield stream
+        return
+    check_output(path, overwrite=overwrite, inputs=inputs)
+    target = _resolve(path)
+    if _is_special(target):
+        with target.open("wb") as device:
+            yield cast(BinaryIO, _ForwardOnly(device))
+        return
+    temporary = partial_path(path) if keep_partial else _temporary_path(target)
+    with _naming_output(path):
+        file = _create(temporary, exclusive=not keep_partial)
+    try:
+        with file:
+            if keep_partial:
+                _claim(file, temporary, path)
+                if not resume:
+                    file.truncate(0)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if os.name == "nt":
+                file.close()  # Windows does not rename open files; elsewhere the lock is held until the name is final
+            with _naming_output(path):
+                _publish(temporary, target, overwrite=overwrite)
+    except BaseException as error:
+        if not keep_partial:
+            temporary.unlink(missing_ok=True)
+        _raise_if_full(error, path)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_path(path: StrPath, *, overwrite: bool = False, inputs: Iterable[StrPath] = ()) -> Iterator[Path]:
+    """As `atomic_output`, for libraries that want a path: yields that of an empty temporary file with the same suffix.
+
+    The block writes or replaces that file. A device or a named pipe is yielded as it is. Raises OutputError as
+    `atomic_output` does, and for `-`, which has no path.
+    """
+    if is_standard_stream(path):
+        raise OutputError("standard output cannot be used here: this output must be able to seek; name a file")
+    check_output(path, overwrite=overwrite, inputs=inputs)
+    target = _resolve(path)
+    if _is_special(target):
+        yield target
+        return
+    temporary = _temporary_path(target)
+    with _naming_output(path):
+        _create(temporary, exclusive=True).close()
+    try:
+        yield temporary
+        with _naming_output(path):
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            _publish(temporary, target, overwrite=overwrite)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        _raise_if_full(error, path)
+        raise
+
+
+@contextlib.contextmanager
+def open_input(path: StrPath) -> Iterator[BinaryIO]:
+    """Open a file for binary reading; `-` is standard input, which cannot seek or tell.
+
+    Raises InputError for a file that is missing, is a folder or may not be read, and for `-` at a terminal.
+    """
+    if is_standard_stream(path):
+        if sys.stdin is None or sys.stdin.isatty():
+            raise InputError("standard input is a terminal; pipe data into it or name a file")
+        _binary_mode(sys.stdin.fileno())
+        yield cast(BinaryIO, io.BufferedReader(_ForwardOnly(sys.stdin.buffer), 1 << 16))
+        return
+    name = os.fspath(path)
+    try:
+        file = Path(path).open("rb")  # noqa: SIM115  # closed below; only the opening may raise InputError
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file") from None
+    except OSError as error:
+        if Path(path).is_dir():
+            raise InputError(f"{name} is a folder; name a file") from None
+        raise InputError(f"{name} cannot be read: {error.strerror}") from error
+    with file:
+        yield file
+
+
+class _ForwardOnly(io.RawIOBase):
+    """A stream that is not ours to close and on which nobody may seek or tell.
+
+    Standard output redirected to a file can seek, but `>>` then appends wherever one seeks to; a device claims it can.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return self._stream.readable()
+
+    def writable(self) -> bool:
+        return self._stream.writable()
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        # readinto1 returns what a pipe has now, readinto would wait for a full buffer.
+        return cast(io.BufferedReader, self._stream).readinto1(buffer)
+
+    def write(self, data: ReadableBuffer) -> int:
+        return self._stream.write(data)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def close(self) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def _standard_output() -> Iterator[BinaryIO]:
+    if sys.stdout is None or sys.stdout.isatty():
+        raise OutputError("standard output is a terminal; pipe it into a program or a file, or name a file")
+    sys.stdout.flush()
+    _binary_mode(sys.stdout.fileno())
+    yield cast(BinaryIO, _ForwardOnly(sys.stdout.buffer))
+    sys.stdout.buffer.flush()
+
+
+def _binary_mode(descriptor: int) -> None:
+    """Keep Windows from translating line ends on standard streams."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.setmode(descriptor, os.O_BINARY)
+
+
+def _resolve(path: StrPath) -> Path:
+    """The file behind symbolic links, so that a link is written through and not replaced."""
+    # The links in /dev/fd lead nowhere that has a path.
+    return Path(path) if _is_special(Path(path)) else Path(os.path.realpath(path))
+
+
+def _is_special(path: Path) -> bool:
+    """A device, named pipe or socket: something to write into, not to replace."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _same_file(one: StrPath, other: StrPath) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.samefile(one, other)
+    return os.path.normcase(os.path.realpath(one)) == os.path.normcase(os.path.realpath(other))
+
+
+def _temporary_path(target: Path) -> Path:
+    # Not built from the target's name, which may already be as long as a name can be; the suffix tells PyAV the format.
+    return target.with_name(f".cvcodec-{secrets.token_hex(6)}{target.suffix}")
+
+
+def _create(path: Path, *, exclusive: bool) -> BinaryIO:
+    flags = os.O_RDWR | os.O_CREAT | (os.O_EXCL if exclusive else 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "r+b")  # mkstemp would force mode 0600; this leaves it to the umask
+
+
+def _claim(file: BinaryIO, temporary: Path, path: StrPath) -> None:
+    """Take the partial file for this process; the lock goes when the file is closed."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0x7FFF_FFFE)  # locks are mandatory there, and cover what they name: one byte out of the way
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            file.seek(0)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        # Anything else is a file system without locks (some network mounts): no reason to refuse.
+        if error.errno in (errno.EACCES, errno.EAGAIN, errno.EDEADLK):
+            raise OutputError(f"{os.fspath(path)} is being written by another process") from None
+    with contextlib.suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(file.fileno()), temporary.stat()):
+            return
+    # It was given its final name between our opening it and our lock.
+    raise OutputError(f"{os.fspath(path)} has just been written by another process")
+
+
+def _publish(temporary: Path, target: Path, *, overwrite: bool) -> None:
+    """Give the finished file its name. Without `overwrite`, not even over a file that appeared in the meantime."""
+    if overwrite:
+        with contextlib.suppress(OSError):
+            shutil.copymode(target, temporary)
+        temporary.replace(target)
+    elif os.name == "nt":
+        temporary.rename(target)  # refuses an existing target there
+    else:
+        try:
+            os.link(temporary, target)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            if target.exists():
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
+            temporary.replace(target)
+        else:
+            temporary.unlink()
+    _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable; Windows has no call for it."""
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _naming_output(path: StrPath) -> Iterator[None]:
+    """Turn what the system answers to creating, flushing or renaming into an OutputError that names the output."""
+    try:
+        yield
+    except FileExistsError:
+        raise OutputError(f"{os.fspath(path)} appeared while it was being written; use -y to overwrite it") from None
+    except OSError as error:
+        raise OutputError(f"{os.fspath(path)} cannot be written: {error.strerror}") from error
+
+
+def _raise_if_full(error: BaseException, path: StrPath) -> None:
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        raise OutputError(f"{os.fspath(path)} cannot be written: {error.strerror}") from error

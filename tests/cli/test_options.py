@@ -1,0 +1,54 @@
+"""The syntax of shared options: times, qualities, sizes in latents."""
+
+import pytest
+import typer
+
+from cvcodec.cli import options
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0.0),
+        ("12.5", 12.5),
+        (".5", 0.5),
+        ("90s", 90.0),
+        ("1:30", 90.0),
+        ("90:00", 5400.0),
+        ("1:02:03.25", 3723.25),
+        (" 7 ", 7.0),
+    ],
+)
+def test_times_are_seconds_or_hours_minutes_and_seconds(text: str, seconds: float) -> None:
+    assert options.parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "-1", "1:60", "1:60:00", "1:2:3:4", "1e3", "nan", "one", "1:", ":1", "."])
+def test_what_is_no_time_is_refused_with_the_two_forms(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="wanted seconds"):
+        options.parse_time(text)
+
+
+@pytest.mark.parametrize(("text", "quality"), [("0", 0.0), ("100", 100.0), ("62.5", 62.5)])
+def test_qualities_reach_from_0_to_100(text: str, quality: float) -> None:
+    assert options.parse_quality(text) == quality
+
+
+@pytest.mark.parametrize("text", ["-0.1", "100.1", "nan", "inf", "best", ""])
+def test_other_qualities_are_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="from 0 to 100"):
+        options.parse_quality(text)
+
+
+def test_windows_are_a_number_or_auto_and_tiles_may_be_none() -> None:
+    assert options.parse_latents("16") == 16
+    assert options.parse_latents("AUTO") is None
+    assert options.parse_tile("auto") is None
+    assert options.parse_tile("none") == options.parse_tile("0") == 0
+    assert options.parse_tile("32") == 32
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "none", "", "9999999999"])
+def test_a_window_of_anything_else_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="wanted auto or a whole number from 1"):
+        options.parse_latents(text)
