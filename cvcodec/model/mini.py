@@ -49,6 +49,9 @@ def mini_config(latent_channels: int = 16, *, video: bool = True, **changes: obj
         window_latents=16,
         encode_context=3 if video else 0,
         decode_context=2 if video else 0,
+        tile_latents=96,
+        tile_context=6,
+        tile_blend=4,
     )
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 
@@ -98,11 +101,12 @@ class MiniBlock(nn.Module):
         )
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
-        y = F.silu(self.norm1(x))
+        in_place = not torch.is_grad_enabled()  # halves the peak of memory, where no backward pass needs the inputs
+        y = F.silu(self.norm1(x), inplace=in_place)
         y = self.conv1(y, frames) if isinstance(self.conv1, TemporalConv) else self.conv1(y)
-        y = F.silu(self.norm2(y))
+        y = F.silu(self.norm2(y), inplace=in_place)
         y = self.conv2(y, frames) if isinstance(self.conv2, TemporalConv) else self.conv2(y)
-        return x + y
+        return y.add_(x) if in_place else x + y
 
 
 def _make_level(channels: int, blocks: int, temporal: int, side: Side, config: ModelConfig) -> nn.ModuleList:
@@ -155,14 +159,15 @@ class MiniEncoder(_MiniStack):
             self.conv_out.bias[config.latent_channels :] = -6.0
 
     def forward(self, patches: Tensor, frames: int) -> Tensor:
-        unshuffled = F.pixel_unshuffle(patches, self.patch).contiguous(memory_format=torch.channels_last)
-        x = self.conv_in(unshuffled.to(self.conv_in.weight.dtype))
+        transformed = self._transform(patches)
+        x = F.pixel_unshuffle(patches.to(self.conv_in.weight.dtype), self.patch)
+        x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
         for index, level in enumerate(self.levels):
             x = self.run_level(level, x, frames)
             if index < len(self.downs):
                 x = self.downs[index](x)
         mean, logvar = self.conv_out(F.silu(self.norm_out(x))).float().chunk(2, dim=1)
-        return torch.cat([mean + self._transform(patches), logvar], dim=1)
+        return torch.cat([mean + transformed, logvar], dim=1)
 
     def _transform(self, patches: Tensor) -> Tensor:
         """The linear shortcut, in fp32 whatever the dtype of the rest: bf16 would round away what the codec keeps."""
@@ -205,7 +210,7 @@ class MiniDecoder(_MiniStack):
             if index > 0:
                 x = F.pixel_shuffle(self.ups[index - 1](x), 2).contiguous(memory_format=torch.channels_last)
         fine = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch)
-        return fine.float() + F.pixel_shuffle(self._transform(latent), self.spatial_factor)
+        return F.pixel_shuffle(self._transform(latent), self.spatial_factor).add_(fine)
 
     def _transform(self, latent: Tensor) -> Tensor:
         """The linear shortcut, in fp32 like the encoder's."""
@@ -257,12 +262,11 @@ class MiniAutoencoder(VideoAutoencoder):
             raise ValueError(f"want 3 channels and sides that are multiples of {factor}: {pixels.shape = }")
         if (frames - 1) % group:
             raise ValueError(f"want {group}k+1 frames: {pixels.shape = }")
-        if group > 1:  # the first frame fills its group alone
-            pixels = torch.cat([pixels[:, :, :1].expand(-1, -1, group - 1, -1, -1), pixels], dim=2)
-        latents = pixels.shape[2] // group
-        patches = pixels.unflatten(2, (latents, group)).permute(0, 2, 3, 1, 4, 5)  # B, t, group, 3, H, W
-        patches = patches.reshape(batch * latents, group * 3, height, width)
-        moments: Tensor = self.encoder(patches, latents)
+        latents = (frames - 1) // group + 1
+        first = pixels[:, :, None, :1].expand(-1, -1, -1, group, -1, -1)  # the first frame fills its group alone
+        rest = pixels[:, :, 1:].unflatten(2, (latents - 1, group))
+        patches = torch.cat([part.permute(0, 2, 3, 1, 4, 5) for part in (first, rest)], dim=1)  # B, t, group, 3, H, W
+        moments: Tensor = self.encoder(patches.view(batch * latents, group * 3, height, width), latents)
         return moments.unflatten(0, (batch, latents)).transpose(1, 2)
 
     def decode(self, latent: Tensor) -> Tensor:

@@ -1,0 +1,99 @@
+"""`cvcodec decode`: a .cvl file to a video. Owns its options and its report; the work is `codec.decode`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from cvcodec.cli import options, report
+
+if TYPE_CHECKING:
+    from cvcodec.bitstream import Header
+    from cvcodec.model.base import VideoAutoencoder
+
+_VIDEO = "Video"
+
+
+def decode(
+    source: Annotated[
+        str, typer.Argument(metavar="IN.cvl", help="The file to decode; - for standard input.", show_default=False)
+    ],
+    destination: Annotated[
+        str,
+        typer.Argument(
+            metavar="OUT",
+            help="A video (.mp4, .mkv, .mov, .webm, .y4m), an image, or a numbered sequence (frames/%05d.png); "
+            "- for standard output, as Matroska unless --format says otherwise.",
+            show_default=False,
+        ),
+    ],
+    weights: options.Weights = None,
+    codec: Annotated[
+        Literal["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1"] | None,
+        typer.Option("--codec", help="Video encoder. ffv1 stores the decoded RGB exactly.", rich_help_panel=_VIDEO),
+    ] = None,
+    crf: Annotated[
+        float | None,
+        typer.Option(
+            "--crf", min=0, max=63, metavar="N", help="Its constant rate factor. Default: visually lossless.", rich_help_panel=_VIDEO
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option("--preset", metavar="NAME", help="Its speed preset.", rich_help_panel=_VIDEO)
+    ] = None,
+    chroma: Annotated[
+        Literal["420", "422", "444"] | None,
+        typer.Option("--chroma", help="Chroma format. Default: 420, at odd sizes 444.", rich_help_panel=_VIDEO),
+    ] = None,
+    container: Annotated[
+        Literal["mp4", "mov", "matroska", "webm", "y4m", "raw", "png", "jpeg", "webp"] | None,
+        typer.Option("--format", help="Output format. Default: by the extension.", rich_help_panel=_VIDEO),
+    ] = None,
+    start: options.Start = None,
+    end: options.End = None,
+    device: options.Device = options.AUTO,
+    precision: options.Precision = options.AUTO,
+    threads: options.Threads = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Decode a .cvl file to a video with the source's frames, times, colours and size."""
+    from cvcodec.codec import DecodeOptions, decode_file
+    from cvcodec.fileio import is_standard_stream
+    from cvcodec.registry import load_model
+
+    loaded: list[Any] = []
+
+    def model(header: Header) -> VideoAutoencoder:
+        loaded.append(load_model(weights or header.model))
+        return loaded[0]  # type: ignore[no-any-return]
+
+    given = {"codec": codec, "crf": crf, "preset": preset, "chroma": chroma, "container": container}
+    chosen = DecodeOptions(
+        start=start,
+        end=end,
+        device=device,
+        precision=precision,
+        threads=threads,
+        writer={key: value for key, value in given.items() if value is not None},
+    )
+    with report.progress("decode", quiet=quiet) as meter:
+        result = decode_file(
+            source,
+            destination,
+            model=model,
+            options=chosen,
+            overwrite=overwrite,
+            on_progress=meter,
+            on_notice=report.note,
+        )
+    if json:
+        record = {"command": "decode", "source": source, "output": destination, "model": loaded[0].name}
+        report.emit({**record, **result.to_dict()}, to_stderr=is_standard_stream(destination))
+    elif not quiet:
+        report.say(
+            f"{destination}: {result.frames} frames of {result.width}x{result.height}, "
+            f"{result.megapixels_per_s:.2f} Mpixel/s"
+        )

@@ -1,0 +1,115 @@
+"""`cvcodec encode`: a video to a .cvl file. Owns its options and its report; the work is `codec.encode`."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cvcodec.cli import options, report
+
+_INPUT = "Input"
+
+
+def encode(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A video; - for standard input.", show_default=False)],
+    destination: Annotated[
+        str, typer.Argument(metavar="OUT.cvl", help="The file to write; - for standard output.", show_default=False)
+    ],
+    weights: options.Weights = None,
+    quality: options.Quality = None,
+    latents: Annotated[
+        Literal["quantised", "fp16", "fp32"],
+        typer.Option("--latents", help="Store quantised latents, or the latents themselves, for caching."),
+    ] = "quantised",
+    windows: Annotated[
+        Literal["auto", "context", "official"],
+        typer.Option("--windows", help="official: chunks and tiles of the official CV-VAE code. auto: by model."),
+    ] = "auto",
+    window: options.Window = None,
+    tile: options.Tile = None,
+    start: options.Start = None,
+    end: options.End = None,
+    duration: Annotated[
+        float | None,
+        typer.Option(
+            "--duration", metavar="TIME", parser=options.parse_time, help="Encode so much, from --start on."
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=1, metavar="N", help="Encode at most N frames.", rich_help_panel=_INPUT)
+    ] = None,
+    stream: Annotated[
+        int | None,
+        typer.Option(
+            "--stream", min=0, metavar="N", help="Which video stream, from 0. Default: the first.", rich_help_panel=_INPUT
+        ),
+    ] = None,
+    rotate: Annotated[
+        bool,
+        typer.Option(
+            "--rotate/--no-rotate", help="Turn frames upright, or keep them as stored, with their tag.", rich_help_panel=_INPUT
+        ),
+    ] = True,
+    deinterlace: Annotated[
+        bool,
+        typer.Option(
+            "--deinterlace/--no-deinterlace", help="Pass frames flagged interlaced through bwdif.", rich_help_panel=_INPUT
+        ),
+    ] = True,
+    device: options.Device = options.AUTO,
+    precision: options.Precision = options.AUTO,
+    threads: options.Threads = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Encode a video: any container, size, frame count and colour; no frame is dropped, nothing is resized."""
+    from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, encode_file
+    from cvcodec.fileio import check_output, is_standard_stream, open_input
+    from cvcodec.registry import load_model
+
+    piped_in, piped_out = is_standard_stream(source), is_standard_stream(destination)
+    check_output(destination, overwrite=overwrite, inputs=[] if piped_in else [source])
+    name = weights or DEFAULT_MODEL
+    model = load_model(name)
+    chosen = EncodeOptions(
+        quality=DEFAULT_QUALITY if quality is None else quality,
+        latents=latents,
+        windows=windows,
+        window=window,
+        tile=tile,
+        device=device,
+        precision=precision,
+        threads=threads,
+        reader={
+            "start": start,
+            "end": end,
+            "duration": duration,
+            "frames": frames,
+            "stream": stream,
+            "rotate": rotate,
+            "deinterlace": deinterlace,
+        },
+    )
+    with ExitStack() as stack:
+        opened: Any = stack.enter_context(open_input(source)) if piped_in else source
+        meter = stack.enter_context(report.progress("encode", quiet=quiet))
+        result = encode_file(
+            opened,
+            destination,
+            model=model,
+            options=chosen,
+            overwrite=overwrite,
+            on_progress=meter,
+            on_notice=report.note,
+        )
+    if json:
+        record = {"command": "encode", "source": source, "output": destination, "model": getattr(model, "name", name)}
+        report.emit({**record, "latents": latents, "quality": chosen.quality, **result.to_dict()}, to_stderr=piped_out)
+    elif not quiet:
+        report.say(
+            f"{destination}: {result.frames} frames of {result.width}x{result.height}, "
+            f"{report.format_size(result.size_bytes)}, {result.bpp:.4f} bpp, {result.megapixels_per_s:.2f} Mpixel/s"
+        )

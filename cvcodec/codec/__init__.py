@@ -1,0 +1,29 @@
+"""Video file -> .cvl -> video file: the glue, with one clip in memory whatever the length.
+
+    encode   VideoReader -> frames -> windows -> encoder -> latents -> symbols -> BitstreamWriter   (`encode`)
+    decode   BitstreamReader -> symbols -> latents -> windows -> decoder -> frames -> VideoWriter   (`decode`, `feed`)
+    open     a file as an array of latents and frames                                               (`latent_file`)
+
+`headers` says what of a source goes into a file; `notices` collects what a person should read.
+"""
+
+from cvcodec.codec.decode import DecodeOptions, Decoder, DecodeResult, decode_file
+from cvcodec.codec.encode import EncodeOptions, EncodeResult, encode_file, encode_stream
+from cvcodec.codec.headers import DEFAULT_MODEL, DEFAULT_QUALITY, info_from_header, make_header
+from cvcodec.codec.latent_file import LatentFile
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "DEFAULT_QUALITY",
+    "DecodeOptions",
+    "DecodeResult",
+    "Decoder",
+    "EncodeOptions",
+    "EncodeResult",
+    "LatentFile",
+    "decode_file",
+    "encode_file",
+    "encode_stream",
+    "info_from_header",
+    "make_header",
+]

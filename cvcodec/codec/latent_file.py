@@ -1,0 +1,251 @@
+"""`cvcodec.open`: a .cvl file as an array of latents, and of frames when a model is at hand.
+
+Owns: slicing by latent and by frame, keeping the chunks that are in use, joining them into clips.
+Does not know: containers, encoders, progress.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cvcodec import tiling
+from cvcodec.bitstream import BitstreamReader, Chunk, Header
+from cvcodec.codec.notices import Notices
+from cvcodec.errors import BitstreamError, ModelMismatchError, UsageError
+from cvcodec.fileio import open_input
+from cvcodec.model.base import VideoAutoencoder
+from cvcodec.plan import Plan
+from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
+
+_KEPT_CHUNKS = 4  # decoded chunks remembered: neighbouring slices and the context of a window hit the same ones
+
+
+def latents_of(chunk: Chunk, header: Header) -> NDArray[np.float32]:
+    """The latents of a chunk, (C, t, h, w) float32: the same bits on every machine."""
+    quantizer = header.quantizer
+    return quantizer.dequantize(chunk.symbols) if quantizer is not None else chunk.symbols.astype(np.float32)
+
+
+def check_model(model: VideoAutoencoder, header: Header, notices: Notices) -> None:
+    """ModelMismatchError unless `model` shares the file's latent space; another decoder is only reported."""
+    space = getattr(model, "latent_space_id", None)
+    name = getattr(model, "name", None) or model.config.family
+    if space != header.latent_space_id:
+        raise ModelMismatchError(
+            f"{name} has latent space {space}, the file was made in {header.latent_space_id} by {header.model}; "
+            f"use --weights with that model (cvcodec models list)"
+        )
+    if header.decoder_hash and getattr(model, "decoder_hash", None) != header.decoder_hash:
+        notices(f"{name} has another decoder ({model.decoder_hash}) than {header.model} had ({header.decoder_hash}); pixels will differ")
+    if header.latent_channels != model.config.latent_channels:
+        raise BitstreamError(f"the file has {header.latent_channels} latent channels, {name} has {model.config.latent_channels}")
+
+
+def check_chunk_place(first_latent: int, first_frame: int, temporal_factor: int) -> None:
+    """BitstreamError unless the chunk's first frame is the one that its first latent stands for."""
+    wanted = tiling.frames_of_latents(first_latent, first_latent, temporal_factor)[0]
+    if first_frame != wanted:
+        raise BitstreamError(f"the chunk of latent {first_latent} begins at frame {first_frame}, wanted {wanted}")
+
+
+class LatentFile:
+    """A .cvl file opened for reading; made by `cvcodec.open`. Not for use by several threads at once.
+
+    header: what the file says of itself. latents, frames: to be sliced, see `LatentView` and `FrameView`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        model: VideoAutoencoder | Callable[[], VideoAutoencoder] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        """model: for `frames`; a function that loads it is called when frames are first asked for.
+
+        Raises InputError, BitstreamError.
+        """
+        self._stack = ExitStack()
+        try:
+            self._file: BinaryIO = self._stack.enter_context(open_input(path))
+            self._reader = BitstreamReader(self._file)
+            if not self._reader.seekable:
+                raise UsageError(f"{os.fspath(path)} cannot be sought, so it cannot be sliced; decode it as a stream instead")
+            self._check_index()
+        except BaseException:
+            self._stack.close()
+            raise
+        self.header: Header = self._reader.header
+        self._chunks: OrderedDict[int, Chunk] = OrderedDict()
+        self._model, self._device, self._precision = model, device, precision
+        self._runner: ModelRunner | None = None
+        self.latents = LatentView(self)
+        self.frames = FrameView(self)
+
+    def _check_index(self) -> None:
+        for entry in self._reader.index:
+            check_chunk_place(entry.first_latent, entry.first_frame, self._reader.header.temporal_factor)
+
+    @property
+    def latent_count(self) -> int:
+        """t, the number of latents."""
+        trailer = self._reader.trailer
+        assert trailer is not None
+        return trailer.latents
+
+    @property
+    def frame_count(self) -> int:
+        """T, the number of frames."""
+        trailer = self._reader.trailer
+        assert trailer is not None
+        return trailer.frames
+
+    @property
+    def reader(self) -> BitstreamReader:
+        """The bitstream itself: index, trailer, records of other types."""
+        return self._reader
+
+    def chunk(self, number: int) -> Chunk:
+        """Chunk `number`, verified and decoded to symbols; the last few are remembered."""
+        if number in self._chunks:
+            self._chunks.move_to_end(number)
+            return self._chunks[number]
+        chunk = self._reader.read_chunk(number)
+        self._chunks[number] = chunk
+        while len(self._chunks) > _KEPT_CHUNKS:
+            self._chunks.popitem(last=False)
+        return chunk
+
+    def read_latents(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Latents [start, stop), (C, t, h, w) float32. Touches only the chunks they are in."""
+        header, trailer = self.header, self._reader.trailer
+        assert trailer is not None
+        if not 0 <= start <= stop <= trailer.latents:
+            raise IndexError(f"latents {start}:{stop} are not in the file, it has {trailer.latents}")
+        out = np.empty(header.chunk_shape(stop - start) if stop > start else (header.latent_channels, 0, *header.latent_size), np.float32)
+        position = start
+        while position < stop:
+            chunk = self.chunk(trailer.chunk_of_latent(position))
+            end = min(stop, chunk.end_latent)
+            values = latents_of(chunk, header)[:, position - chunk.first_latent : end - chunk.first_latent]
+            out[:, position - start : end - start] = values
+            position = end
+        return out
+
+    def pts(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Time stamps of frames [start, stop), in units of `header.time_base`."""
+        trailer = self._reader.trailer
+        assert trailer is not None
+        if not 0 <= start <= stop <= trailer.frames:
+            raise IndexError(f"frames {start}:{stop} are not in the file, it has {trailer.frames}")
+        parts = [np.zeros(0, np.int64)]
+        position = start
+        while position < stop:
+            info = self._reader.read_info(trailer.chunk_of_frame(position))
+            parts.append(info.pts[position - info.first_frame : min(stop, info.end_frame) - info.first_frame])
+            position = min(stop, info.end_frame)
+        return np.concatenate(parts)
+
+    def runner(self) -> ModelRunner:
+        """The model on its device. Raises UsageError without one, ModelMismatchError for the wrong one."""
+        if self._runner is None:
+            if self._model is None:
+                raise UsageError("this file was opened without a model, so it has latents but no frames")
+            model = self._model if isinstance(self._model, VideoAutoencoder) else self._model()
+            check_model(model, self.header, Notices())
+            self._runner = ModelRunner(model, device=self._device, precision=self._precision)
+        return self._runner
+
+    def iter_pixels(self, start: int, stop: int) -> Iterator[Tensor]:
+        """Pixels of frames [start, stop) as the model gives them, (1, 3, T_i, H, W) float32, cropped, unclamped."""
+        header, runner = self.header, self.runner()
+        plan = Plan.from_header(header, family=runner.model.config.family)
+        first, last = tiling.latents_of_frames(start, stop, header.temporal_factor)
+        pieces = plan.decode(
+            runner.decode,
+            lambda t0, t1: torch.from_numpy(self.read_latents(t0, t1))[None],
+            (first, last),
+            self.latent_count,
+            lambda plan, text: None,
+        )
+        begin = tiling.frames_of_latents(first, last, header.temporal_factor)[0]
+        for piece in tiling.trim_frames(pieces, begin, start, stop):
+            yield tiling.crop_space(piece, header.height, header.width)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class LatentView:
+    """`file.latents[t0:t1]`: (C, t1-t0, h, w) float32; `file.latents[t]`: (C, h, w). Negative indices as in lists."""
+
+    def __init__(self, file: LatentFile) -> None:
+        self._file = file
+
+    def __len__(self) -> int:
+        return self._file.latent_count
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(C, t, h, w) of the whole file."""
+        header = self._file.header
+        return header.latent_channels, len(self), *header.latent_size
+
+    def __getitem__(self, key: int | slice) -> NDArray[np.float32]:
+        start, stop, step = _range(key, len(self), "latent")
+        values = self._file.read_latents(start, stop)
+        return values[:, ::step] if isinstance(key, slice) else values[:, 0]
+
+
+class FrameView:
+    """`file.frames[t0:t1]`: (T, H, W, 3) uint8, or uint16 above 8 bits; `file.frames[t]`: (H, W, 3). Needs the model."""
+
+    def __init__(self, file: LatentFile) -> None:
+        self._file = file
+
+    def __len__(self) -> int:
+        return self._file.frame_count
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(T, H, W, 3) of the whole file."""
+        return len(self), self._file.header.height, self._file.header.width, 3
+
+    def __getitem__(self, key: int | slice) -> NDArray[Any]:
+        start, stop, step = _range(key, len(self), "frame")
+        depth = self._file.header.bit_depth
+        parts = [tensor_to_frames(denormalise(piece, depth), depth) for piece in self._file.iter_pixels(start, stop)]
+        if not parts:
+            return np.zeros((0, *self.shape[1:]), np.uint8 if depth == 8 else np.uint16)
+        frames = np.concatenate(parts) if len(parts) > 1 else parts[0]
+        return frames[::step] if isinstance(key, slice) else frames[0]
+
+
+def _range(key: int | slice, length: int, what: str) -> tuple[int, int, int]:
+    if isinstance(key, slice):
+        start, stop, step = key.indices(length)
+        if step < 1:
+            raise ValueError(f"a step of {step} goes backwards; slice forwards and reverse the result")
+        return start, max(start, stop), step
+    index = key + length if key < 0 else key
+    if not 0 <= index < length:
+        raise IndexError(f"{what} {key} is not in the file, it has {length}")
+    return index, index + 1, 1

@@ -1,0 +1,124 @@
+"""Threads beside the model: reading ahead of it and writing behind it, with bounded queues.
+
+Owns: hand-over between threads, back-pressure, and carrying exceptions to the thread that waits.
+Does not know: frames, models, files.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+
+T = TypeVar("T")
+
+_POLL_S = 0.1  # how often a thread that waits for room looks whether it should stop
+
+
+class ReadAhead(Generic[T]):
+    """Iterates over `source` in a thread of its own, at most `limit` items ahead.
+
+    An exception in `source` is raised to the consumer, after the items before it. `close` (or leaving the context)
+    stops the thread, between two items, and waits for it.
+    """
+
+    def __init__(self, source: Iterable[T], *, limit: int, name: str = "read-ahead") -> None:
+        self._queue: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(max(1, limit))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(source,), name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self, source: Iterable[T]) -> None:
+        try:
+            for item in source:
+                if not self._put((item,)):
+                    return
+        except BaseException as error:
+            self._put(error)
+        else:
+            self._put(None)
+
+    def _put(self, item: tuple[T] | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._queue.put(item, timeout=_POLL_S)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            item = self._queue.get()
+            if item is None:
+                return
+            if isinstance(item, BaseException):
+                raise item
+            yield item[0]
+
+    def close(self) -> None:
+        """Stop reading and wait for the thread."""
+        self._stop.set()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+class WriteBehind(Generic[T]):
+    """Hands items to `consume` in a thread of its own, in order; `put` blocks when `limit` of them wait.
+
+    An exception in `consume` is raised by the next `put`, or by `finish`. Leaving the context without `finish` drops
+    what still waits.
+    """
+
+    def __init__(self, consume: Callable[[T], None], *, limit: int, name: str = "write-behind") -> None:
+        self._consume = consume
+        self._queue: queue.Queue[tuple[T] | None] = queue.Queue(max(1, limit))
+        self._error: BaseException | None = None
+        self._failed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._failed.is_set():
+                continue
+            try:
+                self._consume(item[0])
+            except BaseException as error:
+                self._error = error
+                self._failed.set()
+
+    def put(self, item: T) -> None:
+        """Queue one item. Raises what `consume` raised for an earlier one."""
+        self._raise()
+        self._queue.put((item,))
+
+    def finish(self) -> None:
+        """Wait until everything is consumed. Raises what `consume` raised."""
+        self._join()
+        self._raise()
+
+    def _join(self) -> None:
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._thread.is_alive():
+            self._failed.set()  # what waits is dropped; after `finish` nothing waits
+            self._join()
