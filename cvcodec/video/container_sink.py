@@ -1,0 +1,215 @@
+"""Frames -> an encoded stream in MP4, MOV, Matroska or WebM. Open to other streams of the same container.
+
+The header is written with the first packet, so that streams can be added to `container` until the first `write` or
+`mux`.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any, BinaryIO
+
+import av
+import av.error
+
+from cvcodec.errors import OutputError
+from cvcodec.video.convert import RgbWriter
+from cvcodec.video.encoders import choose_pixel_format, color_tags, default_codec, encoder_named, encoder_options
+from cvcodec.video.frame import Frame
+from cvcodec.video.libav import captured_log, reason
+from cvcodec.video.sink import OutputFile, OutputSpec
+
+_SUFFIXES = {"mp4": ".mp4", "mov": ".mov", "matroska": ".mkv", "webm": ".webm"}
+_MAX_TIMESCALE = (1 << 31) - 1
+_MILLISECOND = Fraction(1, 1000)
+_DEFAULT_RATE, _MAX_RATE = Fraction(25), Fraction(240)  # SVT-AV1 refuses more than 240; times do not depend on it
+
+
+class ContainerSink:
+    """See `VideoWriter` for the arguments. container: PyAV's, `stream`: the video's."""
+
+    def __init__(
+        self,
+        target: str | os.PathLike[str] | BinaryIO,
+        spec: OutputSpec,
+        container: str,
+        *,
+        codec: str | None,
+        crf: float | None,
+        preset: str | None,
+        chroma: str | None,
+        threads: int | None,
+        movie_timescale: int | None,
+    ) -> None:
+        self.notices: list[str] = []
+        self._spec = spec
+        encoder = encoder_named(codec or default_codec(container, spec.bit_depth))
+        pixel_format = choose_pixel_format(encoder, spec.width, spec.height, spec.bit_depth, chroma, self.notices)
+        options = encoder_options(
+            encoder,
+            crf=crf,
+            preset=preset,
+            mastering_display=spec.mastering_display,
+            content_light=spec.content_light,
+            notices=self.notices,
+        )
+        self._convert = RgbWriter(spec.width, spec.height, spec.bit_depth, pixel_format, spec.color)
+        self._durations: dict[int, int] = {}
+        self._muxed = False
+        self._say_limits(container, encoder.name)
+        self._file = OutputFile(target)
+        try:
+            with self._errors():
+                self.container = av.open(
+                    self._file,
+                    "w",
+                    format=container,
+                    container_options=self._container_options(container, movie_timescale),
+                )
+                self.stream = self._add_stream(encoder.name, pixel_format, options, threads, container)
+        except BaseException:
+            self.abort()
+            raise
+
+    def _say_limits(self, container: str, codec: str) -> None:
+        if container not in ("matroska", "webm"):
+            return
+        suffix = _SUFFIXES[container]
+        if (self._spec.time_base / _MILLISECOND).denominator != 1:
+            self.notices.append(
+                f"{suffix} stores times in milliseconds: pts are rounded to the nearest; .mp4 keeps them exactly"
+            )
+        if self._spec.sample_aspect_ratio != 1 and not codec.startswith("libx26"):
+            # PyAV cannot set the container's own field; H.264 and H.265 carry the ratio in their bitstream.
+            self.notices.append(
+                f"{codec} in {suffix} loses the sample aspect ratio {self._spec.sample_aspect_ratio}; .mp4 keeps it"
+            )
+
+    def _container_options(self, container: str, movie_timescale: int | None) -> dict[str, str]:
+        if container not in ("mp4", "mov"):
+            return {}
+        # Ticks of the source's own time base, also in the edit list that holds a start other than zero.
+        timescale = self._spec.time_base.denominator
+        if timescale > _MAX_TIMESCALE:
+            raise OutputError(f"{_SUFFIXES[container]} cannot hold time base {self._spec.time_base}; use .mkv")
+        options = {"video_track_timescale": str(timescale), "movie_timescale": str(movie_timescale or timescale)}
+        if not self._file.seekable():
+            options["movflags"] = "frag_keyframe+empty_moov+default_base_moof"
+        return options
+
+    def _add_stream(
+        self, codec: str, pixel_format: str, options: dict[str, str], threads: int | None, container: str
+    ) -> Any:
+        spec = self._spec
+        if "420" in pixel_format:
+            options = options | {"chroma_sample_location": "left"}
+        rate = min(spec.rate or _DEFAULT_RATE, _MAX_RATE).limit_denominator(1_000_000)
+        try:
+            stream: Any = self.container.add_stream(codec, rate=rate, options=options, time_base=spec.time_base)
+        except ValueError as error:
+            better = ".mkv or libsvtav1" if container == "webm" else ".mkv"
+            raise OutputError(f"{_SUFFIXES[container]} cannot hold {codec}; use {better}") from error
+        stream.width, stream.height, stream.pix_fmt = spec.width, spec.height, pixel_format
+        context = stream.codec_context
+        for name, value in color_tags(self._convert.frame_color).items():
+            setattr(context, name, value)
+        context.sample_aspect_ratio = spec.sample_aspect_ratio
+        context.thread_count = threads or 0
+        context.thread_type = "AUTO"  # PyAV asks for slices, which cost x264 quality
+        if spec.display_matrix is not None:
+            stream.set_display_matrix(spec.display_matrix)
+        elif spec.rotation:
+            stream.set_display_rotation(-spec.rotation)
+        with _quiet_svt(), captured_log() as lines:
+            try:
+                context.open()
+            except (av.error.FFmpegError, ValueError) as error:
+                detail = lines[-1] if lines else reason(error)
+                raise OutputError(
+                    f"{codec} cannot encode {spec.width}x{spec.height} {pixel_format}: {detail}"
+                ) from error
+        return stream
+
+    def write(self, frame: Frame) -> None:
+        """Encode and mux. Raises OutputError."""
+        picture = self._convert(frame.pixels)
+        picture.pts, picture.time_base = frame.pts, self._spec.time_base
+        picture.duration = frame.duration or 0
+        if frame.duration:
+            self._durations[frame.pts] = frame.duration
+        with self._errors():
+            self._mux_video(self.stream.encode(picture))
+
+    def _mux_video(self, packets: list[Any]) -> None:
+        for packet in packets:
+            self._muxed = True
+            if packet.pts is not None and (duration := self._durations.pop(packet.pts, 0)):
+                packet.duration = duration
+            self.container.mux(packet)
+
+    def _sane_times(self, packets: list[Any]) -> list[Any]:
+        """x265 gives heap garbage as dts to streams of one or two frames (its issue 781); those are never reordered."""
+        if not self._muxed and len(packets) <= 2:
+            for packet in packets:
+                packet.dts = packet.pts
+        return packets
+
+    def mux(self, packet: Any) -> None:
+        """Write a packet of another stream of `container`, interleaved by time. Raises OutputError."""
+        with self._errors():
+            self.container.mux(packet)
+
+    def close(self) -> None:
+        """Flush the encoder, write what the container has at its end, close. Raises OutputError."""
+        try:
+            with self._errors():
+                self._mux_video(self._sane_times(self.stream.encode(None)))
+                self.container.close()
+                self._file.close()
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        """Give up; see `VideoWriter.abort`."""
+        self._file.kill()
+        for closing in (getattr(self, "container", None), self._file):
+            try:
+                if closing is not None:
+                    closing.close()
+            except (av.error.FFmpegError, OSError, ValueError):
+                pass
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise OutputError(f"cannot write {self._file.label!r}: {reason(error)}") from error
+
+
+@contextmanager
+def _quiet_svt() -> Iterator[None]:
+    """SVT-AV1 prints a banner to stderr unless this variable says otherwise while it opens."""
+    before = os.environ.get("SVT_LOG")
+    os.environ["SVT_LOG"] = before or "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["SVT_LOG"]
+
+
+def rgb_to_packet(codec: str, pixel_format: str, frame: av.VideoFrame, options: dict[str, str]) -> bytes:
+    """One picture encoded alone: the bytes of an image file. Raises OutputError."""
+    context = av.CodecContext.create(codec, "w")
+    assert isinstance(context, av.VideoCodecContext)
+    context.width, context.height, context.pix_fmt = frame.width, frame.height, pixel_format
+    context.time_base = Fraction(1, 25)
+    context.options = options
+    context.color_range = int(frame.color_range)
+    try:
+        return b"".join(bytes(packet) for packet in [*context.encode(frame), *context.encode(None)])
+    except (av.error.FFmpegError, ValueError) as error:
+        raise OutputError(f"{codec} cannot encode {frame.width}x{frame.height}: {reason(error)}") from error

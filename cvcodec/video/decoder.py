@@ -1,0 +1,328 @@
+"""Packets -> decoded frames with exact times, from any position. Knows streams, errors and seeking; knows no colours.
+
+Nothing is dropped: the decoder is flushed at the end, frames that it would hide because they are damaged are asked
+for, and frames without times get the next free one. Errors are counted, and reading goes on where the data allow it.
+
+Seeking is exact: FFmpeg goes to a point before the wanted time, and the frames in between are decoded and thrown
+away. Where what comes out does not begin before the wanted time, or is damaged there, a point further back is tried,
+at last the beginning.
+"""
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+import av.filter
+import av.logging
+from av.codec.context import Flags
+
+from cvcodec.errors import InputError
+from cvcodec.video.deinterlace import Timed
+from cvcodec.video.libav import as_fraction, reason
+from cvcodec.video.source import Source
+
+# Formats that store the time of every frame. Elsewhere (AVI, MPEG-PS, raw streams) FFmpeg derives times from the frames
+# before, and gives others after a seek; such files are read from the beginning.
+_TIMED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "flv", "mxf", "nut"}
+_FIRST_STEP_BACK = Fraction(2)
+
+
+class Decoder:
+    """One video stream of one source.
+
+    stream: number among the real video streams (attached pictures do not count); None takes the first.
+    threads: decoding threads, None for as many as there are cores.
+    on_packet: is given every packet of the other streams in file order (for copying them); None discards them unread.
+    errors: decoding errors so far. notices: what a person should know, each once.
+    Raises InputError where there is no such stream, or no decoder for it.
+    """
+
+    def __init__(
+        self, source: Source, *, stream: int | None, threads: int | None, on_packet: Callable[[Any], None] | None
+    ) -> None:
+        self.source = source
+        self.errors = 0
+        self.notices: list[str] = []
+        self._number = stream or 0
+        self._threads = threads or 0
+        self._on_packet = on_packet
+        self._open()
+
+    def _open(self) -> None:
+        self.container = self.source.open()
+        videos = [s for s in self.container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        self.stream_count = len(videos)
+        if not videos:
+            self.container.close()
+            pictures = len(self.container.streams.video)
+            raise InputError(
+                f"{self.source.name!r} has no video stream" + (", only an attached picture" if pictures else "")
+            )
+        if not 0 <= self._number < len(videos):
+            self.container.close()
+            raise InputError(f"{self.source.name!r} has video streams 0 to {len(videos) - 1}, not {self._number}")
+        self.stream = videos[self._number]
+        context: Any = self.stream.codec_context
+        if context is None:
+            self.container.close()
+            raise InputError(f"{self.source.name!r}: this FFmpeg has no decoder for its video stream")
+        if self._on_packet is None:
+            for other in self.container.streams:
+                if other.index != self.stream.index:
+                    other.discard = av.stream.Discard.all
+        self.stream.thread_type = "AUTO"
+        self.stream.thread_count = self._threads
+        self.stream.codec_context.flags |= Flags.output_corrupt
+        self._reorder_depth = self.stream.codec_context.reorder_depth
+        self._last_pts: int | None = None
+
+    @property
+    def number(self) -> int:
+        """Number of the stream among the real video streams."""
+        return self._number
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds per tick."""
+        return as_fraction(self.stream.time_base) or Fraction(1, 1000)
+
+    def say(self, notice: str) -> None:
+        """Add to `notices`, once."""
+        if notice not in self.notices:
+            self.notices.append(notice)
+
+    def frames(self) -> Iterator[Timed]:
+        """The frames from the current position to the end, in order of presentation. Durations are the container's."""
+        for frame in self._decoded():
+            yield Timed(frame, self._time(frame), frame.duration or None)
+
+    def _time(self, frame: av.VideoFrame) -> int:
+        pts, last = frame.pts if frame.pts is not None else frame.dts, self._last_pts
+        if pts is None:
+            pts = 0 if last is None else last + self._ticks_per_frame()
+        elif last is not None and pts <= last:
+            self.say("frames with repeated or backward times: each was moved to one tick after its predecessor")
+            pts = last + 1
+        self._last_pts = pts
+        return pts
+
+    def _ticks_per_frame(self) -> int:
+        rate = as_fraction(self.stream.average_rate) or as_fraction(self.stream.guessed_rate) or Fraction(25)
+        return max(1, round(1 / (rate * self.time_base)))
+
+    def _packets(self) -> Iterator[Any]:
+        streams = None if self._on_packet else self.stream
+        packets: Iterator[Any] = self.container.demux(streams) if streams is not None else self.container.demux()
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except OSError as error:
+                if not isinstance(error, av.error.FFmpegError):
+                    raise InputError(f"cannot read {self.source.name!r}: {reason(error)}") from error
+                self._damaged(error)
+                return
+            except av.error.FFmpegError as error:
+                self._damaged(error)
+                return
+            if packet.stream_index == self.stream.index:
+                if packet.dts is None and packet.pts is None and packet.size == 0:
+                    return  # PyAV's flush marker; `_decoded` flushes itself
+                yield packet
+            elif self._on_packet is not None and packet.size:
+                self._on_packet(packet)
+
+    def _damaged(self, error: BaseException) -> None:
+        self.errors += 1
+        self.say(f"damaged input: {reason(error)}")
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        context = self.stream.codec_context
+        recent = _RecentPackets()
+        sent = received = 0
+        try:
+            for packet in self._packets():
+                recent.add(packet, self.errors)
+                sent += not packet.is_discard
+                try:
+                    decoded = context.decode(packet)
+                except av.error.EOFError:
+                    break
+                except av.error.FFmpegError as error:
+                    self._damaged(error)
+                    continue
+                received += len(decoded)
+                yield from decoded
+            try:
+                tail = context.decode(None)
+            except av.error.EOFError:
+                tail = []
+            except av.error.FFmpegError:
+                tail = []  # counted when the tail is decoded again
+        except av.error.MemoryError as error:
+            raise InputError(f"cannot decode {self.source.name!r}: {reason(error)}") from error
+        yield from tail
+        if received + len(tail) < sent:
+            yield from self._decode_again(recent)
+
+    def _decode_again(self, recent: "_RecentPackets") -> Iterator[av.VideoFrame]:
+        """The frames at the end that an error has hidden.
+
+        With frame threads the error of one packet surfaces while others are in flight, and PyAV gives up what
+        follows it; most of all when flushing. Without frame threads each packet's error is its own.
+        """
+        packets = recent.packets()
+        if not packets:
+            return
+        last, errors = self._last_pts, recent.errors_before()
+        context: Any = av.CodecContext.create(self.stream.codec_context.codec.name, "r")
+        for name in ("extradata", "width", "height", "bits_per_coded_sample"):
+            setattr(context, name, getattr(self.stream.codec_context, name))
+        context.thread_type, context.thread_count = "SLICE", self._threads
+        context.flags |= Flags.output_corrupt
+        for packet in (*packets, None):
+            try:
+                frames = context.decode(packet)
+            except av.error.EOFError:
+                return
+            except av.error.FFmpegError as error:
+                errors += 1
+                if errors > self.errors:  # otherwise it is one that the first pass has counted
+                    self._damaged(error)
+                continue
+            for frame in frames:
+                if frame.pts is not None and (last is None or frame.pts > last):
+                    yield frame
+
+    def seek(self, pts: int, first_pts: int) -> Iterator[Timed]:
+        """The frames from before `pts` on; the caller throws away what is early. At least one earlier frame comes
+        first if there is one.
+
+        The pixels of every frame from `pts` on are those that reading from the beginning gives.
+        """
+        step = _FIRST_STEP_BACK
+        target = pts - 1
+        while self._can_seek() and target > first_pts:
+            try:
+                self.container.seek(target, stream=self.stream)
+            except (av.error.FFmpegError, OSError):
+                break
+            self.stream.codec_context.reorder_depth = self._reorder_depth
+            self._last_pts = None
+            errors, lead, items = self.errors, deque[Timed](maxlen=2), self.frames()
+            first: Timed | None = next(items, None)
+            reached = first
+            while reached is not None and reached.pts < pts:
+                lead.append(reached)
+                reached = next(items, None)
+            clean = self.errors == errors and not any(
+                i.frame.is_corrupt for i in (*lead, *([reached] if reached else []))
+            )
+            if first is not None and first.pts < pts and clean:
+                return self._chain(lead, reached, items)
+            self.errors = errors
+            target = target - int(step / self.time_base)
+            step *= 2
+        if self.source.seekable:
+            self.container.close()
+            self._open()
+        return self.frames()
+
+    def _can_seek(self) -> bool:
+        """Whether times after a seek are those that reading from the beginning gives."""
+        return self.source.seekable and self.container.format.name in _TIMED_FORMATS
+
+    @staticmethod
+    def _chain(lead: deque[Timed], reached: Timed | None, rest: Iterator[Timed]) -> Iterator[Timed]:
+        yield from lead
+        if reached is not None:
+            yield reached
+            yield from rest
+
+    def close(self) -> None:
+        """Close container and source."""
+        self.container.close()
+        self.source.close()
+
+
+class _RecentPackets:
+    """The last packets of a stream from a keyframe on, enough of them to cover what a threaded decoder holds."""
+
+    _IN_FLIGHT, _LIMIT = 64, 1024
+
+    def __init__(self) -> None:
+        self._groups: deque[list[tuple[Any, int]]] = deque()
+        self._count = 0
+
+    def add(self, packet: Any, errors: int) -> None:
+        """Keep `packet`, before which there were `errors` errors."""
+        if packet.is_keyframe or not self._groups:
+            self._groups.append([])
+        self._groups[-1].append((packet, errors))
+        self._count += 1
+        while len(self._groups) > 1 and self._count - len(self._groups[0]) >= self._IN_FLIGHT:
+            self._count -= len(self._groups.popleft())
+        if self._count > self._LIMIT:  # a stream without keyframes: give up, memory is bounded
+            self._groups.clear()
+            self._count = 0
+
+    def packets(self) -> list[Any]:
+        """In decoding order."""
+        return [packet for group in self._groups for packet, _ in group]
+
+    def errors_before(self) -> int:
+        """Errors before the first of `packets`; only where there is one."""
+        return self._groups[0][0][1]
+
+
+def side_data(frame: av.VideoFrame) -> dict[str, bytes]:
+    """Side data of a frame by FFmpeg's name. PyAV fails on types that it does not know (EXIF); they are filtered out
+    first.
+    """
+    for _ in range(8):
+        try:
+            items: Any = frame.side_data
+            found = [items[index] for index in range(len(items))]
+            return {item.type.name: bytes(item) for item in found}
+        except ValueError as error:
+            unknown = re.match(r"(\d+) is not a valid", str(error))
+            if unknown is None:
+                return {}
+            graph = av.filter.Graph()
+            graph.link_nodes(
+                graph.add(
+                    "buffer", f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1"
+                ),
+                graph.add("sidedata", f"mode=delete:type={unknown[1]}"),
+                graph.add("buffersink"),
+            ).configure()
+            graph.push(frame)
+            frame = graph.vpull()
+    return {}
+
+
+def container_cropping(container: Any, stream_index: int) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of the cropping that Matroska asks for; FFmpeg leaves it to the application, and
+    PyAV gives it only as text.
+    """
+    if "matroska" not in container.format.name:
+        return 0, 0, 0, 0
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.INFO)
+    try:
+        text = container.dumps_format()
+    finally:
+        av.logging.set_level(before)
+    current = None
+    for line in text.splitlines():
+        if found := re.match(r"\s*Stream #\d+:(\d+)", line):
+            current = int(found[1])
+        elif current == stream_index and (found := re.search(r"[Cc]ropping:\s*(\d+)/(\d+)/(\d+)/(\d+)", line)):
+            top, bottom, left, right = (int(value) for value in found.groups())
+            return top, bottom, left, right
+    return 0, 0, 0, 0

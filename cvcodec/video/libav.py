@@ -1,0 +1,48 @@
+"""PyAV's rough edges, in one place: fractions, one-line error texts, log capture. Knows no streams and no pixels."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+import av.logging
+
+# PyAV hands FFmpeg's messages to Python loggers under this name; people see our errors and notices instead.
+logging.getLogger("libav").addHandler(logging.NullHandler())
+
+
+def as_fraction(value: Any) -> Fraction | None:
+    """PyAV's rationals (`Fraction` before version 19, `AVRational` from it) as `Fraction`; None for 0/x and None."""
+    if value is None or not value.numerator or not value.denominator:
+        return None
+    return Fraction(value.numerator, value.denominator)
+
+
+def reason(error: BaseException) -> str:
+    """The cause of a PyAV or system error as one short clause, without error numbers and file names."""
+    if isinstance(error, av.error.FFmpegError):
+        text = str(error.strerror or type(error).__name__)
+    elif isinstance(error, OSError):
+        text = error.strerror or str(error) or type(error).__name__
+    else:
+        text = str(error) or type(error).__name__
+    return " ".join(text.split()).rstrip(".")
+
+
+@contextmanager
+def captured_log(level: int = av.logging.ERROR) -> Iterator[list[str]]:
+    """Collect FFmpeg's log lines of this thread at `level` or worse while the block runs; the list fills as it goes."""
+    lines: list[str] = []
+    before = av.logging.get_level()
+    av.logging.set_level(level)
+    try:
+        with av.logging.Capture() as logs:
+            try:
+                yield lines
+            finally:
+                lines.extend(" ".join(text.split()) for _, _, text in logs if text.strip())
+    finally:
+        av.logging.set_level(before)

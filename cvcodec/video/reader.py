@@ -1,0 +1,349 @@
+"""`VideoReader`: any video, or image, that FFmpeg opens -> RGB frames with exact times. Knows neither models nor
+bitstreams.
+
+One frame through it: Decoder -> bwdif (flagged frames only) -> RGB (`convert`) -> container cropping -> turn upright
+-> `Frame`. One decoded frame is held back, because a frame's duration is the distance to its successor.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from fractions import Fraction
+from itertools import chain
+from types import TracebackType
+from typing import Any, Self
+
+import av
+import numpy as np
+
+from cvcodec.errors import InputError, UsageError
+from cvcodec.video import orientation
+from cvcodec.video.color import UNSPECIFIED, Color, ContentLight, MasteringDisplay
+from cvcodec.video.convert import BACKGROUNDS, RgbReader, bit_depth_of, check_matrix, is_gray, is_rgb
+from cvcodec.video.decoder import Decoder, container_cropping, side_data
+from cvcodec.video.deinterlace import Timed, deinterlaced
+from cvcodec.video.frame import Frame, VideoInfo
+from cvcodec.video.libav import as_fraction
+from cvcodec.video.source import Source, VideoSource
+
+Seconds = Fraction | float | int | str
+"""A time; strings and fractions are exact (`"1001/30000"`)."""
+
+_TOLERANCE = Fraction(1, 1_000_000)  # floats given for times that are no short decimals
+_SEEK_FROM = Fraction(1)  # nearer to the beginning than this, decoding is cheaper than seeking
+
+
+class VideoReader:
+    """Iterates over the frames of one video stream, once, in order of presentation; nothing dropped, nothing resized.
+
+    source: path, numbered image sequence (`frames/%05d.png`), URL, or binary file object (a pipe too).
+    stream: number among the real video streams (attached pictures do not count); None is the first.
+    threads: decoding threads; None is one per core.
+    start, end, duration: seconds on the container's timeline, whose zero is its first audio or video time
+        (`info.start_time`): frames with start <= time < end are read. A frame that began before `start` is not.
+        `duration` stands for `end` = start + duration. frames: at most so many frames.
+    rotate: hand out frames upright, as the display matrix asks; otherwise as stored, and `info` tells the rest.
+    deinterlace: pass frames flagged interlaced through bwdif.
+    background: `black` or `white`, behind transparent pixels.
+    rate: frames per second of image sequences and raw streams, which do not say (25 unless given).
+    on_packet: is given the packets of all other streams, in file order, for copying them.
+
+    info: the stream, see `VideoInfo`. notices: what a person should be told, each once; grows while reading.
+    decode_errors, corrupt_frames, deinterlaced_frames: counts so far.
+    Raises InputError where the source cannot be read, UsageError where options contradict each other.
+    """
+
+    def __init__(
+        self,
+        source: VideoSource,
+        *,
+        stream: int | None = None,
+        threads: int | None = None,
+        start: Seconds | None = None,
+        end: Seconds | None = None,
+        duration: Seconds | None = None,
+        frames: int | None = None,
+        rotate: bool = True,
+        deinterlace: bool = True,
+        background: str = "black",
+        rate: Fraction | None = None,
+        on_packet: Callable[[Any], None] | None = None,
+    ) -> None:
+        self._start, self._end = _trim(start, end, duration)
+        if frames is not None and frames < 1:
+            raise UsageError(f"frames = {frames} is not positive")
+        if background not in BACKGROUNDS:
+            raise UsageError(f"background = {background!r} is not one of {', '.join(BACKGROUNDS)}")
+        self._limit = frames
+        self._rotate, self._deinterlace, self._background = rotate, deinterlace, background
+        self._source = Source(source, rate=rate)
+        self.corrupt_frames = 0
+        self.deinterlaced_frames = 0
+        self._started = False
+        try:
+            self._decoder = Decoder(self._source, stream=stream, threads=threads, on_packet=on_packet)
+        except BaseException:
+            self._source.close()
+            raise
+        try:
+            self._items = self._decoder.frames()
+            first = next(self._items, None)
+            if first is None:
+                raise InputError(f"no frame of {self._source.name!r} could be decoded")
+            self._first = first
+            self._describe(first)
+        except BaseException:
+            self.close()
+            raise
+
+    def _describe(self, first: Timed) -> None:
+        decoder, frame = self._decoder, first.frame
+        self._size = frame.width, frame.height
+        self._crop = container_cropping(decoder.container, decoder.stream.index)
+        top, bottom, left, right = self._crop
+        width, height = frame.width - left - right, frame.height - top - bottom
+        if width < 1 or height < 1:
+            raise InputError(
+                f"{self._source.name!r} asks for cropping {self._crop}, "
+                f"which leaves nothing of {frame.width}x{frame.height}"
+            )
+        color = self._color_of(frame)
+        check_matrix(color)
+        data = side_data(frame)
+        matrix = orientation.matrix_from_bytes(data.get("DISPLAYMATRIX", b""))
+        turn = orientation.turn_of(matrix) if matrix else orientation.turn_from_rotation(frame.rotation)
+        if turn is None:
+            decoder.say("the display matrix is no quarter turn; frames are left as stored")
+            turn, applied = orientation.IDENTITY, False
+        else:
+            applied = self._rotate
+        self._turn = turn if applied else orientation.IDENTITY
+        ratio = as_fraction(decoder.stream.sample_aspect_ratio) or Fraction(1)
+        if orientation.swaps_sides(self._turn):
+            width, height, ratio = height, width, 1 / ratio
+        depth = bit_depth_of(frame.format)
+        self._rgb: RgbReader | None = None
+        degrees = orientation.clockwise_degrees(turn)
+        average = as_fraction(decoder.stream.average_rate) or as_fraction(decoder.stream.guessed_rate)
+        length = self._length()
+        count = self._source.images[1] if self._source.images else decoder.stream.frames
+        if not count and length and average:
+            count = round(length * average)
+        self._first_color = color
+        self.info = VideoInfo(
+            width=width,
+            height=height,
+            time_base=decoder.time_base,
+            color=color,
+            bit_depth=depth,
+            pixel_format=frame.format.name,
+            codec=decoder.stream.codec_context.name,
+            container=decoder.container.format.name,
+            average_rate=average,
+            sample_aspect_ratio=ratio,
+            rotation=0 if applied else degrees,
+            source_rotation=degrees,
+            display_matrix=None if applied or turn == orientation.IDENTITY else matrix,
+            start_pts=first.pts,
+            start_time=self._timeline_zero(first),
+            duration=length,
+            frames=count or None,
+            stream=decoder.stream.index,
+            stream_number=decoder.number,
+            stream_count=decoder.stream_count,
+            interlaced=frame.interlaced_frame,
+            mastering_display=MasteringDisplay.from_side_data(data.get("MASTERING_DISPLAY_METADATA", b"")),
+            content_light=ContentLight.from_side_data(data.get("CONTENT_LIGHT_LEVEL", b"")),
+            metadata=dict(decoder.container.metadata),
+        )
+        if color.guessed:
+            decoder.say(f"colours are not fully signalled; guessed {color.matrix}, {color.range} range")
+
+    def _length(self) -> Fraction | None:
+        stream = self._decoder.stream
+        if stream.duration:
+            return Fraction(stream.duration * self._decoder.time_base)
+        if self._decoder.container.duration:
+            return Fraction(self._decoder.container.duration, 1_000_000)
+        return None
+
+    def _timeline_zero(self, first: Timed) -> Fraction:
+        starts = [first.pts * self._decoder.time_base]
+        for stream in self._decoder.container.streams:
+            base = as_fraction(stream.time_base)
+            picture = bool(stream.disposition & av.stream.Disposition.attached_pic)
+            if stream.type == "audio" and stream.start_time is not None and base and not picture:
+                starts.append(stream.start_time * base)
+        return min(starts)
+
+    def _color_of(self, frame: av.VideoFrame) -> Color:
+        """Colour of a frame by its own tags, then by the stream's."""
+        context = self._decoder.stream.codec_context
+
+        def tag(own: int, whole: int) -> int:
+            return own if own != UNSPECIFIED else whole
+
+        return Color.resolve(
+            tag(frame.colorspace, context.colorspace),
+            frame.color_range or context.color_range,
+            tag(frame.color_primaries, context.color_primaries),
+            tag(frame.color_trc, context.color_trc),
+            width=frame.width,
+            height=frame.height,
+            is_rgb=is_rgb(frame.format),
+            is_full=is_gray(frame.format) or frame.format.name.startswith("yuvj"),
+        )
+
+    @property
+    def notices(self) -> list[str]:
+        """What a person should be told, each once."""
+        return self._decoder.notices
+
+    @property
+    def decode_errors(self) -> int:
+        """Packets that FFmpeg could not decode, so far."""
+        return self._decoder.errors
+
+    @property
+    def container(self) -> av.container.InputContainer:
+        """The open PyAV container: chapters, metadata, streams that are not video. Do not read packets from it."""
+        return self._decoder.container
+
+    @property
+    def expected_frames(self) -> int | None:
+        """Estimate of the number of frames that iteration will give, for progress; None where unknown."""
+        count = self.info.frames
+        if count is not None and (self._start is not None or self._end is not None) and self.info.duration:
+            offset = self.info.start_pts * self.info.time_base - self.info.start_time
+            begin = max(offset, self._start or Fraction(0))
+            finish = offset + self.info.duration
+            finish = finish if self._end is None else min(finish, self._end)
+            count = max(0, round(count * (finish - begin) / self.info.duration))
+        return count if self._limit is None else min(self._limit, count or self._limit)
+
+    def __iter__(self) -> Iterator[Frame]:
+        if self._started:
+            raise ValueError("a VideoReader can be iterated once; open another")
+        self._started = True
+        return self._frames()
+
+    def _frames(self) -> Iterator[Frame]:
+        """Convert, holding one frame back for its duration, and stop at the trims."""
+        first_pts, last_pts = self._bounds()
+        items = self._positioned(first_pts)
+        held: Frame | None = None
+        count = 0
+        for item in deinterlaced(items) if self._deinterlace else items:
+            if held is not None:
+                yield replace(held, duration=item.pts - held.pts)
+                held = None
+            if item.pts < first_pts:
+                continue
+            if item.pts >= last_pts or count == self._limit:
+                return
+            held = self._finish(item)
+            count += 1
+        if held is not None:
+            yield held
+
+    def _bounds(self) -> tuple[float | int, float | int]:
+        def ticks(seconds: Fraction | None, otherwise: float) -> float | int:
+            if seconds is None:
+                return otherwise
+            return math.ceil((self.info.start_time + seconds - _TOLERANCE) / self.info.time_base)
+
+        return ticks(self._start, -math.inf), ticks(self._end, math.inf)
+
+    def _positioned(self, first_pts: float | int) -> Iterable[Timed]:
+        begin = self._first.pts
+        if (
+            isinstance(first_pts, int)
+            and (first_pts - begin) * self.info.time_base > _SEEK_FROM
+            and self._source.seekable
+        ):
+            return self._decoder.seek(first_pts, begin)
+        return chain([self._first], self._items)
+
+    def _finish(self, item: Timed) -> Frame:
+        frame = item.frame
+        if (frame.width, frame.height) != self._size:
+            raise InputError(
+                f"{self._source.name!r} changes from {self._size[0]}x{self._size[1]} "
+                f"to {frame.width}x{frame.height} at pts {item.pts}; "
+                "frames are never resized: split the source there"
+            )
+        if self._rgb is None:
+            self._rgb = RgbReader(self.info.bit_depth, self._background)
+        color = self._color_of(frame)
+        if (color.matrix, color.range) != (self._first_color.matrix, self._first_color.range):
+            self._decoder.say(
+                f"colours change to {color} at pts {item.pts}; "
+                "each frame is read by its own, the first frame's are reported"
+            )
+        pixels = self._rgb(frame, color)
+        if self._rgb.flattened:
+            self._decoder.say(f"transparent pixels were flattened on {self._background}")
+        if any(self._crop):
+            top, bottom, left, right = self._crop
+            pixels = np.ascontiguousarray(pixels[top : pixels.shape[0] - bottom, left : pixels.shape[1] - right])
+        if self._turn != orientation.IDENTITY:
+            pixels = orientation.apply_turn(pixels, self._turn)
+        if item.deinterlaced:
+            self.deinterlaced_frames += 1
+            self._decoder.say("frames flagged interlaced were deinterlaced with bwdif")
+        if frame.is_corrupt:
+            self.corrupt_frames += 1
+        return Frame(
+            pixels=pixels,
+            pts=item.pts,
+            duration=item.duration,
+            bit_depth=self.info.bit_depth,
+            keyframe=frame.key_frame,
+            corrupt=frame.is_corrupt,
+            deinterlaced=item.deinterlaced,
+        )
+
+    def close(self) -> None:
+        """Release decoder and files; a file object that was passed in stays open."""
+        self._items = iter(())
+        self._decoder.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def probe(
+    source: VideoSource, *, stream: int | None = None, rotate: bool = True, rate: Fraction | None = None
+) -> VideoInfo:
+    """What a video is, from its headers and its first frame. Errors as `VideoReader`."""
+    with VideoReader(source, stream=stream, rotate=rotate, rate=rate) as reader:
+        return reader.info
+
+
+def _trim(
+    start: Seconds | None, end: Seconds | None, duration: Seconds | None
+) -> tuple[Fraction | None, Fraction | None]:
+    if end is not None and duration is not None:
+        raise UsageError("end and duration exclude each other")
+    begin = None if start is None else _seconds(start, "start")
+    finish = None if end is None else _seconds(end, "end")
+    if duration is not None:
+        finish = (begin or Fraction(0)) + _seconds(duration, "duration")
+    if finish is not None and finish <= (begin or Fraction(0)):
+        raise UsageError(f"the trim is empty: it ends at {float(finish):g} s and begins at {float(begin or 0):g} s")
+    return begin, finish
+
+
+def _seconds(value: Seconds, name: str) -> Fraction:
+    try:
+        seconds = Fraction(value)
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise UsageError(f"{name} = {value!r} is not a time in seconds") from error
+    if seconds < 0:
+        raise UsageError(f"{name} = {value} is negative; times count from the beginning of the file")
+    return seconds

@@ -1,0 +1,31 @@
+"""Bytes of the streams of a video file, from its packets. Knows no codecs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import av
+
+from cvcodec.errors import InputError
+from cvcodec.video.libav import reason
+
+
+def stream_bytes(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(bytes of the first real video stream, bytes of all other streams), packets only, container overhead left out.
+
+    Still images are one packet, the whole file. Raises InputError.
+    """
+    video, others = 0, 0
+    try:
+        with av.open(os.fspath(path)) as container:
+            pictures = av.stream.Disposition.attached_pic
+            chosen = next((s for s in container.streams.video if not s.disposition & pictures), None)
+            for packet in container.demux():
+                if chosen is not None and packet.stream.index == chosen.index:
+                    video += packet.size
+                else:
+                    others += packet.size
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(f"cannot read {Path(path).name!r}: {reason(error)}") from error
+    return video, others

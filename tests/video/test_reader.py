@@ -1,0 +1,478 @@
+"""Reading: counts, times, trims, orientation, interlacing, damage, pipes and images, against plain PyAV decoding."""
+
+import io
+import struct
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.filter
+import numpy as np
+import pytest
+
+from cvcodec.errors import InputError, UsageError
+from cvcodec.video import Color, Frame, VideoReader, probe
+from cvcodec.video.decoder import container_cropping
+from cvcodec.video.source import Source
+
+
+def read(source: Any, **options: Any) -> list[Frame]:
+    with VideoReader(source, **options) as reader:
+        return list(reader)
+
+
+def same(one: list[Frame], other: list[Frame]) -> bool:
+    return len(one) == len(other) and all(
+        a.pts == b.pts and a.duration == b.duration and np.array_equal(a.pixels, b.pixels)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 17])
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("a.mp4", "libx264"), ("a.mkv", "libx265"), ("a.webm", "libvpx-vp9"), ("a.ts", "libx264"), ("a.avi", "mpeg4")],
+)
+def test_every_frame_comes_out_once_and_in_order(make: Any, tmp_path: Path, name: str, codec: str, count: int) -> None:
+    options = {"x265-params": "log-level=none"} if codec == "libx265" else {}
+    make.encode(str(tmp_path / name), make.moving(64, 48, count), codec=codec, options=options)
+    frames = read(tmp_path / name)
+    assert len(frames) == count
+    assert all(b.pts > a.pts for a, b in zip(frames, frames[1:], strict=False))
+    assert all(a.duration == b.pts - a.pts for a, b in zip(frames, frames[1:], strict=False))
+
+
+def test_variable_rates_and_late_starts_keep_their_exact_times(make: Any, tmp_path: Path) -> None:
+    pts, base = [3003, 4004, 6006, 7007, 7008, 40000], Fraction(1, 30000)
+    make.encode(
+        str(tmp_path / "a.mp4"), make.moving(64, 48, 6), pts=pts, time_base=base,
+        container_options={"video_track_timescale": "30000", "movie_timescale": "30000"},
+    )  # fmt: skip
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        frames = list(reader)
+    assert (reader.info.time_base, reader.info.start_pts, reader.info.start_time) == (base, 3003, Fraction(3003, 30000))
+    assert [f.pts for f in frames] == pts
+    assert [f.duration for f in frames[:-1]] == [b - a for a, b in zip(pts, pts[1:], strict=False)]
+
+
+def test_the_stream_is_described(make: Any, tmp_path: Path) -> None:
+    def tag(stream: Any, container: Any) -> None:
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        stream.codec_context.colorspace, stream.codec_context.color_range = 9, 1
+        stream.codec_context.color_primaries, stream.codec_context.color_trc = 9, 16
+
+    make.encode(
+        str(tmp_path / "a.mp4"), make.moving(64, 48, 3, "yuv420p10le"), codec="libx265", setup=tag,
+        rate=Fraction(24000, 1001), time_base=Fraction(1001, 24000),
+        options={"x265-params": "log-level=none:max-cll=1000,400:"
+                 "master-display=G(13250,34500)B(7500,3000)R(34000,16000)WP(15635,16450)L(10000000,50)"},
+    )  # fmt: skip
+    info = probe(tmp_path / "a.mp4")
+    assert (info.width, info.height, info.bit_depth, info.pixel_format) == (64, 48, 10, "yuv420p10le")
+    assert (info.sample_aspect_ratio, info.average_rate, info.frames) == (Fraction(4, 3), Fraction(24000, 1001), 3)
+    assert info.color == Color("bt2020nc", "limited", "bt2020", "smpte2084")
+    assert info.content_light is not None
+    assert info.content_light.max_content == 1000
+    assert info.mastering_display is not None
+    assert info.mastering_display.red == (Fraction(34, 50), Fraction(16, 50))
+    assert info.mastering_display.max_luminance == 1000
+
+
+def test_unsignalled_colours_are_guessed_and_reported(make: Any, tmp_path: Path) -> None:
+    make.encode(str(tmp_path / "a.mp4"), make.moving(64, 48, 1))
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        assert reader.info.color == Color("smpte170m", "limited", guessed=True)
+        assert any("guessed" in notice for notice in reader.notices)
+
+
+@pytest.mark.parametrize("matrix", [1, 5, 6, 9])
+@pytest.mark.parametrize("full", [1, 2])
+def test_signalled_colours_reach_the_conversion(make: Any, tmp_path: Path, matrix: int, full: int) -> None:
+    def tag(stream: Any, container: Any) -> None:
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, full
+
+    frame = make.moving(64, 48, 1, "yuv444p")[0]
+    make.encode(str(tmp_path / "a.mp4"), [frame], options={"qp": "0"}, setup=tag)
+    name = {1: "bt709", 5: "bt601", 6: "bt601", 9: "bt2020"}[matrix]
+    graph = av.filter.Graph()
+    graph.link_nodes(
+        graph.add("buffer", "video_size=64x48:pix_fmt=yuv444p:time_base=1/1"),
+        graph.add(
+            "scale", f"flags=accurate_rnd:in_color_matrix={name}:in_range={'tv' if full == 1 else 'pc'}:out_range=pc"
+        ),
+        graph.add("format", "pix_fmts=rgb24"),
+        graph.add("buffersink"),
+    ).configure()
+    graph.push(frame)
+    assert np.abs(read(tmp_path / "a.mp4")[0].pixels.astype(int) - graph.vpull().to_ndarray()).max() <= 1
+
+
+@pytest.mark.parametrize(("degrees", "quarter_turns"), [(0, 0), (-90, 3), (180, 2), (90, 1)])
+def test_rotated_video_comes_out_upright(make: Any, tmp_path: Path, degrees: int, quarter_turns: int) -> None:
+    def turn(stream: Any, container: Any) -> None:
+        stream.set_display_rotation(degrees)
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+
+    make.encode(str(tmp_path / "a.mp4"), make.moving(64, 48, 2), setup=turn)
+    upright, stored = read(tmp_path / "a.mp4"), read(tmp_path / "a.mp4", rotate=False)
+    assert stored[0].pixels.shape == (48, 64, 3)
+    for one, other in zip(upright, stored, strict=True):
+        assert np.array_equal(one.pixels, np.rot90(other.pixels, quarter_turns))
+    info, kept = probe(tmp_path / "a.mp4"), probe(tmp_path / "a.mp4", rotate=False)
+    assert (info.rotation, kept.rotation, info.source_rotation) == (0, -degrees % 360, -degrees % 360)
+    assert info.sample_aspect_ratio == (Fraction(3, 4) if quarter_turns % 2 else Fraction(4, 3))
+    assert (info.width, info.height) == ((48, 64) if quarter_turns % 2 else (64, 48))
+
+
+def jpeg(make: Any, orientation: int | None = None) -> bytes:
+    context: Any = av.CodecContext.create("mjpeg", "w")
+    context.width, context.height, context.pix_fmt, context.time_base = 32, 16, "yuvj444p", Fraction(1, 25)
+    data = b"".join(bytes(p) for p in context.encode(make.moving(32, 16, 1, "yuvj444p")[0]) + context.encode(None))
+    if orientation is None:
+        return data
+    entry = struct.pack(">HHHIHH", 1, 0x112, 3, 1, orientation, 0)
+    exif = b"Exif\0\0MM\0\x2a\0\0\0\x08" + entry + bytes(4)
+    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
+
+
+def test_photographs_come_out_as_their_exif_orientation_says(make: Any) -> None:
+    plain = read(io.BytesIO(jpeg(make)))[0].pixels
+    wanted = {1: plain, 2: plain[:, ::-1], 3: plain[::-1, ::-1], 4: plain[::-1], 5: plain.transpose(1, 0, 2),
+              6: np.rot90(plain, 3), 7: np.rot90(plain, 2).transpose(1, 0, 2), 8: np.rot90(plain, 1)}  # fmt: skip
+    for orientation, picture in wanted.items():
+        assert np.array_equal(read(io.BytesIO(jpeg(make, orientation)))[0].pixels, picture), orientation
+
+
+def test_jpeg_is_full_range_601(make: Any) -> None:
+    info = probe(io.BytesIO(jpeg(make)))
+    assert (info.color.matrix, info.color.range, info.color.guessed) == ("bt470bg", "full", False)
+
+
+@pytest.mark.parametrize("first_progressive", [0, 3])
+def test_only_flagged_frames_are_deinterlaced_and_times_stay(make: Any, tmp_path: Path, first_progressive: int) -> None:
+    frames = make.moving(64, 48, 9)
+    interlaced = {"flags": "+ildct+ilme", "x264-params": "tff=1", "qp": "0"}
+    buffers = [io.BytesIO(), io.BytesIO()]
+    make.encode(buffers[0], frames[:first_progressive] or frames[:1], container="h264", options={"qp": "0"})
+    make.encode(buffers[1], frames[first_progressive:], container="h264", options=interlaced)
+    data = (buffers[0].getvalue() if first_progressive else b"") + buffers[1].getvalue()
+    (tmp_path / "a.h264").write_bytes(data)
+    raw, made = read(tmp_path / "a.h264", deinterlace=False), read(tmp_path / "a.h264")
+    assert len(raw) == len(made) == 9
+    assert [f.pts for f in raw] == [f.pts for f in made]
+    assert [f.deinterlaced for f in made] == [False] * first_progressive + [True] * (9 - first_progressive)
+    for index in range(first_progressive):
+        assert np.array_equal(raw[index].pixels, made[index].pixels)
+    graph = av.filter.Graph()
+    graph.link_nodes(
+        graph.add("buffer", "video_size=64x48:pix_fmt=yuv420p:time_base=1/25"),
+        graph.add("bwdif", "mode=send_frame:deint=interlaced"),
+        graph.add("buffersink"),
+    ).configure()
+    results = []
+    with av.open(str(tmp_path / "a.h264")) as container:
+        for index, frame in enumerate(container.decode(video=0)):
+            frame.pts = index
+            graph.push(frame)
+        graph.push(None)
+    while True:
+        try:
+            results.append(graph.vpull())
+        except (av.error.EOFError, av.error.BlockingIOError):
+            break
+    from cvcodec.video.convert import RgbReader
+
+    color = probe(tmp_path / "a.h264").color
+    assert len(results) == 9
+    for ours, theirs in zip(made, results, strict=True):
+        assert np.array_equal(ours.pixels, RgbReader(8)(theirs, color))
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options"),
+    [
+        ("a.mp4", "libx265", {"x265-params": "log-level=none:keyint=12:open-gop=1"}),
+        ("a.mkv", "libx264", {"x264-params": "intra-refresh=1:keyint=12"}),
+        ("a.webm", "libvpx-vp9", {"g": "12"}),
+        ("a.mpg", "mpeg2video", {"g": "12", "bf": "2"}),
+        ("a.ts", "mpeg2video", {"g": "12", "bf": "2"}),
+        ("a.h264", "libx264", {"g": "12"}),
+    ],
+)
+def test_a_trim_is_a_slice_of_the_whole_in_other_codecs(
+    make: Any, tmp_path: Path, name: str, codec: str, options: dict[str, str]
+) -> None:
+    path = str(tmp_path / name)
+    make.encode(path, make.moving(64, 48, 72), codec=codec, options=options)
+    whole, info = read(path), probe(path)
+    at = [(f.pts * info.time_base) - info.start_time for f in whole]
+    for start in (26, 36, 37, 60, 71):
+        assert same(read(path, start=at[start], frames=2), whole[start : start + 2]), start
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts", "a.avi"])
+@pytest.mark.parametrize(
+    "options", [{"g": "12"}, {"g": "12", "x264-params": "open-gop=1:bframes=3"}, {"g": "8", "flags": "+ildct+ilme"}]
+)
+def test_a_trim_is_a_slice_of_the_whole(make: Any, tmp_path: Path, name: str, options: dict[str, str]) -> None:
+    path = str(tmp_path / name)
+    make.encode(path, make.moving(64, 48, 100), options=options | {"preset": "fast"})
+    whole = read(path)
+    info = probe(path)
+    at = [(f.pts * info.time_base) - info.start_time for f in whole]
+    for start, end in ((24, 25), (48, 60), (49, 51), (36, 100), (95, 100), (0, 7), (30, 31)):
+        stop = None if end == 100 else at[end]
+        assert same(read(path, start=at[start], end=stop), whole[start:end]), (start, end)
+    assert same(read(path, start=float(at[33]), duration=float(at[40] - at[33])), whole[33:40])
+    assert same(read(path, start=at[50] + Fraction(1, 100), frames=2), whole[51:53])
+
+
+def test_a_trim_that_cannot_be_is_refused(make: Any, tmp_path: Path) -> None:
+    make.encode(str(tmp_path / "a.mp4"), make.moving(64, 48, 2))
+    for options in ({"start": 2, "end": 1}, {"end": 1, "duration": 1}, {"start": -1}, {"frames": 0}, {"start": "soon"}):
+        with pytest.raises(UsageError):
+            VideoReader(tmp_path / "a.mp4", **options)  # type: ignore[arg-type]
+    assert read(tmp_path / "a.mp4", start=100) == []
+
+
+def test_the_timeline_begins_with_whichever_stream_begins_first(make: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "a.mkv")
+    container = av.open(path, "w")
+    video: Any = container.add_stream("libx264", rate=25)
+    video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
+    audio: Any = container.add_stream("pcm_s16le", rate=8000)
+    sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), np.int16), layout="mono")
+    audio.layout, sound.sample_rate, sound.pts, sound.time_base = "mono", 8000, 0, Fraction(1, 8000)
+    container.mux(audio.encode(sound))
+    for index, frame in enumerate(make.moving(64, 48, 25)):
+        frame.pts, frame.time_base = index + 12, Fraction(1, 25)
+        container.mux(video.encode(frame))
+    container.mux(video.encode(None))
+    container.close()
+    info = probe(path)
+    assert (info.start_pts, info.start_time) == (480, 0)
+    assert [f.pts for f in read(path, start=1, end=Fraction(28, 25))] == [1000, 1040, 1080]
+    seen: list[int] = []
+    read(path, on_packet=lambda packet: seen.append(packet.stream_index))
+    assert set(seen) == {1}
+
+
+def test_the_numbered_stream_is_read_and_pictures_are_not_streams(make: Any, tmp_path: Path) -> None:
+    path = str(tmp_path / "a.mp4")
+    container = av.open(path, "w")
+    streams: list[Any] = [container.add_stream(c, rate=25) for c in ("png", "libx264", "libx264")]
+    sizes = [(8, 8), (64, 48), (32, 16)]
+    for stream, (width, height), pixel_format in zip(streams, sizes, ("rgb24", "yuv420p", "yuv420p"), strict=True):
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
+    streams[0].disposition = av.stream.Disposition.attached_pic
+    for stream, (width, height) in zip(streams, sizes, strict=True):
+        picture = av.VideoFrame(width, height, stream.pix_fmt)
+        picture.pts = 0
+        for packet in [*stream.encode(picture), *stream.encode(None)]:
+            container.mux(packet)
+    container.close()
+    assert [(probe(path, stream=n).width, probe(path, stream=n).stream_count) for n in (0, 1)] == [(64, 2), (32, 2)]
+    with pytest.raises(InputError, match="0 to 1"):
+        probe(path, stream=2)
+
+
+def test_damage_is_counted_and_the_rest_is_read(make: Any, tmp_path: Path) -> None:
+    make.encode(str(tmp_path / "a.mkv"), make.moving(128, 96, 60), options={"g": "10", "bf": "0", "threads": "1"})
+    data = bytearray((tmp_path / "a.mkv").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 400] = np.random.default_rng(0).bytes(400)
+    (tmp_path / "b.mkv").write_bytes(data)
+    with VideoReader(tmp_path / "b.mkv") as reader:
+        frames = list(reader)
+    assert reader.decode_errors + reader.corrupt_frames > 0
+    assert reader.corrupt_frames == sum(f.corrupt for f in frames)
+    assert 45 <= len(frames) <= 60
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.parametrize("broken", [-1, -2, -3, -6])
+@pytest.mark.parametrize("codec", ["libx264", "ffv1"])
+def test_a_broken_packet_costs_its_own_frame_only_and_counts_once(
+    make: Any, tmp_path: Path, codec: str, broken: int, threads: int
+) -> None:
+    """With frame threads, PyAV hides what is in flight behind an error; most of all at the end."""
+    path = tmp_path / "a.mkv"
+    make.encode(str(path), make.moving(128, 96, 12), codec=codec, options={"g": "1"})
+    with av.open(str(path)) as container:
+        packet = [p for p in container.demux(video=0) if p.size][broken]
+    data = bytearray(path.read_bytes())
+    data[packet.pos + 8 : packet.pos + packet.size] = b"\xff" * (packet.size - 8)
+    path.write_bytes(data)
+    for source in (path, make.Unseekable(bytes(data))):
+        with VideoReader(source, threads=threads) as reader:
+            times = [f.pts for f in reader]
+        assert times == [t for t in range(0, 480, 40) if t != packet.pts]
+        assert reader.decode_errors == 1
+
+
+def test_a_truncated_file_gives_what_is_there(make: Any, tmp_path: Path) -> None:
+    make.encode(str(tmp_path / "a.mkv"), make.moving(64, 48, 50))
+    data = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "b.mkv").write_bytes(data[: len(data) * 2 // 3])
+    assert 5 < len(read(tmp_path / "b.mkv")) < 50
+
+
+@pytest.mark.parametrize(("container", "codec", "options", "spooled"), [
+    ("matroska", "libx264", {}, False), ("mp4", "libx264", {}, True),
+    ("mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}, False), ("mpegts", "libx264", {}, False),
+    ("yuv4mpegpipe", "rawvideo", {}, False), ("gif", "gif", {}, False), ("webm", "libvpx-vp9", {}, False)])  # fmt: skip
+def test_pipes_read_like_files(
+    make: Any, tmp_path: Path, container: str, codec: str, options: dict[str, str], spooled: bool
+) -> None:
+    target = io.BytesIO()
+    if codec == "rawvideo":
+        data = b"YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420mpeg2\n" + b"".join(
+            b"FRAME\n" + b"".join(v.tobytes() for v in make.plane_views(f)) for f in make.moving(64, 48, 7)
+        )
+    else:
+        frames = make.moving(64, 48, 7)
+        if codec == "gif":
+            frames = [f.reformat(format="rgb8") for f in frames]
+        make.encode(target, frames, codec=codec, container=container, container_options=options)
+        data = target.getvalue()
+    (tmp_path / "a").write_bytes(data)
+    whole = read(tmp_path / "a")
+    assert len(whole) == 7
+    with VideoReader(make.Unseekable(data)) as reader:  # type: ignore[arg-type]
+        assert same(list(reader), whole)
+        assert reader._source.spooled is spooled
+    cut = read(make.Unseekable(data), start=Fraction(2, 25), frames=3)
+    assert [f.pts for f in cut] == [f.pts for f in whole[2:5]]
+    assert same(read(io.BytesIO(data)), whole)
+
+
+def test_an_mp4_that_fits_no_memory_limit_is_spooled_whole(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cvcodec.video.source._SPOOL_IN_MEMORY", 100)
+    target = io.BytesIO()
+    make.encode(target, make.moving(64, 48, 30), container="mp4")
+    assert len(read(make.Unseekable(target.getvalue(), piece=777))) == 30
+
+
+def test_palettes_of_gif_are_rgb_and_transparency_is_said(make: Any) -> None:
+    target = io.BytesIO()
+    make.encode(target, [f.reformat(format="rgb8") for f in make.moving(64, 48, 3)], codec="gif", container="gif")
+    with VideoReader(io.BytesIO(target.getvalue())) as reader:
+        frames = list(reader)
+    with av.open(io.BytesIO(target.getvalue())) as container:
+        reference = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
+    assert reader.info.color.matrix == "rgb"
+    assert all(np.array_equal(a.pixels, b) for a, b in zip(frames, reference, strict=True))
+    assert not any("flattened" in notice for notice in reader.notices)
+
+
+def png(pixels: np.ndarray, name: str) -> bytes:
+    context: Any = av.CodecContext.create("png", "w")
+    context.height, context.width, context.pix_fmt, context.time_base = *pixels.shape[:2], name, Fraction(1, 25)
+    frame = av.VideoFrame.from_ndarray(pixels, name)
+    return b"".join(bytes(p) for p in [*context.encode(frame), *context.encode(None)])
+
+
+def test_still_images_are_one_frame(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rgb = random.integers(0, 256, (5, 7, 3), np.uint8)
+    (tmp_path / "100%d[1].png").write_bytes(png(rgb, "rgb24"))
+    assert np.array_equal(read(tmp_path / "100%d[1].png")[0].pixels, rgb)
+    deep = random.integers(0, 1 << 16, (5, 7, 3)).astype(np.uint16)
+    frame = read(io.BytesIO(png(deep, "rgb48be")))[0]
+    assert frame.bit_depth == 16
+    assert np.array_equal(frame.pixels, deep)
+    rgba = random.integers(0, 256, (5, 7, 4), np.uint8)
+    with VideoReader(io.BytesIO(png(rgba, "rgba"))) as reader:
+        assert len(list(reader)) == 1
+        assert any("flattened on black" in notice for notice in reader.notices)
+    grey = random.integers(0, 256, (5, 7), np.uint8)
+    assert np.array_equal(read(io.BytesIO(png(grey, "gray")))[0].pixels, np.repeat(grey[..., None], 3, 2))
+
+
+def test_numbered_images_are_a_video_and_a_gap_is_an_error(tmp_path: Path) -> None:
+    pictures = [np.full((4, 6, 3), value, np.uint8) for value in range(0, 50, 10)]
+    for index, picture in enumerate(pictures):
+        (tmp_path / f"{1001 + index:05d}.png").write_bytes(png(picture, "rgb24"))
+    with VideoReader(tmp_path / "%05d.png", rate=Fraction(24000, 1001)) as reader:
+        frames = list(reader)
+    assert [int(f.pixels[0, 0, 0]) for f in frames] == [0, 10, 20, 30, 40]
+    assert (reader.info.time_base, reader.info.frames) == (Fraction(1001, 24000), 5)
+    assert [f.pts for f in frames] == [0, 1, 2, 3, 4]
+    (tmp_path / "01003.png").unlink()
+    with pytest.raises(InputError, match=r"01003\.png' is missing"):
+        VideoReader(tmp_path / "%05d.png")
+    with pytest.raises(InputError, match="no images"):
+        VideoReader(tmp_path / "x%05d.png")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "does not exist"), (b"", "cannot open"), (b"plain text\n" * 99, "cannot open")]
+)
+def test_what_is_no_video_is_an_input_error_of_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        VideoReader(tmp_path / "a.mp4")
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_and_empty_or_senseless_pipes_are_input_errors(make: Any, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="folder"):
+        VideoReader(tmp_path)
+    with pytest.raises(InputError, match="empty"):
+        VideoReader(make.Unseekable(b""))
+    with pytest.raises(InputError, match="cannot open"):
+        VideoReader(make.Unseekable(b"nonsense" * 5000))
+
+
+def test_sound_alone_is_no_video(tmp_path: Path) -> None:
+    container = av.open(str(tmp_path / "a.wav"), "w")
+    audio: Any = container.add_stream("pcm_s16le", rate=8000)
+    audio.layout = "mono"
+    sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
+    sound.sample_rate = 8000
+    container.mux(audio.encode(sound))
+    container.close()
+    with pytest.raises(InputError, match="no video stream"):
+        VideoReader(tmp_path / "a.wav")
+
+
+def test_a_change_of_size_is_an_error_and_never_a_resize(make: Any, tmp_path: Path) -> None:
+    parts = [io.BytesIO(), io.BytesIO()]
+    make.encode(parts[0], make.moving(64, 48, 3), container="h264")
+    make.encode(parts[1], make.moving(32, 48, 3), container="h264")
+    (tmp_path / "a.h264").write_bytes(parts[0].getvalue() + parts[1].getvalue())
+    with pytest.raises(InputError, match="64x48 to 32x48"):
+        read(tmp_path / "a.h264")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 3), (161, 121)])
+def test_odd_and_tiny_sizes_are_read_as_they_are(make: Any, tmp_path: Path, width: int, height: int) -> None:
+    make.encode(str(tmp_path / "a.mkv"), make.moving(width, height, 2, "yuv444p"))
+    assert [f.pixels.shape for f in read(tmp_path / "a.mkv")] == [(height, width, 3)] * 2
+
+
+def test_cropping_of_matroska_is_found_in_the_description_of_its_stream() -> None:
+    class Container:
+        class format:
+            name = "matroska,webm"
+
+        @staticmethod
+        def dumps_format() -> str:
+            return (
+                "Input #0, matroska\n  Stream #0:0: Audio: aac\n    Side data:\n      Frame cropping: 9/9/9/9\n"
+                "  Stream #0:1: Video: h264\n    Side data:\n      Frame Cropping: 1/2/3/4\n"
+            )
+
+    assert container_cropping(Container(), 1) == (1, 2, 3, 4)
+    assert container_cropping(Container(), 2) == (0, 0, 0, 0)
+
+
+def test_a_source_is_opened_anew_from_its_beginning(make: Any) -> None:
+    target = io.BytesIO()
+    make.encode(target, make.moving(64, 48, 3), container="matroska")
+    source = Source(target)
+    for _ in range(2):
+        with source.open() as container:
+            assert sum(1 for _ in container.decode(video=0)) == 3

@@ -1,0 +1,401 @@
+"""Writing: what plain PyAV reads back from what was written."""
+
+import io
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from cvcodec.errors import OutputError, UsageError
+from cvcodec.video import Color, ContentLight, Frame, MasteringDisplay, VideoReader, VideoWriter, probe
+from cvcodec.video.writer import container_for
+
+BASE = Fraction(1, 30000)
+
+
+def pictures(width: int, height: int, count: int, bits: int = 8, *, pts: list[int] | None = None) -> list[Frame]:
+    y, x = np.mgrid[0:height, 0:width]
+    frames = []
+    for index in range(count):
+        phases = np.stack([x + index, y - 2 * index, x + y + 3 * index], -1) / 11
+        pixels = ((128 + 90 * np.sin(phases)) * (1 << (bits - 8))).astype(np.uint8 if bits == 8 else np.uint16)
+        time = index * 1001 if pts is None else pts[index]
+        following = time + 1001 if pts is None or index + 1 == len(pts) else pts[index + 1]
+        frames.append(Frame(pixels, time, following - time, bits))
+    return frames
+
+
+def write(target: Any, frames: list[Frame], **options: Any) -> list[str]:
+    first = frames[0]
+    described = {"width": first.width, "height": first.height, "bit_depth": first.bit_depth, "time_base": BASE,
+                 "color": Color("bt709"), "rate": Fraction(30000, 1001)}  # fmt: skip
+    with VideoWriter(target, **(described | options)) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return writer.notices
+
+
+def read(source: Any, **options: Any) -> list[Frame]:
+    with VideoReader(source, **options) as reader:
+        return list(reader)
+
+
+def psnr(one: Frame, other: Frame) -> float:
+    error = float(np.mean((one.pixels.astype(np.float64) - other.pixels) ** 2))
+    return 10 * np.log10(((1 << one.bit_depth) - 1) ** 2 / max(error, 1e-9))
+
+
+@pytest.mark.parametrize(("name", "codec"), [
+    ("a.mp4", "libx264"), ("a.mp4", "libx265"), ("a.mp4", "libsvtav1"), ("a.mkv", "libx264"), ("a.mkv", "libx265"),
+    ("a.webm", "libvpx-vp9"), ("a.webm", "libsvtav1"), ("a.mov", "libx264"), ("a.mov", "libx265")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("bits", "color"),
+    [
+        (8, Color("smpte170m", "limited", "smpte170m", "smpte170m")),
+        (8, Color("bt709", "full", "bt709", "bt709")),
+        (10, Color("bt2020nc", "limited", "bt2020", "smpte2084")),
+        (10, Color("bt2020nc", "full", "bt2020", "arib-std-b67")),
+    ],
+)
+def test_pixels_tags_and_times_arrive(tmp_path: Path, name: str, codec: str, bits: int, color: Color) -> None:
+    if codec == "libvpx-vp9" and (bits == 10 or color.transfer == "smpte170m"):
+        pytest.skip("VP9 here has 8 bits, and names a matrix only")
+    frames = pictures(64, 48, 3, bits)
+    write(tmp_path / name, frames, codec=codec, color=color, preset=None)
+    with av.open(str(tmp_path / name)) as container:
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        tags = (context.colorspace, context.color_range, context.color_primaries, context.color_trc)
+        times = [f.pts * stream.time_base for f in container.decode(stream)]
+    assert tags == color.numbers()
+    if name.endswith(("mp4", "mov")):
+        assert times == [f.pts * BASE for f in frames]
+        assert stream.time_base == BASE
+    else:
+        assert [round(t * 1000) for t in times] == [round(f.pts * BASE * 1000) for f in frames]
+    back = read(tmp_path / name)
+    assert [f.bit_depth for f in back] == [bits] * 3
+    assert min(psnr(a, b) for a, b in zip(frames, back, strict=True)) > 33
+    assert abs(np.mean([a.pixels.mean() - b.pixels.mean() for a, b in zip(frames, back, strict=True)])) < 1.5 * (
+        1 << (bits - 8)
+    )
+
+
+@pytest.mark.parametrize("bits", [8, 9, 10, 12, 14, 16])
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4"])
+def test_ffv1_stores_the_rgb_exactly(tmp_path: Path, name: str, bits: int) -> None:
+    random = np.random.default_rng(bits)
+    frames = [
+        Frame(
+            random.integers(0, 1 << bits, (17, 33, 3)).astype(np.uint8 if bits == 8 else np.uint16),
+            i * 1001,
+            1001,
+            bits,
+        )
+        for i in range(3)
+    ]
+    write(tmp_path / name, frames, codec="ffv1")
+    back = read(tmp_path / name)
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(frames, back, strict=True))
+    assert probe(tmp_path / name).color.matrix == "rgb"
+
+
+def test_variable_times_a_late_start_and_the_last_duration_survive(tmp_path: Path) -> None:
+    frames = pictures(64, 48, 6, pts=[3003, 4004, 6006, 7007, 7008, 40000])
+    write(tmp_path / "a.mp4", frames, codec="ffv1")
+    back = read(tmp_path / "a.mp4")
+    assert [(f.pts, f.duration) for f in back] == [(f.pts, f.duration) for f in frames]
+    write(tmp_path / "b.mp4", frames)
+    assert [f.pts for f in read(tmp_path / "b.mp4")] == [f.pts for f in frames]
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        Fraction(1, 25),
+        Fraction(1001, 30000),
+        Fraction(1, 90000),
+        Fraction(1, 1000),
+        Fraction(1, 600),
+        Fraction(1, 12800),
+    ],
+)
+def test_mp4_times_are_exact_in_any_time_base(tmp_path: Path, base: Fraction) -> None:
+    step = max(1, round(Fraction(1, 24) / base))
+    frames = pictures(32, 32, 9, pts=[7 + i * step for i in range(9)])
+    write(tmp_path / "a.mp4", frames, time_base=base)
+    info = probe(tmp_path / "a.mp4")
+    assert [f.pts * info.time_base for f in read(tmp_path / "a.mp4")] == [f.pts * base for f in frames]
+
+
+def test_matroska_rounds_to_milliseconds_and_says_so(tmp_path: Path) -> None:
+    assert any("milliseconds" in n for n in write(tmp_path / "a.mkv", pictures(32, 32, 2)))
+    assert write(tmp_path / "b.mkv", pictures(32, 32, 2), time_base=Fraction(1, 1000)) == []
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "ffv1"])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_the_shortest_videos_are_videos(tmp_path: Path, codec: str, count: int) -> None:
+    for round_ in range(3):
+        write(tmp_path / "a.mp4", pictures(64, 48, count), codec=codec)
+        assert [f.pts for f in read(tmp_path / "a.mp4")] == [1001 * i for i in range(count)], round_
+
+
+def test_negative_times_are_shifted_and_said(tmp_path: Path) -> None:
+    notices = write(tmp_path / "a.mp4", pictures(32, 32, 3, pts=[-500, 0, 501]))
+    assert any("500 ticks" in n for n in notices)
+    assert [f.pts for f in read(tmp_path / "a.mp4")] == [0, 500, 1001]
+
+
+def test_even_sizes_are_420_and_odd_sizes_444_said_once(tmp_path: Path) -> None:
+    assert write(tmp_path / "a.mp4", pictures(64, 48, 2)) == []
+    assert probe(tmp_path / "a.mp4").pixel_format == "yuv420p"
+    notices = write(tmp_path / "b.mp4", pictures(33, 48, 3))
+    assert len([n for n in notices if "odd size 33x48" in n]) == 1
+    assert probe(tmp_path / "b.mp4").pixel_format == "yuv444p"
+    write(tmp_path / "c.mp4", pictures(64, 48, 2), chroma="422")
+    assert probe(tmp_path / "c.mp4").pixel_format == "yuv422p"
+
+
+@pytest.mark.parametrize(
+    ("codec", "size"),
+    [
+        ("libx264", (1, 1)),
+        ("libx264", (161, 121)),
+        ("libx265", (17, 16)),
+        ("libsvtav1", (5, 7)),
+        ("libvpx-vp9", (1, 1)),
+        ("ffv1", (1, 1)),
+    ],
+)
+def test_small_and_odd_sizes_come_back_as_they_were(tmp_path: Path, codec: str, size: tuple[int, int]) -> None:
+    write(tmp_path / "a.mkv", pictures(*size, 2), codec=codec)
+    assert [f.pixels.shape for f in read(tmp_path / "a.mkv")] == [(size[1], size[0], 3)] * 2
+
+
+@pytest.mark.parametrize(("codec", "size"), [("libx265", (15, 64)), ("libsvtav1", (3, 64)), ("libx264", (40000, 2))])
+def test_a_size_that_an_encoder_refuses_is_a_clear_error(tmp_path: Path, codec: str, size: tuple[int, int]) -> None:
+    with pytest.raises(OutputError, match=f"{codec} cannot encode {size[0]}x{size[1]}") as caught:
+        VideoWriter(tmp_path / "a.mp4", width=size[0], height=size[1], time_base=BASE, codec=codec)
+    assert "\n" not in str(caught.value)
+
+
+def test_aspect_ratio_rotation_and_hdr_metadata_are_kept(tmp_path: Path) -> None:
+    display = MasteringDisplay(
+        (Fraction(17, 25), Fraction(8, 25)), (Fraction(53, 200), Fraction(69, 100)), (Fraction(3, 20), Fraction(3, 50)),
+        (Fraction(3127, 10000), Fraction(329, 1000)), Fraction(1, 200), Fraction(1000),
+    )  # fmt: skip
+    light = ContentLight(1000, 400)
+    hdr = {
+        "color": Color("bt2020nc", "limited", "bt2020", "smpte2084"),
+        "mastering_display": display,
+        "content_light": light,
+    }
+    for codec, name in (("libx265", "a.mp4"), ("libx264", "a.mkv"), ("libx265", "a.mkv")):
+        write(tmp_path / name, pictures(64, 48, 2, 10), codec=codec, sample_aspect_ratio=Fraction(4, 3), **hdr)
+        info = probe(tmp_path / name)
+        assert (info.mastering_display, info.content_light) == (display, light)
+        assert info.sample_aspect_ratio == Fraction(4, 3)
+    write(tmp_path / "b.mp4", pictures(64, 48, 2, 10), codec="libsvtav1", sample_aspect_ratio=Fraction(4, 3), **hdr)
+    info = probe(tmp_path / "b.mp4")
+    assert info.content_light == light
+    assert info.mastering_display is not None
+    assert abs(info.mastering_display.green[0] - display.green[0]) < Fraction(1, 60000)  # type: ignore[index]
+    for degrees in (90, 180, 270):
+        write(tmp_path / "c.mp4", pictures(64, 48, 2), rotation=degrees)
+        assert probe(tmp_path / "c.mp4", rotate=False).rotation == degrees
+
+
+def test_what_a_codec_cannot_keep_is_said(tmp_path: Path) -> None:
+    light = ContentLight(1000, 400)
+    assert any(
+        "content-light" in n
+        for n in write(tmp_path / "a.mkv", pictures(32, 32, 1, 10), codec="ffv1", content_light=light)
+    )
+    assert any("8 bits" in n for n in write(tmp_path / "b.mkv", pictures(32, 32, 1, 10), codec="libvpx-vp9"))
+    assert any("10 bits" in n for n in write(tmp_path / "c.mkv", pictures(32, 32, 1, 12), codec="libx264"))
+    assert any(
+        "aspect" in n
+        for n in write(tmp_path / "d.mkv", pictures(32, 32, 1), codec="ffv1", sample_aspect_ratio=Fraction(2))
+    )
+
+
+@pytest.mark.parametrize(("name", "options", "error", "message"), [
+    ("a.webm", {"codec": "libx264"}, OutputError, "cannot hold libx264"), ("a.xyz", {}, OutputError, "cannot tell"),
+    ("a.mp4", {"codec": "h265"}, UsageError, "not one of"), ("a.mp4", {"crf": 70}, UsageError, "CRF 70"),
+    ("a.mp4", {"preset": "quick"}, UsageError, "preset"),
+    ("a.mkv", {"codec": "ffv1", "crf": 1}, UsageError, "lossless"),
+    ("no/such/a.mp4", {}, OutputError, "cannot write"), ("a.mp4", {"chroma": "411"}, UsageError, "411")])  # fmt: skip
+def test_what_does_not_fit_is_refused_before_the_first_frame(
+    tmp_path: Path, name: str, options: dict[str, Any], error: Any, message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        VideoWriter(tmp_path / name, width=64, height=48, time_base=BASE, **options)
+
+
+def test_frames_unlike_the_first_and_backward_times_are_programmers_mistakes(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", width=64, height=48, time_base=BASE) as writer:
+        writer.write(pictures(64, 48, 1)[0])
+        with pytest.raises(ValueError, match="not after"):
+            writer.write(pictures(64, 48, 1)[0])
+        with pytest.raises(ValueError, match="32x48"):
+            writer.write(pictures(32, 48, 1)[0])
+
+
+def test_no_frames_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="no frames"):
+        VideoWriter(tmp_path / "a.mp4", width=64, height=48, time_base=BASE).close()
+
+
+@pytest.mark.parametrize("container", ["matroska", "webm", "mp4"])
+def test_pipes_get_a_stream_that_plays(make: Any, container: str) -> None:
+    sink, frames = make.Sink(), pictures(64, 48, 5)
+    write(sink, frames, container=container)
+    back = read(make.Unseekable(bytes(sink.data)))
+    assert len(back) == 5
+    assert min(psnr(a, b) for a, b in zip(frames, back, strict=True)) > 30
+    assert not sink.closed
+
+
+def test_an_aborted_stream_gets_no_ending(make: Any) -> None:
+    def run(abort: bool) -> bytes:
+        sink = make.Sink()
+        writer = VideoWriter(sink, width=64, height=48, time_base=BASE, codec="ffv1")
+        for frame in pictures(64, 48, 5):
+            writer.write(frame)
+        before = len(sink.data)
+        writer.abort() if abort else writer.close()
+        return bytes(sink.data[before:])
+
+    assert run(abort=True) == b""
+    assert run(abort=False) != b""
+
+
+def test_a_failing_disk_is_an_output_error(make: Any) -> None:
+    class Full(make.Sink):  # type: ignore[misc,name-defined]
+        def write(self, data: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match="No space left"):
+        write(Full(), pictures(64, 48, 60))
+
+
+def test_other_streams_can_join_the_container(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", width=64, height=48, time_base=BASE) as writer:
+        audio: Any = writer.output.container.add_stream("aac", rate=48000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 48000), np.float32), format="fltp", layout="mono")
+        audio.layout, sound.sample_rate, sound.pts = "mono", 48000, 0
+        frames = pictures(64, 48, 30)
+        writer.write(frames[0])
+        for packet in [*audio.encode(sound), *audio.encode(None)]:
+            writer.output.mux(packet)
+        for frame in frames[1:]:
+            writer.write(frame)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        assert [s.type for s in container.streams] == ["video", "audio"]
+        assert sum(1 for _ in container.decode(video=0)) == 30
+
+
+@pytest.mark.parametrize(
+    ("bits", "size", "chroma"),
+    [(8, (64, 48), None), (8, (33, 17), None), (10, (64, 48), None), (8, (64, 48), "422"), (12, (64, 48), "444")],
+)
+@pytest.mark.parametrize("range_", ["limited", "full"])
+def test_y4m_holds_the_planes_that_swscale_makes(
+    bits: int, size: tuple[int, int], chroma: str | None, range_: str
+) -> None:
+    target, frames = io.BytesIO(), pictures(*size, 3, bits)
+    color = Color("smpte170m", range_)
+    write(target, frames, container="y4m", color=color, chroma=chroma, sample_aspect_ratio=Fraction(4, 3))
+    with VideoReader(io.BytesIO(target.getvalue())) as reader:
+        back = list(reader)
+    assert (reader.info.average_rate, reader.info.sample_aspect_ratio) == (Fraction(30000, 1001), Fraction(4, 3))
+    assert (reader.info.color.range, reader.info.bit_depth) == (range_, bits)
+    assert min(psnr(a, b) for a, b in zip(frames, back, strict=True)) > (45 if chroma == "444" or size[0] % 2 else 30)
+
+
+def test_y4m_says_that_it_loses_times_and_a_matrix(tmp_path: Path) -> None:
+    notices = write(tmp_path / "a.y4m", pictures(64, 48, 3, pts=[0, 1001, 9009]), color=Color("bt709"))
+    assert any("constant frame rate" in n for n in notices)
+    assert any("bt709" in n for n in notices)
+
+
+@pytest.mark.parametrize("bits", [8, 10])
+def test_raw_is_nothing_but_the_pixels(bits: int) -> None:
+    target, frames = io.BytesIO(), pictures(7, 5, 2, bits)
+    write(target, frames, container="raw")
+    assert target.getvalue() == b"".join(f.pixels.astype("u1" if bits == 8 else "<u2").tobytes() for f in frames)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp"])
+def test_lossless_images_hold_the_rgb_exactly(tmp_path: Path, name: str) -> None:
+    frame = pictures(33, 17, 1)[0]
+    write(tmp_path / name, [frame])
+    assert np.array_equal(read(tmp_path / name)[0].pixels, frame.pixels)
+
+
+def test_jpeg_holds_the_colours_closely(tmp_path: Path) -> None:
+    pixels = np.kron(np.random.default_rng(0).integers(0, 256, (4, 5, 3)), np.ones((16, 16, 1))).astype(np.uint8)
+    write(tmp_path / "a.jpg", [Frame(pixels, 0)], color=Color("bt709"))
+    assert np.abs(read(tmp_path / "a.jpg")[0].pixels.astype(int) - pixels).max() <= 4
+
+
+def test_deep_images_are_stretched_to_16_bits_of_png(tmp_path: Path) -> None:
+    pixels = np.array([[[0, 510, 1020], [1023, 1, 4]]], np.uint16)
+    write(tmp_path / "a.png", [Frame(pixels, 0, None, 10)], color=Color("bt2020nc"))
+    frame = read(tmp_path / "a.png")[0]
+    assert frame.bit_depth == 16
+    assert frame.pixels.tolist() == [[[0, 32768, 65535], [65535, 64, 257]]]
+
+
+def test_image_sequences_are_numbered_and_an_abort_removes_them(tmp_path: Path) -> None:
+    frames = pictures(16, 8, 3)
+    write(tmp_path / "%03d.png", frames)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["001.png", "002.png", "003.png"]
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(frames, read(tmp_path / "%03d.png"), strict=True))
+    writer = VideoWriter(tmp_path / "x%d.png", width=16, height=8, time_base=BASE, start_number=7)
+    writer.write(frames[0])
+    assert (tmp_path / "x7.png").exists()
+    writer.abort()
+    assert not (tmp_path / "x7.png").exists()
+
+
+def test_one_image_holds_one_frame(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="one picture"):
+        write(tmp_path / "a.png", pictures(16, 8, 2))
+
+
+def test_formats_go_by_extension() -> None:
+    assert [container_for(f"a{s}") for s in (".MP4", ".mkv", ".webm", ".mov", ".y4m", ".jpeg")] == [
+        "mp4", "matroska", "webm", "mov", "y4m", "jpeg"]  # fmt: skip
+
+
+def test_a_writer_like_a_source_keeps_what_the_source_says(make: Any, tmp_path: Path) -> None:
+    def tag(stream: Any, container: Any) -> None:
+        stream.codec_context.sample_aspect_ratio = Fraction(8, 9)
+        stream.codec_context.colorspace, stream.codec_context.color_range = 5, 2
+        stream.codec_context.color_primaries, stream.codec_context.color_trc = 5, 6
+        stream.set_display_rotation(-90)
+
+    make.encode(
+        str(tmp_path / "a.mp4"),
+        make.moving(64, 48, 5),
+        setup=tag,
+        time_base=Fraction(1, 90000),
+        pts=[9, 3000, 8000, 8001, 20000],
+    )
+    for rotate in (True, False):
+        with VideoReader(tmp_path / "a.mp4", rotate=rotate) as reader:
+            with VideoWriter.like(tmp_path / "b.mp4", reader.info, crf=5) as writer:
+                frames = list(reader)
+                for frame in frames:
+                    writer.write(frame)
+        one, other = reader.info, probe(tmp_path / "b.mp4", rotate=rotate)
+        for name in ("width", "height", "color", "sample_aspect_ratio", "rotation", "start_pts", "bit_depth"):
+            assert getattr(one, name) == getattr(other, name), name
+        back = read(tmp_path / "b.mp4", rotate=rotate)
+        assert [f.pts * other.time_base for f in back] == [f.pts * one.time_base for f in frames]
+        assert min(psnr(a, b) for a, b in zip(frames, back, strict=True)) > 28
