@@ -22,7 +22,7 @@ help: ## list the targets
 env: $(VENV)/.dev ## create .venv with cvcodec and all that its tests need
 
 demo: $(VENV)/.demo ## encode, decode and measure a real clip; CLIP=video.mp4 for one of yours
-	@$(BIN)/python tools/demo.py $(if $(CLIP),--clip "$(CLIP)") $(ARGS)
+	@$(BIN)/python -m cvcodec.demo $(if $(CLIP),--clip "$(CLIP)") $(ARGS)
 
 test: lint ## lint, type check and tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
@@ -48,7 +48,7 @@ wheel: $(VENV)/.demo ## build dist/cvcodec-*.whl, weights included
 
 clean: ## remove what builds and tests leave behind
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find cvcodec tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find cvcodec tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## the same, and the environment and the demo's files
 	rm -rf "$(VENV)" .demo
@@ -56,6 +56,6 @@ distclean: clean ## the same, and the environment and the demo's files
 # The demo needs the program with its extras; tests need more. Each is set up once, and again when a pin changes.
 $(VENV)/.demo: EXTRAS := lpips,plot
 $(VENV)/.dev: EXTRAS := dev
-$(VENV)/.demo $(VENV)/.dev: pyproject.toml constraints.txt tools/setup_env.py
-	@$(PYTHON) tools/setup_env.py --venv "$(VENV)" --extras "$(EXTRAS)"
+$(VENV)/.demo $(VENV)/.dev: pyproject.toml constraints.txt .ci/setup_env.py
+	@$(PYTHON) .ci/setup_env.py --venv "$(VENV)" --extras "$(EXTRAS)"
 	@touch $@

@@ -23,7 +23,7 @@ LAYERS = (
     ("bench", "dataset", "integrations", "training"),
     ("cvcodec",),
     ("cli",),
-    ("__main__",),
+    ("__main__", "demo"),
 )
 RANK = {component: rank for rank, layer in enumerate(LAYERS) for component in layer}
 

@@ -19,7 +19,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cvcodec import __version__
-from cvcodec.cli import models, report, train
+from cvcodec.cli import decode, encode, eval, info, models, report, train
 from cvcodec.errors import CvcodecError, DeviceError
 
 DEBUG_VARIABLE = "CVCODEC_DEBUG"
@@ -52,6 +52,10 @@ def root(
         typer.echo(context.get_help())
 
 
+app.command("encode", no_args_is_help=True)(encode.encode)
+app.command("decode", no_args_is_help=True)(decode.decode)
+app.command("info", no_args_is_help=True)(info.info)
+app.command("eval")(eval.evaluate)
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
 

@@ -65,7 +65,7 @@ Weights = Annotated[
     ),
 ]
 Quality = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--quality",
         "-q",

@@ -42,6 +42,12 @@ def warn(message: str) -> None:
     _line("warning", "bold yellow", message)
 
 
+def say(message: str) -> None:
+    """The closing line of a command, on standard error: standard output is for data."""
+    with contextlib.suppress(OSError):
+        stderr_console().print(Text(" ".join(message.split())), soft_wrap=True, highlight=False)
+
+
 def note(message: str) -> None:
     """One plain line on standard error: something done on the user's behalf that is worth saying once."""
     _line("note", "bold cyan", message)
@@ -89,8 +95,8 @@ def jsonable(value: Any) -> Any:
 class ProgressMeter(Protocol):
     """Where long work says how far it is."""
 
-    def __call__(self, frames: int, size: int | None = None) -> None:
-        """`frames` done and `size` bytes written so far, both counted from the start."""
+    def __call__(self, frames: int, size: int | None = None, total: int | None = None) -> None:
+        """`frames` done and `size` bytes written so far, both counted from the start; frames expected, where known."""
 
 
 @contextlib.contextmanager
@@ -112,7 +118,7 @@ def _stderr_is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
-def _ignore(frames: int, size: int | None = None) -> None:
+def _ignore(frames: int, size: int | None = None, total: int | None = None) -> None:
     """The meter of a run that nobody watches."""
 
 
@@ -151,11 +157,8 @@ class _Bar:
         self._bar = bar
         self._task = task
 
-    def __call__(self, frames: int, size: int | None = None) -> None:
-        if size is None:
-            self._bar.update(self._task, completed=frames)
-        else:
-            self._bar.update(self._task, completed=frames, size=format_size(size))
+    def __call__(self, frames: int, size: int | None = None, total: int | None = None) -> None:
+        self._bar.update(self._task, completed=frames, total=total, size=format_size(size) if size else "")
 
 
 def format_size(size: int) -> str:

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from cvcodec import tiling
-from cvcodec.bitstream import BitstreamReader, Chunk, Header
+from cvcodec.bitstream import BitstreamReader, Chunk, Header, Trailer
 from cvcodec.codec.encode import Progress, StrPath
 from cvcodec.codec.feed import ChunkFeed
 from cvcodec.codec.headers import info_from_header
@@ -31,6 +31,9 @@ from cvcodec.pipeline import WriteBehind
 from cvcodec.plan import Plan
 from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
 from cvcodec.video import Frame, VideoInfo, VideoWriter
+
+COPIED_RECORDS = ("STRM", "PKTS")
+"""Types of the records that hold streams copied from the source."""
 
 _BEHIND_BYTES = 96 << 20  # decoded frames that may wait for the encoder of the output
 
@@ -254,3 +257,8 @@ class Decoder:
             return math.ceil(exact / self.header.time_base)
 
         return ticks(start, -math.inf), ticks(end, math.inf)
+
+
+def copied_bytes(trailer: Trailer) -> int:
+    """Bytes of a file that are streams copied from the source, with framing: no part of a rate."""
+    return sum(total.size for kind, total in trailer.records.items() if kind in COPIED_RECORDS)

@@ -1,6 +1,6 @@
 """Create or update a virtual environment with cvcodec (editable) and the tested versions of everything it needs.
 
-    python3 tools/setup_env.py [--venv .venv] [--extras dev]
+    python3 .ci/setup_env.py [--venv .venv] [--extras dev]
 
 Standard library only. Where there is no NVIDIA card it takes torch's CPU build: 200 MB instead of several gigabytes.
 """

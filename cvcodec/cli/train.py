@@ -1,0 +1,119 @@
+"""`cvcodec train`: image-vae, video-vae, finetune, plot, ablations.
+
+Owns: an option for every field of the training config, and what is printed at the end. Does not know: how training works.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import signal
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from cvcodec.training.config import JOB_DEFAULTS, Job, TrainConfig, check_values, read_config_file
+
+app = typer.Typer(no_args_is_help=True, help="Train models: a 2D VAE, a compatible video VAE, or any checkpoint further.")
+
+_JOB_HELP: dict[Job, str] = {
+    "image-vae": "Train a 2D image VAE on photos and video frames: the frozen reference of a compatible video VAE.",
+    "video-vae": "Inflate a 2D VAE and train the video VAE, its latents held in the 2D VAE's space (paper, section 3).",
+    "finetune": "Train a checkpoint further; --freeze encoder keeps every existing .cvl file valid.",
+}
+_CONFIG_HELP = "TOML file with any of the options below as keys (underscores for dashes); options on the line win."
+
+
+def _train_command(job: Job) -> Callable[..., None]:
+    def command(**given: Any) -> None:
+        config_file: Path | None = given.pop("config_file")
+        values: dict[str, Any] = dict(JOB_DEFAULTS[job])
+        if config_file is not None:
+            values |= read_config_file(config_file)
+        values |= check_values(
+            {name: value for name, value in given.items() if value is not None and value != []}, where="options"
+        )
+        from cvcodec.training.trainer import train
+
+        result = train(job, TrainConfig(**values))
+        if not result.finished:
+            raise typer.Exit(128 + signal.SIGINT)
+
+    hints = typing.get_type_hints(TrainConfig)
+    parameters = [
+        inspect.Parameter(
+            "config_file",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[Path | None, typer.Argument(metavar="[CONFIG.toml]", help=_CONFIG_HELP, show_default=False)],
+        )
+    ]
+    for field in dataclasses.fields(TrainConfig):
+        kind, metavar = _option_type(hints[field.name])
+        default = JOB_DEFAULTS[job].get(field.name, field.default)
+        option = typer.Option(
+            help=field.metadata["help"],
+            rich_help_panel=field.metadata["panel"],
+            metavar=metavar,
+            show_default=_shown(default),  # type: ignore[arg-type]  # text or no default at all
+        )
+        annotation = Annotated[kind, option]
+        parameters.append(
+            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        )
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return command
+
+
+def _option_type(hint: Any) -> tuple[Any, str | None]:
+    """The type that typer sees, absent by default, and the word for its value."""
+    if isinstance(hint, types.UnionType):
+        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return str | None, "|".join(typing.get_args(hint))
+    if origin is tuple:
+        return list[typing.get_args(hint)[0]] | None, None  # type: ignore[misc]
+    return hint | None, None
+
+
+def _shown(default: Any) -> str | bool:
+    if default is None or default in ("", ()):
+        return False
+    return " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+for _job, _help in _JOB_HELP.items():
+    app.command(_job, help=_help)(_train_command(_job))
+
+
+@app.command("plot")
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are drawn into one picture.", metavar="RUN...")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG to write. Default: curves.png in the first.")] = None,
+) -> None:
+    """Draw loss, bits and PSNR curves of runs as a PNG."""
+    from cvcodec.training.plot import plot_runs
+
+    typer.echo(plot_runs(runs, output or runs[0] / "curves.png"))
+
+
+@app.command("ablations")
+def ablations(
+    which: Annotated[str, typer.Argument(help="table6, table7, blocks or all.", metavar="table6|table7|blocks|all")],
+    config_file: Annotated[Path, typer.Argument(help="TOML config of the rows, with image_vae and data.", metavar="CONFIG.toml")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the runs and the tables.")] = Path("ablations"),
+    minutes: Annotated[float, typer.Option("--minutes", help="Training time of each row.")] = 20.0,
+    steps: Annotated[int, typer.Option("--steps", help="Length of each row in steps instead.")] = 0,
+) -> None:
+    """Train the rows of the paper's Tables 6 and 7, and 2D+3D against all-3D, for equal times, and tabulate them."""
+    from cvcodec.training.ablations import run_ablations
+
+    values = dict(JOB_DEFAULTS["video-vae"]) | read_config_file(config_file)
+    for line in run_ablations(which, values, output, minutes=minutes, steps=steps):
+        typer.echo(line)

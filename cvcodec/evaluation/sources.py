@@ -1,0 +1,144 @@
+"""What `cvcodec eval` compares: opens the two sides of a comparison and says what they are.
+
+    two videos                    RECON's frames against REF's
+    a .cvl and its reference      the model's own output against the reference
+    a video                       encoded and decoded in a temporary file, the model's own output against the video
+    nothing                       the same for the built-in clip
+
+Owns: which frames stand against which, real bytes for the rates, the sentence that says so.
+Does not know: metrics' definitions, tables, options.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cvcodec.bitstream import BitstreamReader, Header
+from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
+from cvcodec.codec.decode import copied_bytes
+from cvcodec.evaluation.measure import evaluate
+from cvcodec.evaluation.report import Rate, Report
+from cvcodec.evaluation.selfcheck import HEIGHT, TIME_BASE, WIDTH, selfcheck_frames
+from cvcodec.fileio import open_input
+from cvcodec.model.base import VideoAutoencoder
+from cvcodec.video import Color, VideoReader, VideoWriter
+from cvcodec.video.sizes import stream_bytes
+
+Model = VideoAutoencoder | Callable[[Header], VideoAutoencoder]
+
+MODEL_OUTPUT = "the model's own output, before any output codec"
+"""What a test side that is not a video file is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Options that all forms share."""
+
+    measure: dict[str, Any]
+    """Arguments of `evaluate`: metrics, lpips, device, align, keep, on_progress."""
+    reader: dict[str, Any]
+    """Arguments of `VideoReader` for the reference (and RECON): start, end, frames, ..."""
+    decode: DecodeOptions
+    on_notice: Callable[[str], None] | None = None
+
+
+def compare_videos(reference: Path, test: Path, options: Comparison) -> Report:
+    """RECON, a video file, against REF. Raises InputError or UsageError."""
+    with VideoReader(reference, **options.reader) as left, VideoReader(test, **options.reader) as right:
+        size, others = stream_bytes(test)
+        rate = Rate(
+            size_bytes=size,
+            copied_bytes=others,
+            pixels=_pixels(left.info.width, left.info.height, right.expected_frames or 1),
+            duration_s=_seconds(right),
+        )
+        return evaluate(
+            left,
+            right,
+            reference_time_base=left.info.time_base,
+            test_time_base=right.info.time_base,
+            matrix=left.info.color.matrix,
+            whites=(left.info.color.white_code(left.info.bit_depth), right.info.color.white_code(right.info.bit_depth)),
+            rate=rate if right.info.duration and not options.reader.get("start") else None,
+            reference_name=reference.name,
+            test_name=test.name,
+            compared=f"frames of the video file {test.name}, as its codec stores them, against {reference.name}",
+            **options.measure,
+        )
+
+
+def compare_file(file: Path, reference: Path, model: Model, options: Comparison, *, name: str | None = None) -> Report:
+    """A .cvl file's decoded frames against the video it was made from. Raises InputError, BitstreamError, ..."""
+    with ExitStack() as stack:
+        source = stack.enter_context(open_input(file))
+        decoder = Decoder(source, model=model, options=options.decode, on_notice=options.on_notice)
+        left = stack.enter_context(VideoReader(reference, **options.reader))
+        header = decoder.header
+        return evaluate(
+            left,
+            decoder.frames(),
+            reference_time_base=left.info.time_base,
+            test_time_base=header.time_base,
+            matrix=left.info.color.matrix,
+            whites=(
+                left.info.color.white_code(left.info.bit_depth),
+                decoder.info.color.white_code(header.bit_depth),
+            ),
+            rate=_rate(file),
+            reference_name=reference.name,
+            test_name=name or file.name,
+            compared=f"{MODEL_OUTPUT} ({header.model}), against {reference.name}",
+            **options.measure,
+        )
+
+
+def round_trip(video: Path, model: VideoAutoencoder, encode: EncodeOptions, options: Comparison) -> Report:
+    """A video against itself, encoded and decoded through a temporary file."""
+    with tempfile.TemporaryDirectory(prefix="cvcodec-") as folder:
+        file = Path(folder) / "round-trip.cvl"
+        encode_file(video, file, model=model, options=encode, on_notice=options.on_notice)
+        name = f"{getattr(model, 'name', model.config.family)} at quality {encode.quality:g}"
+        return compare_file(file, video, model, options, name=name if encode.latents == "quantised" else encode.latents)
+
+
+@contextmanager
+def selfcheck_clip() -> Iterator[Path]:
+    """The built-in clip as a lossless temporary video file."""
+    with tempfile.TemporaryDirectory(prefix="cvcodec-") as folder:
+        path = Path(folder) / "built-in-clip.mkv"
+        with VideoWriter(
+            path, width=WIDTH, height=HEIGHT, time_base=TIME_BASE, rate=1 / TIME_BASE, color=Color().for_rgb(), codec="ffv1"
+        ) as writer:
+            for frame in selfcheck_frames():
+                writer.write(frame)
+        yield path
+
+
+def _rate(file: Path) -> Rate:
+    with open_input(file) as source:
+        reader = BitstreamReader(source)
+        trailer, header = reader.trailer, reader.header
+        assert trailer is not None
+        copied = copied_bytes(trailer)
+        last = reader.read_info(len(trailer.index) - 1)
+        ticks = int(last.pts[-1]) + max(int(last.durations[-1]), 0) - trailer.index[0].first_pts
+        return Rate(
+            size_bytes=os.path.getsize(file) - copied,
+            copied_bytes=copied,
+            pixels=_pixels(header.width, header.height, trailer.frames),
+            duration_s=float(ticks * header.time_base) or None,
+        )
+
+
+def _pixels(width: int, height: int, frames: int) -> int:
+    return width * height * frames
+
+
+def _seconds(reader: VideoReader) -> float | None:
+    return float(reader.info.duration) if reader.info.duration else None
