@@ -35,7 +35,7 @@ class ReadAhead(Generic[T]):
             for item in source:
                 if not self._put((item,)):
                     return
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001  # raised in the consumer's thread
             self._put(error)
         else:
             self._put(None)
@@ -66,7 +66,9 @@ class ReadAhead(Generic[T]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -91,7 +93,7 @@ class WriteBehind(Generic[T]):
                 continue
             try:
                 self._consume(item[0])
-            except BaseException as error:
+            except BaseException as error:  # noqa: BLE001  # raised in the producer's thread
                 self._error = error
                 self._failed.set()
 
@@ -118,7 +120,9 @@ class WriteBehind(Generic[T]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._thread.is_alive():
             self._failed.set()  # what waits is dropped; after `finish` nothing waits
             self._join()

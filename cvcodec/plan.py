@@ -66,17 +66,18 @@ class Plan:
         factor = config.temporal_factor if config.is_video else 1
         official = config.uses_official_windows if mode == "auto" else mode == "official"
         if official and not config.uses_official_windows:
-            raise UsageError(f"--windows official is for official CV-VAE models, not for {config.family}; use --windows context")
+            raise UsageError(
+                f"--windows official is for official CV-VAE models, not for {config.family}; use --windows context"
+            )
         try:
-            if official:
-                plan = cls._official(config, window, tile)
-            else:
-                plan = cls._context(config, factor, window, tile)
+            plan = cls._official(config, window, tile) if official else cls._context(config, factor, window, tile)
         except ValueError as error:
             raise UsageError(str(error)) from error
         if available_memory is None or official:
             return plan  # official sizes are part of the result, so only running out of memory changes them
-        return plan._fitted(config, height, width, window, tile, int(available_memory * _MEMORY_SHARE), itemsize, on_notice)
+        return plan._fitted(
+            config, height, width, window, tile, int(available_memory * _MEMORY_SHARE), itemsize, on_notice
+        )
 
     @classmethod
     def _official(cls, config: ModelConfig, window: int | None, tile: int | None) -> Plan:
@@ -95,7 +96,11 @@ class Plan:
         least = 1 if factor > 1 else 0
         before, around = max(config.encode_context, least), max(config.decode_context, least)
         size = config.tile_latents if tile is None else tile
-        tiles = TileSpec(size, config.tile_context or _FALLBACK_CONTEXT, config.tile_blend or _FALLBACK_BLEND) if size else None
+        tiles = (
+            TileSpec(size, config.tile_context or _FALLBACK_CONTEXT, config.tile_blend or _FALLBACK_BLEND)
+            if size
+            else None
+        )
         return cls(
             factor,
             config.spatial_factor,
@@ -137,7 +142,7 @@ class Plan:
             return self
         tiles = f"tiles of {fit.tile.size} latents" if fit.tile else "no tiles"
         on_notice(
-            f"{available / 2**30:.1f} GiB of memory do not hold the model's usual windows: using {tiles} and windows of "
+            f"{available / 2**30:.1f} GiB of memory do not hold the usual windows: using {tiles} and windows of "
             f"{fit.window.kept} latents; the file records it"
         )
         return dataclasses.replace(
@@ -190,7 +195,9 @@ class Plan:
 
     # ------------------------------------------------------------------------------------------------ running
 
-    def encode(self, encode: ClipFunction, frames: Iterable[Tensor], on_backoff: Callable[[Plan, str], None]) -> Iterator[Tensor]:
+    def encode(
+        self, encode: ClipFunction, frames: Iterable[Tensor], on_backoff: Callable[[Plan, str], None]
+    ) -> Iterator[Tensor]:
         """Latents (or moments) of each chunk in turn; `frames` as for `tiling.encode_stream`.
 
         on_backoff: is given the plan that replaces this one and a sentence, each time memory ran out.

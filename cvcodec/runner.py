@@ -1,7 +1,7 @@
 """A model on a device: the two functions between integer frames and float latents that windows and tiles call.
 
-Owns: moving clips to the device and results back, the number range (normalise, denormalise), the arithmetic's precision,
-and the second attempt in fp32 when a reduced precision gives NaN or infinity.
+Owns: moving clips to the device and results back, the number range (normalise, denormalise), the arithmetic's
+precision, and the second attempt in fp32 when a reduced precision gives NaN or infinity.
 Does not know: windows, files, colour.
 """
 
@@ -90,7 +90,7 @@ class ModelRunner:
         return self._run("moments", normalise(frames.to(self.device), bit_depth))
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Latent (1, C, t, h, w) float32, host or device, to pixels (1, 3, T, H, W) float32 on the device, unclamped."""
+        """Latent (1, C, t, h, w) float32, host or device, to pixels (1, 3, T, H, W) float32 on the device."""
         return self._run("decode", latent.to(self.device, torch.float32))
 
     @torch.inference_mode()

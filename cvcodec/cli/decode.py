@@ -36,7 +36,12 @@ def decode(
     crf: Annotated[
         float | None,
         typer.Option(
-            "--crf", min=0, max=63, metavar="N", help="Its constant rate factor. Default: visually lossless.", rich_help_panel=_VIDEO
+            "--crf",
+            min=0,
+            max=63,
+            metavar="N",
+            help="Its constant rate factor. Default: visually lossless.",
+            rich_help_panel=_VIDEO,
         ),
     ] = None,
     preset: Annotated[

@@ -33,29 +33,36 @@ def encode(
     end: options.End = None,
     duration: Annotated[
         float | None,
-        typer.Option(
-            "--duration", metavar="TIME", parser=options.parse_time, help="Encode so much, from --start on."
-        ),
+        typer.Option("--duration", metavar="TIME", parser=options.parse_time, help="Encode so much, from --start on."),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option("--frames", min=1, metavar="N", help="Encode at most N frames.", rich_help_panel=_INPUT)
+        int | None,
+        typer.Option("--frames", min=1, metavar="N", help="Encode at most N frames.", rich_help_panel=_INPUT),
     ] = None,
     stream: Annotated[
         int | None,
         typer.Option(
-            "--stream", min=0, metavar="N", help="Which video stream, from 0. Default: the first.", rich_help_panel=_INPUT
+            "--stream",
+            min=0,
+            metavar="N",
+            help="Which video stream, from 0. Default: the first.",
+            rich_help_panel=_INPUT,
         ),
     ] = None,
     rotate: Annotated[
         bool,
         typer.Option(
-            "--rotate/--no-rotate", help="Turn frames upright, or keep them as stored, with their tag.", rich_help_panel=_INPUT
+            "--rotate/--no-rotate",
+            help="Turn frames upright, or keep them as stored, with their tag.",
+            rich_help_panel=_INPUT,
         ),
     ] = True,
     deinterlace: Annotated[
         bool,
         typer.Option(
-            "--deinterlace/--no-deinterlace", help="Pass frames flagged interlaced through bwdif.", rich_help_panel=_INPUT
+            "--deinterlace/--no-deinterlace",
+            help="Pass frames flagged interlaced through bwdif.",
+            rich_help_panel=_INPUT,
         ),
     ] = True,
     device: options.Device = options.AUTO,

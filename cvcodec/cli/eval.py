@@ -1,4 +1,4 @@
-"""`cvcodec eval`: quality of a reconstruction. Owns its options, table and files; what is compared is `evaluation.sources`."""
+"""`cvcodec eval`: quality of a reconstruction. Owns its options, table and files; `evaluation.sources` compares."""
 
 from __future__ import annotations
 
@@ -44,7 +44,12 @@ def evaluate(
     metrics: Annotated[
         Any,
         typer.Option(
-            "--metrics", "-m", metavar="LIST", parser=parse_metrics, help=f"Some of {','.join(_METRICS)}.", show_default="psnr,ssim,lpips"
+            "--metrics",
+            "-m",
+            metavar="LIST",
+            parser=parse_metrics,
+            help=f"Some of {','.join(_METRICS)}.",
+            show_default="psnr,ssim,lpips",
         ),
     ] = None,
     align: Annotated[
@@ -66,7 +71,7 @@ def evaluate(
         Literal["auto", "standard", "shift-tolerant"],
         typer.Option(
             "--lpips-variant",
-            help="standard v0.1, which needs torchvision's backbone file, or shift-tolerant. auto: the first if it is here.",
+            help="standard v0.1 needs torchvision's backbone file; shift-tolerant does not. auto: standard if here.",
             rich_help_panel=_LPIPS,
         ),
     ] = "auto",
@@ -140,7 +145,9 @@ def evaluate(
             result = sources.compare_videos(reference, reconstruction, shared)
         elif is_cvl:
             assert reference is not None and original is not None
-            result = sources.compare_file(reference, original, lambda header: load_model(weights or header.model), shared)
+            result = sources.compare_file(
+                reference, original, lambda header: load_model(weights or header.model), shared
+            )
         else:
             encode = EncodeOptions(
                 quality=DEFAULT_QUALITY if quality is None else quality,

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 def info(
     source: Annotated[Path, typer.Argument(metavar="FILE.cvl", help="The file.", show_default=False)],
-    check: Annotated[bool, typer.Option("--check", help="Read and decode every chunk to latents; no model needed.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read and decode every chunk to latents; no model needed.")
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Show what a .cvl file holds: model, quality, size, times, colours, streams, bytes."""
@@ -107,11 +109,20 @@ def _print(record: dict[str, Any]) -> None:
         ("file", f"{record['source']}: format {record['format_version']}, written by {record['tool']}"),
         ("model", f"{record['model']} (latent space {record['latent_space_id']}, decoder {record['decoder_hash']})"),
         ("latents", f"{record['latents']}{quality}: {channels} x {count} x {rows} x {columns}"),
-        ("video", f"{record['frames']} frames of {record['width']}x{record['height']}, {record['bit_depth']} bits{duration}"),
+        (
+            "video",
+            f"{record['frames']} frames of {record['width']}x{record['height']}, {record['bit_depth']} bits{duration}",
+        ),
         ("rate", f"{record['average_rate_fps'] or '-'} frames/s, time base {record['time_base']} s"),
         ("colour", "/".join(colours) + (" (guessed)" if color["guessed"] else "")),
-        ("windows", f"{record['windows']}: {record['window_latents'] or '-'} latents, tiles of {record['tile_latents'] or '-'}"),
-        ("chunks", f"{record['chunks']}, {report.format_size(record['chunk_bytes'])}, {record['bpp_of_chunks']:.4f} bpp"),
+        (
+            "windows",
+            f"{record['windows']}: {record['window_latents'] or '-'} latents, tiles of {record['tile_latents'] or '-'}",
+        ),
+        (
+            "chunks",
+            f"{record['chunks']}, {report.format_size(record['chunk_bytes'])}, {record['bpp_of_chunks']:.4f} bpp",
+        ),
     ]
     if record["sample_aspect_ratio"] != "1":
         lines.append(("pixels", f"aspect ratio {record['sample_aspect_ratio']}"))

@@ -144,7 +144,7 @@ class Decoder:
 
     @property
     def expected_frames(self) -> int | None:
-        """Frames that will come, where the index tells (trims are counted by chunks, so the truth may be a little less)."""
+        """Frames that will come, where the index tells; of a trim, those of the chunks it meets."""
         trailer = self._reader.trailer
         if trailer is None:
             return None
@@ -230,7 +230,9 @@ class Decoder:
         latents = tiling.latents_of_frames(first, last, factor)
         latents = latents[0], min(latents[1], trailer.latents)
         start, stop = self._plan.latents_to_read(latents, trailer.latents)
-        numbers = range(trailer.chunk_of_latent(start), trailer.chunk_of_latent(stop - 1) + 1) if start < stop else range(0)
+        numbers = (
+            range(trailer.chunk_of_latent(start), trailer.chunk_of_latent(stop - 1) + 1) if start < stop else range(0)
+        )
         chunks: Iterator[Chunk] = (self._reader.read_chunk(number) for number in numbers)
         return ChunkFeed(chunks, self.header), latents, trailer.latents
 

@@ -44,7 +44,7 @@ class ChunkFeed:
         """Of frames not yet taken out, in order; the consumer takes them from the left."""
 
     def read(self, start: int, stop: int) -> Tensor | None:
-        """Latents [start, stop) as (1, C, n, h, w) float32; fewer, or None, at the end. Ascending, never overlapping."""
+        """Latents [start, stop) as (1, C, n, h, w) float32; fewer, or None, at the end. Ascending, no overlap."""
         while not self._kept or self._end < stop:
             chunk = next(self._chunks, None)
             if chunk is None:
@@ -52,17 +52,17 @@ class ChunkFeed:
             self._take(chunk)
         while self._kept and self._kept[0][0] + self._kept[0][1].shape[1] <= start:
             self._kept.popleft()
-        parts = [
-            values[:, max(0, start - first) : stop - first] for first, values in self._kept if first < stop
-        ]
+        parts = [values[:, max(0, start - first) : stop - first] for first, values in self._kept if first < stop]
         if not parts:
             return None
-        return torch.from_numpy(np.concatenate(parts, axis=1) if len(parts) > 1 else np.ascontiguousarray(parts[0]))[None]
+        return torch.from_numpy(np.concatenate(parts, axis=1) if len(parts) > 1 else np.ascontiguousarray(parts[0]))[
+            None
+        ]
 
     @property
     def _end(self) -> int:
         first, values = self._kept[-1]
-        return first + values.shape[1]
+        return first + int(values.shape[1])
 
     def _take(self, chunk: Chunk) -> None:
         check_chunk_place(chunk.first_latent, chunk.first_frame, self._header.temporal_factor)
@@ -71,7 +71,9 @@ class ChunkFeed:
             zip(chunk.pts.tolist(), chunk.durations.tolist(), chunk.flags.tolist(), strict=True)
         ):
             if self._last_pts is not None and pts <= self._last_pts:
-                raise BitstreamError(f"time stamps do not increase: {pts} follows {self._last_pts} in chunk {chunk.index}")
+                raise BitstreamError(
+                    f"time stamps do not increase: {pts} follows {self._last_pts} in chunk {chunk.index}"
+                )
             self._last_pts = pts
             self.times.append(
                 FrameTime(

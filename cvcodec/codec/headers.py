@@ -34,13 +34,15 @@ def make_header(
     info: VideoInfo, model: VideoAutoencoder, plan: Plan, *, latents: LatentsKind, quality: float
 ) -> Header:
     """The header of a file: what is known before the first frame. Raises UsageError for a quality out of range."""
+    if model.latent_space_id is None:
+        raise UsageError("this model was built, not loaded, so it has no latent-space id: save it and use load_model")
     config = model.config
     quantised = latents == "quantised"
     quantizer = make_quantizer(model, quality) if quantised else None
     return Header(
         model=getattr(model, "name", "") or config.family,
         latent_space_id=model.latent_space_id,
-        decoder_hash=model.decoder_hash,
+        decoder_hash=model.decoder_hash or "",
         config_digest=config.digest()[:16],
         latent_channels=config.latent_channels,
         temporal_factor=plan.temporal_factor,
@@ -81,7 +83,7 @@ def make_quantizer(model: VideoAutoencoder, quality: float) -> Quantizer:
 
 
 def _metadata(info: VideoInfo) -> dict[str, Any]:
-    """What a decoder needs to know of the source beyond the header's own fields; absent where there is nothing to say."""
+    """What a decoder needs to know of the source beyond the header's own fields."""
     values: dict[str, Any] = {}
     if info.start_time:
         values["start_time"] = [info.start_time.numerator, info.start_time.denominator]
@@ -97,7 +99,7 @@ def _metadata(info: VideoInfo) -> dict[str, Any]:
 
 
 def info_from_header(header: Header) -> VideoInfo:
-    """What `VideoWriter.like` needs: the source as the header describes it. Raises BitstreamError for impossible values."""
+    """What `VideoWriter.like` needs: the source as the header has it. Raises BitstreamError for impossible values."""
     extra = header.metadata
     color = header.color
     try:

@@ -46,9 +46,14 @@ def check_model(model: VideoAutoencoder, header: Header, notices: Notices) -> No
             f"use --weights with that model (cvcodec models list)"
         )
     if header.decoder_hash and getattr(model, "decoder_hash", None) != header.decoder_hash:
-        notices(f"{name} has another decoder ({model.decoder_hash}) than {header.model} had ({header.decoder_hash}); pixels will differ")
+        notices(
+            f"{name} has another decoder ({model.decoder_hash}) than {header.model} had ({header.decoder_hash}); "
+            "pixels will differ"
+        )
     if header.latent_channels != model.config.latent_channels:
-        raise BitstreamError(f"the file has {header.latent_channels} latent channels, {name} has {model.config.latent_channels}")
+        raise BitstreamError(
+            f"the file has {header.latent_channels} latent channels, {name} has {model.config.latent_channels}"
+        )
 
 
 def check_chunk_place(first_latent: int, first_frame: int, temporal_factor: int) -> None:
@@ -81,7 +86,9 @@ class LatentFile:
             self._file: BinaryIO = self._stack.enter_context(open_input(path))
             self._reader = BitstreamReader(self._file)
             if not self._reader.seekable:
-                raise UsageError(f"{os.fspath(path)} cannot be sought, so it cannot be sliced; decode it as a stream instead")
+                raise UsageError(
+                    f"{os.fspath(path)} cannot be sought, so it cannot be sliced; decode it as a stream instead"
+                )
             self._check_index()
         except BaseException:
             self._stack.close()
@@ -133,7 +140,10 @@ class LatentFile:
         assert trailer is not None
         if not 0 <= start <= stop <= trailer.latents:
             raise IndexError(f"latents {start}:{stop} are not in the file, it has {trailer.latents}")
-        out = np.empty(header.chunk_shape(stop - start) if stop > start else (header.latent_channels, 0, *header.latent_size), np.float32)
+        out = np.empty(
+            header.chunk_shape(stop - start) if stop > start else (header.latent_channels, 0, *header.latent_size),
+            np.float32,
+        )
         position = start
         while position < stop:
             chunk = self.chunk(trailer.chunk_of_latent(position))
@@ -190,7 +200,9 @@ class LatentFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
 
@@ -216,7 +228,7 @@ class LatentView:
 
 
 class FrameView:
-    """`file.frames[t0:t1]`: (T, H, W, 3) uint8, or uint16 above 8 bits; `file.frames[t]`: (H, W, 3). Needs the model."""
+    """`file.frames[t0:t1]`: (T, H, W, 3) uint8, or uint16 above 8 bits; `file.frames[t]`: (H, W, 3)."""
 
     def __init__(self, file: LatentFile) -> None:
         self._file = file

@@ -113,7 +113,13 @@ def selfcheck_clip() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="cvcodec-") as folder:
         path = Path(folder) / "built-in-clip.mkv"
         with VideoWriter(
-            path, width=WIDTH, height=HEIGHT, time_base=TIME_BASE, rate=1 / TIME_BASE, color=Color().for_rgb(), codec="ffv1"
+            path,
+            width=WIDTH,
+            height=HEIGHT,
+            time_base=TIME_BASE,
+            rate=1 / TIME_BASE,
+            color=Color().for_rgb(),
+            codec="ffv1",
         ) as writer:
             for frame in selfcheck_frames():
                 writer.write(frame)

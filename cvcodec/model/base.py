@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from cvcodec.model.config import ModelConfig
@@ -14,7 +16,18 @@ class VideoAutoencoder(nn.Module):
     T = 4k+1 gives t = k+1 (2D families: t = T). H and W are multiples of `config.spatial_factor`.
     The encoder lives under `self.encoder`, the decoder under `self.decoder` (the state dict's first name part),
     so that the latent-space id and the decoder hash can tell them apart.
+
+    What loading a weights file adds; a model that was only built has none of it:
     """
+
+    name: str | None = None
+    """The registered name, or the file's."""
+    latent_space_id: str | None = None
+    """16 hex digits: encoder and normalisation. Latents of another id are not for this model's decoder."""
+    decoder_hash: str | None = None
+    """16 hex digits: two models of one latent-space id and decoder hash give the same pixels."""
+    statistics: Any = None
+    """Per-channel mean, deviation and unit step of the latents (quantization.LatentStatistics)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

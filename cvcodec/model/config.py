@@ -87,6 +87,8 @@ class ModelConfig:
             raise ValueError(
                 f"one entry per level wanted: {self.widths = }, {self.encoder_blocks = }, {self.decoder_blocks = }"
             )
+        if not self.scaling_factor > 0:
+            raise ValueError(f"the scaling factor must be positive: {self.scaling_factor = }")
         if self.official_chunk_frames is not None and self.official_chunk_frames % self.temporal_factor:
             raise ValueError(f"{self.official_chunk_frames = } is not a multiple of {self.temporal_factor}")
 
@@ -97,7 +99,7 @@ class ModelConfig:
 
     @property
     def uses_official_windows(self) -> bool:
-        """Whether the default windows are the official ones (spec 3): GroupNorm spans time, so no others equal theirs."""
+        """Whether the default windows are the official ones (spec 3), because GroupNorm spans time."""
         return self.family in ("cvvae", "cvvae-sd3")
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,7 +115,8 @@ class ModelConfig:
         unknown = sorted(set(values) - known)
         if unknown:
             raise ValueError(f"model config has unknown fields: {', '.join(unknown)}")
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+        return cls(**fields)
 
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical JSON."""

@@ -106,7 +106,8 @@ class MiniBlock(nn.Module):
         y = self.conv1(y, frames) if isinstance(self.conv1, TemporalConv) else self.conv1(y)
         y = F.silu(self.norm2(y), inplace=in_place)
         y = self.conv2(y, frames) if isinstance(self.conv2, TemporalConv) else self.conv2(y)
-        return y.add_(x) if in_place else x + y
+        result: Tensor = y.add_(x) if in_place else x + y
+        return result
 
 
 def _make_level(channels: int, blocks: int, temporal: int, side: Side, config: ModelConfig) -> nn.ModuleList:
@@ -231,9 +232,7 @@ class MiniAutoencoder(VideoAutoencoder):
         if not levels == len(config.encoder_temporal) == len(config.decoder_temporal):
             raise ValueError(f"one entry per level wanted: {config.encoder_temporal = }, {config.decoder_temporal = }")
         if config.patch_size * 2 ** (levels - 1) != config.spatial_factor:
-            raise ValueError(
-                f"{config.patch_size = } and {levels} levels do not make {config.spatial_factor = }"
-            )
+            raise ValueError(f"{config.patch_size = } and {levels} levels do not make {config.spatial_factor = }")
         if not config.is_video and any(config.encoder_temporal + config.decoder_temporal):
             raise ValueError("the 2D twin has no temporal blocks")
         self.group = config.temporal_factor if config.is_video else 1
@@ -267,7 +266,8 @@ class MiniAutoencoder(VideoAutoencoder):
         rest = pixels[:, :, 1:].unflatten(2, (latents - 1, group))
         patches = torch.cat([part.permute(0, 2, 3, 1, 4, 5) for part in (first, rest)], dim=1)  # B, t, group, 3, H, W
         moments: Tensor = self.encoder(patches.view(batch * latents, group * 3, height, width), latents)
-        return moments.unflatten(0, (batch, latents)).transpose(1, 2)
+        unfolded: Tensor = moments.unflatten(0, (batch, latents)).transpose(1, 2)
+        return unfolded
 
     def decode(self, latent: Tensor) -> Tensor:
         """latent (B, C, t, h, w) -> pixels (B, 3, 4(t-1)+1, 8h, 8w), unclamped (2D twin: T = t)."""

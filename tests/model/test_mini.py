@@ -139,7 +139,7 @@ def test_an_orthonormal_shortcut_starts_as_a_projection_of_patches() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 3, 4, 16, 16), (1, 3, 5, 12, 16), (1, 4, 5, 16, 16)])
 def test_shapes_the_model_cannot_take_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="pixels.shape"):
+    with pytest.raises(ValueError, match=r"pixels\.shape"):
         small_model().moments(torch.zeros(shape))
 
 
