@@ -119,10 +119,8 @@ def add(
         dtype=stored,
     )
     if clips:
-        from cvcodec.codec import iter_latents
-
         report.note(f"measuring the latents of {len(clips)} {'clip' if len(clips) == 1 else 'clips'}")
-        checkpoint = measure(checkpoint, clips, read_latents=iter_latents, device=select_device(device))
+        checkpoint = measure(checkpoint, clips, device=select_device(device))
     if output is not None:
         write_checkpoint(output, checkpoint, overwrite=yes)
         entry, new = ModelEntry(output.name.removesuffix(".safetensors"), output, bundled=False), True
