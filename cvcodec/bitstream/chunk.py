@@ -1,0 +1,231 @@
+"""One chunk <-> the payload of a CHNK record.
+
+Owns: the chunk's place in the video, its time stamps and their compact form.
+Does not know: how latents become bytes (`entropy`), records, files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvcodec.bitstream import format as fmt
+from cvcodec.bitstream.entropy import decode_floats, decode_symbols, encode_floats, encode_symbols
+from cvcodec.bitstream.header import Header
+from cvcodec.bitstream.wire import (
+    Cursor,
+    put_sized_block,
+    put_svarint,
+    put_uvarint,
+    put_uvarints,
+    take_sized_block,
+)
+from cvcodec.errors import BitstreamError
+
+UNKNOWN = -1
+"""A duration that the source does not give."""
+
+_INT64 = np.iinfo(np.int64)
+_CONSTANT, _CHANGES = range(2)
+_ABSENT, _ALIKE, _UNTIL_NEXT, _EACH = range(4)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ChunkInfo:
+    """Where a chunk lies and when its frames are shown; everything but the latents."""
+
+    index: int
+    first_latent: int
+    latent_count: int
+    first_frame: int
+    pts: NDArray[np.int64]
+    """(frames,) time stamps in units of the header's time base, in the order of the frames."""
+    durations: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    """(frames,) in the same units, `UNKNOWN` where the source does not say. Left out: all unknown."""
+    flags: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8))
+    """(frames,) bits, see `format.FLAG_CONCEALED`. Left out: none set."""
+
+    def __post_init__(self) -> None:
+        pts = np.asarray(self.pts)
+        if pts.ndim != 1 or not pts.size or not np.issubdtype(pts.dtype, np.signedinteger):
+            raise ValueError(f"pts want (frames,) signed integers, got {pts.shape} {pts.dtype}")
+        count = len(pts)
+        durations = np.asarray(self.durations) if len(self.durations) else np.full(count, UNKNOWN)
+        flags = np.asarray(self.flags) if len(self.flags) else np.zeros(count, np.uint8)
+        if durations.shape != (count,) or flags.shape != (count,) or flags.dtype != np.uint8:
+            raise ValueError(
+                f"{count} frames want as many durations and uint8 flags, got {durations.shape} and {flags.shape}"
+            )
+        if durations.min() < UNKNOWN:
+            raise ValueError(f"a duration is {durations.min()}, wanted 0 or more, or {UNKNOWN} for unknown")
+        for name, array, dtype in (
+            ("pts", pts, np.int64),
+            ("durations", durations, np.int64),
+            ("flags", flags, np.uint8),
+        ):
+            array = np.array(array, dtype)
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        if not 1 <= self.latent_count <= fmt.MAX_CHUNK_LATENTS:
+            raise ValueError(f"a chunk holds {self.latent_count} latents, wanted 1 to {fmt.MAX_CHUNK_LATENTS}")
+        for name in ("index", "first_latent", "first_frame"):
+            if not 0 <= getattr(self, name) <= fmt.MAX_COUNT:
+                raise ValueError(f"{name} is {getattr(self, name)}, wanted 0 to {fmt.MAX_COUNT}")
+
+    @property
+    def frame_count(self) -> int:
+        """Frames of the source that the chunk's latents stand for; padding is not counted."""
+        return len(self.pts)
+
+    @property
+    def end_latent(self) -> int:
+        """One past the last latent."""
+        return self.first_latent + self.latent_count
+
+    @property
+    def end_frame(self) -> int:
+        """One past the last frame."""
+        return self.first_frame + self.frame_count
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Chunk(ChunkInfo):
+    """A chunk with its latents."""
+
+    symbols: NDArray[Any]
+    """(C, t, h, w): int32 symbols, or the latents themselves in fp16 and fp32 files."""
+
+
+def pack_chunk(chunk: Chunk, header: Header) -> bytes:
+    """Payload of a CHNK record. ValueError where the chunk does not fit the header."""
+    _check(chunk, header)
+    shape = header.chunk_shape(chunk.latent_count)
+    if chunk.symbols.shape != shape or chunk.symbols.dtype != header.latent_dtype:
+        got = f"{chunk.symbols.shape} {chunk.symbols.dtype}"
+        raise ValueError(f"chunk {chunk.index} holds {got}, wanted {shape} {header.latent_dtype}")
+    place = (chunk.index, chunk.first_latent, chunk.latent_count, chunk.first_frame, chunk.frame_count)
+    payload = encode_symbols(chunk.symbols) if header.latents == "quantised" else encode_floats(chunk.symbols)
+    return put_uvarints(place) + put_sized_block(_put_times(chunk)) + payload
+
+
+def unpack_info(payload: bytes, header: Header) -> ChunkInfo:
+    """Everything but the latents of a CHNK record. Raises BitstreamError."""
+    return _take_info(Cursor(payload, "chunk"), header)
+
+
+def unpack_chunk(payload: bytes, header: Header) -> Chunk:
+    """Inverse of `pack_chunk`. Raises BitstreamError for anything it could not have written."""
+    cursor = Cursor(payload, "chunk")
+    info = _take_info(cursor, header)
+    shape = header.chunk_shape(info.latent_count)
+    if header.latents == "quantised":
+        symbols: NDArray[Any] = decode_symbols(cursor.rest(), shape)
+    else:
+        symbols = decode_floats(cursor.rest(), shape, header.latent_dtype)
+    return Chunk(**vars(info), symbols=symbols)
+
+
+def _check(info: ChunkInfo, header: Header) -> None:
+    """ValueError where the geometry of the header forbids the chunk."""
+    values = header.values_per_latent * info.latent_count
+    if values > fmt.MAX_CHUNK_VALUES:
+        raise ValueError(
+            f"chunk {info.index} holds {values} values, at most {fmt.MAX_CHUNK_VALUES} fit; use shorter windows"
+        )
+    most = header.temporal_factor * info.latent_count
+    if info.frame_count > most:
+        raise ValueError(
+            f"chunk {info.index} has {info.frame_count} frames for {info.latent_count} latents, at most {most}"
+        )
+
+
+def _take_info(cursor: Cursor, header: Header) -> ChunkInfo:
+    index = cursor.uvarint(fmt.MAX_COUNT, "index")
+    first_latent = cursor.uvarint(fmt.MAX_COUNT, "first latent")
+    latent_count = cursor.uvarint(fmt.MAX_CHUNK_LATENTS, "latent count")
+    first_frame = cursor.uvarint(fmt.MAX_COUNT, "first frame")
+    frame_count = cursor.uvarint(latent_count * header.temporal_factor, "frame count")
+    if not frame_count:
+        raise BitstreamError(f"chunk {index} is malformed: it has {latent_count} latents and no frame")
+    times = Cursor(take_sized_block(cursor, 32 * frame_count + 64, "time stamps"), f"time stamps of chunk {index}")
+    pts, durations, flags = _take_times(times, frame_count)
+    try:
+        info = ChunkInfo(
+            index=index,
+            first_latent=first_latent,
+            latent_count=latent_count,
+            first_frame=first_frame,
+            pts=pts,
+            durations=durations,
+            flags=flags,
+        )
+        _check(info, header)
+    except ValueError as error:
+        raise BitstreamError(f"chunk {index} is malformed: {error}") from error
+    return info
+
+
+def _put_times(info: ChunkInfo) -> bytes:
+    """Time stamps, durations and flags; Python integers, since differences of int64 need 65 bits."""
+    pts: list[int] = info.pts.tolist()
+    durations: list[int] = info.durations.tolist()
+    steps = [after - before for before, after in pairwise(pts)]
+    out = bytearray(put_svarint(pts[0]))
+    if len(set(steps)) <= 1:
+        out.append(_CONSTANT)
+        out += b"".join(map(put_svarint, steps[:1]))
+    else:
+        out.append(_CHANGES)
+        changes = [after - before for before, after in pairwise(steps)]
+        out += b"".join(map(put_svarint, [steps[0], *changes]))
+    if durations.count(UNKNOWN) == len(durations):
+        out.append(_ABSENT)
+    elif len(set(durations)) == 1:
+        out.append(_ALIKE)
+        out += put_uvarint(durations[0])
+    elif durations[:-1] == steps:
+        out.append(_UNTIL_NEXT)
+        out += put_uvarint(durations[-1] + 1)
+    else:
+        out.append(_EACH)
+        out += put_uvarints(duration + 1 for duration in durations)
+    out.append(int(info.flags.any()))
+    return bytes(out) + (info.flags.tobytes() if info.flags.any() else b"")
+
+
+def _take_times(cursor: Cursor, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
+    pts = [cursor.svarint("pts")]
+    form = _form(cursor, "pts", _CHANGES)
+    step = cursor.svarint("step") if count > 1 else 0
+    for number in range(1, count):
+        if form == _CHANGES and number > 1:
+            step += cursor.svarint("change of step")
+        pts.append(pts[-1] + step)
+    form = _form(cursor, "duration", _EACH)
+    if form == _ABSENT:
+        durations = [UNKNOWN] * count
+    elif form == _ALIKE:
+        durations = [cursor.uvarint(_INT64.max, "duration")] * count
+    else:
+        read = 1 if form == _UNTIL_NEXT else count
+        durations = [after - before for before, after in pairwise(pts)][: count - read]
+        durations += [cursor.uvarint(_INT64.max + 1, "duration") - 1 for _ in range(read)]
+    flags = np.zeros(count, np.uint8)
+    if _form(cursor, "flag", 1):
+        flags = np.frombuffer(cursor.take(count), np.uint8)
+    cursor.end()
+    for name, values in (("pts", pts), ("duration", durations)):
+        if min(values) < _INT64.min or max(values) > _INT64.max:
+            raise BitstreamError(f"{cursor.what} are malformed: a {name} does not fit 64 bits")
+    return np.array(pts, np.int64), np.array(durations, np.int64), flags
+
+
+def _form(cursor: Cursor, name: str, last: int) -> int:
+    form = cursor.take(1)[0]
+    if form > last:
+        raise BitstreamError(f"{cursor.what} are malformed: {name} form {form}")
+    return form

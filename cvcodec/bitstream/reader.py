@@ -1,0 +1,206 @@
+"""A `.cvl` byte stream -> header, chunks and other records.
+
+Owns: reading in order with everything verified, and going straight to a chunk where the source can be sought.
+Does not know: paths, models, what to do about damage (`salvage`).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Iterator
+from typing import BinaryIO, cast
+
+from cvcodec.bitstream import format as fmt
+from cvcodec.bitstream.chunk import Chunk, ChunkInfo, unpack_chunk, unpack_info
+from cvcodec.bitstream.header import Header
+from cvcodec.bitstream.header_json import unpack_header
+from cvcodec.bitstream.partial import PartialFile, scan_partial
+from cvcodec.bitstream.records import Record, read_preamble, read_record
+from cvcodec.bitstream.trailer import IndexEntry, Ledger, Trailer, unpack_trailer
+from cvcodec.bitstream.wire import Readable
+from cvcodec.errors import BitstreamError, TruncatedError, UnsupportedError
+
+
+class BitstreamReader:
+    """Reads a file from `source`, from where it stands; it needs nothing but `read`.
+
+    A source that can be sought is opened at its end: header, trailer and index are known at once, a missing trailer is
+    an error at once, and `read_chunk` works. On a pipe the records flow as they come, each verified; the trailer
+    is known, and its absence an error, when they end. `source` stays open.
+    """
+
+    header: Header
+
+    def __init__(self, source: Readable, *, sequential: bool = False) -> None:
+        """`sequential`: do not seek even where `source` could. Raises BitstreamError: TruncatedError for a file that
+        was not finished, UnsupportedError for a later version or a feature this release does not know."""
+        self._source = source
+        self._seekable = not sequential and _can_seek(source)
+        self._base = self._file.tell() if self._seekable else 0
+        self._trailer: Trailer | None = None
+        self._started = False
+        read_preamble(source)
+        head = read_record(source, fmt.PREAMBLE.size)
+        if head is None:
+            raise TruncatedError("file ends before its header")
+        if head.type != fmt.HEAD:
+            raise BitstreamError(f"file begins with a {head.type} record, wanted {fmt.HEAD}")
+        self.header = unpack_header(head.payload)
+        self._head = head
+        if self._seekable:
+            self._trailer = self._open_trailer()
+
+    @classmethod
+    def scan_partial(cls, source: Readable) -> PartialFile:
+        """What is intact at the start of an unfinished file; see `partial.scan_partial`."""
+        return scan_partial(source)
+
+    @property
+    def seekable(self) -> bool:
+        """Whether `read_chunk` works."""
+        return self._seekable
+
+    @property
+    def trailer(self) -> Trailer | None:
+        """Totals and index; on a pipe None until every record has been read."""
+        return self._trailer
+
+    @property
+    def index(self) -> tuple[IndexEntry, ...]:
+        """Where each chunk is. ValueError on a pipe before its end."""
+        if self._trailer is None:
+            raise ValueError("the index is at the end of the file, which has not been read yet")
+        return self._trailer.index
+
+    def records(self, handled: Collection[str] = ()) -> Iterator[Record]:
+        """Every record between header and trailer, in order: CHNK, the types in `handled`, and optional ones of other
+        types, which the caller may ignore. A required record of a type that is not handled is refused by name.
+
+        At the end the trailer is compared with all that was read. Once only on a pipe; as often as wanted elsewhere,
+        also with `read_chunk` in between.
+        """
+        if self._started and not self._seekable:
+            raise ValueError("a pipe can be read only once")
+        self._started = True
+        return self._records(frozenset(handled) | {fmt.CHNK})
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Every chunk, in order; optional records are skipped, required ones of other types refused. Decoded one at a
+        time."""
+        for record in self.records():
+            if record.type == fmt.CHNK:
+                yield self.decode(record)
+
+    def decode(self, record: Record) -> Chunk:
+        """The chunk in a CHNK record of this file."""
+        return unpack_chunk(record.payload, self.header)
+
+    def read_info(self, number: int) -> ChunkInfo:
+        """Place and time stamps of chunk `number`, without its latents; seeks."""
+        return self._fetch(number)[1]
+
+    def read_chunk(self, number: int) -> Chunk:
+        """Chunk `number`; seeks. Its record is verified by checksum and against the index. IndexError outside the file,
+        ValueError on a source that cannot be sought."""
+        record, _ = self._fetch(number)
+        return self.decode(record)
+
+    def verify(self, handled: Collection[str] = ()) -> Trailer:
+        """Read and decode everything. Returns the trailer; raises BitstreamError for the first fault."""
+        for record in self.records(handled):
+            if record.type == fmt.CHNK:
+                self.decode(record)
+        assert self._trailer is not None
+        return self._trailer
+
+    @property
+    def _file(self) -> BinaryIO:
+        return cast(BinaryIO, self._source)
+
+    def _seek(self, offset: int) -> None:
+        self._file.seek(self._base + offset)
+
+    def _records(self, handled: frozenset[str]) -> Iterator[Record]:
+        ledger = Ledger()
+        ledger.add(self._head.type, self._head.size, self._head.checksum)
+        while True:
+            record = self._next(ledger.end)
+            if record.type == fmt.TRLR:
+                break
+            if record.type in (fmt.HEAD, fmt.FOOT):
+                raise BitstreamError(f"{record.type} record at byte {record.offset} is out of place")
+            if record.required and record.type not in handled:
+                raise UnsupportedError(
+                    f"record {record.type} at byte {record.offset} is required, but not known to this release"
+                )
+            info = unpack_info(record.payload, self.header) if record.type == fmt.CHNK else None
+            ledger.add(record.type, record.size, record.checksum, info)
+            yield record
+        trailer = unpack_trailer(record.payload, self._head.end)
+        ledger.check(trailer)
+        self._check_footer(self._next(record.end), record)
+        if self._source.read(1):
+            raise BitstreamError("file goes on after its footer")
+        self._trailer = trailer
+
+    def _next(self, offset: int) -> Record:
+        """The record at `offset`: where a pipe stands, where a file is sought to."""
+        if self._seekable:
+            self._seek(offset)
+        record = read_record(self._source, offset)
+        if record is None:
+            raise TruncatedError(f"file ends at byte {offset} without a trailer; it was not finished, or cut")
+        return record
+
+    def _open_trailer(self) -> Trailer:
+        """The trailer, by way of the footer at the very end."""
+        size = self._file.seek(0, io.SEEK_END) - self._base
+        start = size - fmt.FOOTER_BYTES
+        if start < self._head.end:
+            raise TruncatedError(f"file ends at byte {size} without a trailer; it was not finished, or cut")
+        self._seek(start)
+        try:
+            footer = read_record(self._source, start)
+        except UnsupportedError:
+            raise
+        except BitstreamError as error:
+            raise TruncatedError(f"file has no footer: it was not finished, cut, or changed ({error})") from error
+        if footer is None or footer.type != fmt.FOOT:
+            raise TruncatedError("file has no footer: it was not finished, cut, or changed")
+        (offset,) = fmt.FOOTER.unpack(footer.payload)
+        if not self._head.end <= offset < start:
+            raise BitstreamError(f"footer is malformed: it places the trailer at byte {offset} of {size}")
+        record = self._next(offset)
+        self._check_footer(footer, record)
+        trailer = unpack_trailer(record.payload, self._head.end)
+        last = trailer.index[-1]
+        if last.offset + last.size > offset:
+            raise BitstreamError(f"trailer is malformed: chunk {len(trailer.index) - 1} would lie behind byte {offset}")
+        return trailer
+
+    def _check_footer(self, footer: Record, trailer: Record) -> None:
+        if trailer.type != fmt.TRLR or footer.type != fmt.FOOT or len(footer.payload) != fmt.FOOTER.size:
+            raise BitstreamError(f"file ends with {trailer.type} and {footer.type} records, wanted TRLR and FOOT")
+        if fmt.FOOTER.unpack(footer.payload)[0] != trailer.offset or footer.offset != trailer.end:
+            raise BitstreamError(f"footer does not point to the trailer at byte {trailer.offset}")
+
+    def _fetch(self, number: int) -> tuple[Record, ChunkInfo]:
+        if not self._seekable:
+            raise ValueError("chunks can be read out of order only from a file that can be sought")
+        index = self.index
+        if not 0 <= number < len(index):
+            raise IndexError(f"chunk {number} is not in the file, it has {len(index)}")
+        entry = index[number]
+        record = self._next(entry.offset)
+        if record.type != fmt.CHNK or record.size != entry.size:
+            raise BitstreamError(f"index does not match the file: at byte {entry.offset} is a {record.type} record")
+        info = unpack_info(record.payload, self.header)
+        place = (info.index, info.first_latent, info.latent_count, info.first_frame, info.frame_count)
+        if place != (number, entry.first_latent, entry.latent_count, entry.first_frame, entry.frame_count):
+            raise BitstreamError(f"index does not match the file: at byte {entry.offset} is chunk {info.index}")
+        return record, info
+
+
+def _can_seek(source: Readable) -> bool:
+    seekable = getattr(source, "seekable", None)
+    return bool(seekable is not None and seekable())

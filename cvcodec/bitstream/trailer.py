@@ -1,0 +1,231 @@
+"""The trailer: what is known only at the end, and the ledger in which writer and reader both keep it.
+
+Owns: the index, the totals, the chain over all records, their byte form, and the rules of what may follow what.
+Does not know: files, latents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+from cvcodec.bitstream import format as fmt
+from cvcodec.bitstream.chunk import ChunkInfo
+from cvcodec.bitstream.header_json import dump_json, load_json
+from cvcodec.bitstream.records import pack_preamble
+from cvcodec.bitstream.wire import Cursor, put_sized_block, put_svarint, put_uvarint, put_uvarints, take_sized_block
+from cvcodec.errors import BitstreamError
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexEntry:
+    """Where one chunk is, in the file and in the video."""
+
+    offset: int
+    """First byte of the record, from the start of the file."""
+    size: int
+    """Bytes of the whole record."""
+    first_latent: int
+    latent_count: int
+    first_frame: int
+    frame_count: int
+    first_pts: int
+    """Smallest pts."""
+    last_pts: int
+    """Largest pts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordTotal:
+    """How many records of one type a file has, and their bytes with framing."""
+
+    count: int
+    size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trailer:
+    """Totals and index of a complete file."""
+
+    index: tuple[IndexEntry, ...]
+    records: Mapping[str, RecordTotal]
+    """By record type, TRLR and FOOT left out."""
+    digest: bytes
+    """BLAKE2b-128 that chains all records before the trailer."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Any JSON object: what the writer learned on the way."""
+
+    @property
+    def latents(self) -> int:
+        """Latents of the file."""
+        return self.index[-1].first_latent + self.index[-1].latent_count
+
+    @property
+    def frames(self) -> int:
+        """Frames of the file."""
+        return self.index[-1].first_frame + self.index[-1].frame_count
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Bytes of all CHNK records, with framing."""
+        return sum(entry.size for entry in self.index)
+
+    def chunk_of_latent(self, latent: int) -> int:
+        """Which chunk holds `latent`. IndexError outside the file."""
+        if not 0 <= latent < self.latents:
+            raise IndexError(f"latent {latent} is not in the file, it has {self.latents}")
+        return bisect_right(self.index, latent, key=attrgetter("first_latent")) - 1
+
+    def chunk_of_frame(self, frame: int) -> int:
+        """Which chunk holds `frame`. IndexError outside the file."""
+        if not 0 <= frame < self.frames:
+            raise IndexError(f"frame {frame} is not in the file, it has {self.frames}")
+        return bisect_right(self.index, frame, key=attrgetter("first_frame")) - 1
+
+    def chunks_between(self, start: int, end: int) -> list[int]:
+        """Chunks with a pts range that meets [start, end], in units of the time base."""
+        return [number for number, entry in enumerate(self.index) if entry.first_pts <= end and entry.last_pts >= start]
+
+
+class Ledger:
+    """Every record of a file as it passes, whichever way: the state between one record and the next.
+
+    The writer makes the trailer of it, the reader compares the trailer with it, and a resumed writer starts from the
+    reader's.
+    """
+
+    def __init__(self) -> None:
+        self.entries: list[IndexEntry] = []
+        self.totals: dict[str, tuple[int, int]] = {}
+        self.end = fmt.PREAMBLE.size
+        """Bytes of the file so far."""
+        self._chain = hashlib.blake2b(pack_preamble(), digest_size=fmt.DIGEST_BYTES)
+
+    def add(self, kind: str, size: int, checksum: int, info: ChunkInfo | None = None) -> None:
+        """Note a record of `size` bytes that follows the last one; `info` for chunks. BitstreamError where it must not
+        follow."""
+        if info is not None:
+            wanted = (len(self.entries), self.latents, self.frames)
+            got = (info.index, info.first_latent, info.first_frame)
+            if got != wanted:
+                names = "chunk, first latent, first frame"
+                raise BitstreamError(f"chunk is out of order at byte {self.end}: {names} are {got}, wanted {wanted}")
+            self.entries.append(
+                IndexEntry(
+                    offset=self.end,
+                    size=size,
+                    first_latent=info.first_latent,
+                    latent_count=info.latent_count,
+                    first_frame=info.first_frame,
+                    frame_count=info.frame_count,
+                    first_pts=int(info.pts.min()),
+                    last_pts=int(info.pts.max()),
+                )
+            )
+        count, total = self.totals.get(kind, (0, 0))
+        self.totals[kind] = count + 1, total + size
+        self.end += size
+        self._chain.update(kind.encode() + checksum.to_bytes(4, "little"))
+
+    @property
+    def latents(self) -> int:
+        """Latents so far."""
+        return self.entries[-1].first_latent + self.entries[-1].latent_count if self.entries else 0
+
+    @property
+    def frames(self) -> int:
+        """Frames so far."""
+        return self.entries[-1].first_frame + self.entries[-1].frame_count if self.entries else 0
+
+    def copy(self) -> Ledger:
+        """An independent copy."""
+        other = Ledger()
+        other.entries = list(self.entries)
+        other.totals = dict(self.totals)
+        other.end = self.end
+        other._chain = self._chain.copy()
+        return other
+
+    def trailer(self, metadata: Mapping[str, Any] | None = None) -> Trailer:
+        """The trailer of a file that ends here. ValueError for a file without chunks."""
+        if not self.entries:
+            raise ValueError("a .cvl file holds at least one chunk")
+        totals = {kind: RecordTotal(count=count, size=size) for kind, (count, size) in sorted(self.totals.items())}
+        return Trailer(
+            index=tuple(self.entries), records=totals, digest=self._chain.digest(), metadata=dict(metadata or {})
+        )
+
+    def check(self, trailer: Trailer) -> None:
+        """Raise BitstreamError unless `trailer` describes exactly what has passed."""
+        if not self.entries:
+            raise BitstreamError("trailer is malformed: the file holds no chunk")
+        own = self.trailer()
+        for name in ("index", "records", "digest"):
+            if getattr(own, name) != getattr(trailer, name):
+                raise BitstreamError(f"trailer does not match the file: its {name} differs from what was read")
+
+
+def pack_trailer(trailer: Trailer, head_end: int) -> bytes:
+    """Payload of a TRLR record. `head_end`: where the HEAD record ends."""
+    out = bytearray(put_uvarint(len(trailer.index)))
+    end, last_pts = head_end, 0
+    for entry in trailer.index:
+        out += put_uvarints((entry.offset - end, entry.size, entry.latent_count, entry.frame_count))
+        out += put_svarint(entry.first_pts - last_pts) + put_uvarint(entry.last_pts - entry.first_pts)
+        end, last_pts = entry.offset + entry.size, entry.last_pts
+    out += put_uvarint(len(trailer.records))
+    for kind, total in sorted(trailer.records.items()):
+        out += kind.encode() + put_uvarints((total.count, total.size))
+    text = dump_json(trailer.metadata) if trailer.metadata else b""
+    return put_sized_block(bytes(out) + trailer.digest + put_uvarint(len(text)) + text)
+
+
+def unpack_trailer(payload: bytes, head_end: int) -> Trailer:
+    """Inverse of `pack_trailer`. Raises BitstreamError for anything it could not have written."""
+    outer = Cursor(payload, "trailer")
+    limit = min(fmt.MAX_TRAILER, (len(payload) << 10) + 1024)
+    cursor = Cursor(take_sized_block(outer, limit, "content"), "trailer")
+    outer.end()
+    entries: list[IndexEntry] = []
+    end, last_pts, latents, frames = head_end, 0, 0, 0
+    count = cursor.uvarint(cursor.left, "chunk count")
+    if not count:
+        raise BitstreamError("trailer is malformed: the file holds no chunk")
+    for _ in range(count):
+        offset = end + cursor.uvarint(fmt.MAX_COUNT, "offset")
+        size = cursor.uvarint(fmt.MAX_RECORD + fmt.RECORD_OVERHEAD, "size")
+        latent_count = cursor.uvarint(fmt.MAX_CHUNK_LATENTS, "latent count")
+        frame_count = cursor.uvarint(fmt.MAX_CHUNK_LATENTS * fmt.MAX_FACTOR, "frame count")
+        first_pts = last_pts + cursor.svarint("pts")
+        last_pts = first_pts + cursor.uvarint(1 << 64, "pts range")
+        if not latent_count or not frame_count or not -(1 << 63) <= first_pts <= last_pts < 1 << 63:
+            raise BitstreamError(f"trailer is malformed: entry {len(entries)} is impossible")
+        entries.append(
+            IndexEntry(
+                offset=offset,
+                size=size,
+                first_latent=latents,
+                latent_count=latent_count,
+                first_frame=frames,
+                frame_count=frame_count,
+                first_pts=first_pts,
+                last_pts=last_pts,
+            )
+        )
+        end, latents, frames = offset + size, latents + latent_count, frames + frame_count
+    totals: dict[str, RecordTotal] = {}
+    for _ in range(cursor.uvarint(cursor.left, "record types")):
+        kind = cursor.take(4).decode("latin-1")
+        total = RecordTotal(count=cursor.uvarint(fmt.MAX_COUNT, "count"), size=cursor.uvarint(fmt.MAX_COUNT, "bytes"))
+        if totals and kind <= max(totals):
+            raise BitstreamError("trailer is malformed: record types are not in ascending order")
+        totals[kind] = total
+    digest = cursor.take(fmt.DIGEST_BYTES)
+    text = cursor.take(cursor.uvarint(fmt.MAX_JSON, "metadata length"))
+    cursor.end()
+    metadata = load_json(text, "trailer metadata") if text else {}
+    return Trailer(index=tuple(entries), records=totals, digest=digest, metadata=metadata)

@@ -1,0 +1,215 @@
+"""The smallest pieces of the byte format: exact reads and writes, varints, blocks.
+
+Owns: looping over short reads and writes, LEB128 integers, and *blocks* (bytes stored raw or as one zstd frame).
+Does not know: records, headers, chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import zstandard
+
+from cvcodec.errors import BitstreamError, TruncatedError
+
+READ_STEP = 1 << 20
+"""Bytes asked for at a time, so that a length field alone never makes us allocate."""
+
+ZSTD_LEVEL = 19
+"""Level of every block. 20 to 22 only widen a window that is already larger than a block."""
+
+MAX_EXPANSION = 131072 // 4 + 1
+"""Most bytes that a byte of a zstd frame stands for: a block of 128 KiB takes at least four (RFC 8878, 3.1.1.2)."""
+
+MAX_VARINT_BYTES = 10
+
+
+class Readable(Protocol):
+    """What a reader needs: `read(n)`, which may return fewer bytes; b"" means the end."""
+
+    def read(self, size: int, /) -> bytes | None: ...
+
+
+class Writable(Protocol):
+    """What a writer needs: `write(data)`, which may take fewer bytes and says how many."""
+
+    def write(self, data: bytes, /) -> int | None: ...
+
+
+def read_up_to(source: Readable, size: int) -> bytes:
+    """Read `size` bytes, or fewer only where `source` ends. Works on a source that gives one byte a call."""
+    pieces: list[bytes] = []
+    missing = size
+    while missing:
+        piece = source.read(min(missing, READ_STEP))
+        if not piece:
+            break
+        if len(piece) > missing:
+            raise ValueError(f"read({min(missing, READ_STEP)}) returned {len(piece)} bytes")
+        pieces.append(bytes(piece))
+        missing -= len(piece)
+    return b"".join(pieces)
+
+
+def read_exactly(source: Readable, size: int, what: str) -> bytes:
+    """Read `size` bytes or raise TruncatedError naming `what`."""
+    data = read_up_to(source, size)
+    if len(data) < size:
+        raise TruncatedError(f"file ends inside {what}: got {len(data)} of {size} bytes")
+    return data
+
+
+def write_all(sink: Writable, data: bytes) -> None:
+    """Write every byte, also to a raw pipe that takes a few at a time."""
+    view = memoryview(data)
+    while view:
+        written = sink.write(bytes(view) if len(view) < len(data) else data)
+        if written is None:  # objects that do not count take everything
+            return
+        view = view[written:]
+
+
+def put_uvarint(value: int) -> bytes:
+    """Unsigned LEB128: seven bits a byte, least significant first. `value` in [0, 2**70)."""
+    if not 0 <= value < 1 << 7 * MAX_VARINT_BYTES:
+        raise ValueError(f"{value} does not fit an unsigned varint of {MAX_VARINT_BYTES} bytes")
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def put_svarint(value: int) -> bytes:
+    """Signed varint: zigzag (0, -1, 1, -2, ...), then LEB128."""
+    return put_uvarint(value << 1 if value >= 0 else (-value << 1) - 1)
+
+
+def put_uvarints(values: Iterable[int]) -> bytes:
+    """Several unsigned varints, one after another."""
+    return b"".join(put_uvarint(value) for value in values)
+
+
+class Cursor:
+    """Reads fields from bytes in memory; every overrun is a BitstreamError that names `what`."""
+
+    def __init__(self, data: bytes, what: str) -> None:
+        self.data = data
+        self.position = 0
+        self.what = what
+
+    @property
+    def left(self) -> int:
+        """Bytes not read yet."""
+        return len(self.data) - self.position
+
+    def take(self, size: int) -> bytes:
+        """The next `size` bytes."""
+        if size > self.left:
+            raise BitstreamError(f"{self.what} is malformed: wants {size} more bytes, has {self.left}")
+        piece = self.data[self.position : self.position + size]
+        self.position += size
+        return piece
+
+    def rest(self) -> bytes:
+        """Everything not read yet."""
+        return self.take(self.left)
+
+    def uvarint(self, limit: int, name: str) -> int:
+        """An unsigned varint of at most `limit`, in its shortest form."""
+        value = self._leb128(name)
+        if value > limit:
+            raise BitstreamError(f"{self.what} is malformed: {name} is {value}, at most {limit} is legal")
+        return value
+
+    def svarint(self, name: str) -> int:
+        """A signed varint, in its shortest form."""
+        value = self._leb128(name)
+        return -((value + 1) >> 1) if value & 1 else value >> 1
+
+    def end(self) -> None:
+        """Raise unless everything has been read."""
+        if self.left:
+            raise BitstreamError(f"{self.what} is malformed: {self.left} bytes too many")
+
+    def _leb128(self, name: str) -> int:
+        value = 0
+        for count in range(MAX_VARINT_BYTES):
+            byte = self.take(1)[0]
+            value |= (byte & 0x7F) << 7 * count
+            if byte < 0x80:
+                if count and not byte:
+                    raise BitstreamError(f"{self.what} is malformed: {name} is not in its shortest form")
+                return value
+        raise BitstreamError(f"{self.what} is malformed: {name} is longer than {MAX_VARINT_BYTES} bytes")
+
+
+def compress(data: bytes, dictionary: bytes | None = None) -> bytes:
+    """One zstd frame without magic number, checksum and dictionary id, with its content size."""
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        ZSTD_LEVEL,
+        source_size=len(data),
+        dict_size=len(dictionary or b""),
+        format=zstandard.FORMAT_ZSTD1_MAGICLESS,
+        write_content_size=True,
+        write_checksum=False,
+        write_dict_id=False,
+    )
+    return zstandard.ZstdCompressor(compression_params=parameters, dict_data=_dictionary(dictionary)).compress(data)
+
+
+def decompress(frame: bytes, size: int, what: str, dictionary: bytes | None = None) -> bytes:
+    """Inverse of `compress`. The frame must declare exactly `size` bytes, and be long enough to hold them, before
+    anything is allocated: python-zstandard trusts a declared size more than `max_output_size`."""
+    if size > len(frame) * MAX_EXPANSION + len(dictionary or b""):
+        raise BitstreamError(f"{what} is malformed: {len(frame)} bytes cannot expand to {size}")
+    try:
+        declared = zstandard.get_frame_parameters(frame, format=zstandard.FORMAT_ZSTD1_MAGICLESS).content_size
+        if declared != size:
+            raise BitstreamError(f"{what} is malformed: it declares {declared} bytes, its place wants {size}")
+        if not size:  # python-zstandard answers b"" without reading such a frame
+            raise BitstreamError(f"{what} is malformed: an empty zstd frame")
+        decompressor = zstandard.ZstdDecompressor(
+            format=zstandard.FORMAT_ZSTD1_MAGICLESS, dict_data=_dictionary(dictionary)
+        )
+        data = decompressor.decompress(frame, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise BitstreamError(f"{what} is malformed: {error}") from error
+    if len(data) != size:
+        raise BitstreamError(f"{what} is malformed: it holds {len(data)} bytes, wanted {size}")
+    return data
+
+
+def put_block(data: bytes, dictionary: bytes | None = None) -> bytes:
+    """varint(2 * stored length + compressed), then the bytes or one zstd frame, whichever is shorter."""
+    frame = compress(data, dictionary) if data else b""
+    if data and len(frame) < len(data):
+        return put_uvarint(len(frame) << 1 | 1) + frame
+    return put_uvarint(len(data) << 1) + data
+
+
+def take_block(cursor: Cursor, size: int, name: str, dictionary: bytes | None = None) -> bytes:
+    """Inverse of `put_block` for a block whose content is `size` bytes long."""
+    tag = cursor.uvarint(2 * cursor.left, f"length of {name}")
+    stored = cursor.take(tag >> 1)
+    if tag & 1:
+        return decompress(stored, size, f"{cursor.what}: {name}", dictionary)
+    if len(stored) != size:
+        raise BitstreamError(f"{cursor.what} is malformed: {name} holds {len(stored)} bytes, wanted {size}")
+    return stored
+
+
+def put_sized_block(data: bytes, dictionary: bytes | None = None) -> bytes:
+    """varint(length), then `put_block`, for content whose length the reader cannot know."""
+    return put_uvarint(len(data)) + put_block(data, dictionary)
+
+
+def take_sized_block(cursor: Cursor, limit: int, name: str, dictionary: bytes | None = None) -> bytes:
+    """Inverse of `put_sized_block` for content of at most `limit` bytes."""
+    return take_block(cursor, cursor.uvarint(limit, f"size of {name}"), name, dictionary)
+
+
+def _dictionary(data: bytes | None) -> zstandard.ZstdCompressionDict | None:
+    return None if data is None else zstandard.ZstdCompressionDict(data, dict_type=zstandard.DICT_TYPE_RAWCONTENT)

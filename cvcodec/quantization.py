@@ -1,0 +1,150 @@
+"""Latent <-> symbols: the one lossy step between the encoder network and the file.
+
+    step[c]   = unit_step[c] * 2 ** ((50 - quality) / 10)        ten points of quality double the precision
+    symbol    = rint((latent - offset[c]) / step[c])             int32, |symbol| <= SYMBOL_LIMIT
+    latent'   = float32(float32(symbol) * step[c]) + offset[c]   two float32 roundings, in this order
+
+Owns: the quality scale, the range checks, and the exact arithmetic of both directions. Dequantising gives the same
+bits on every machine: |symbol| < 2**24 converts to float32 exactly, and the multiplication and the addition are two
+separate IEEE-754 float32 operations (never fused, since numpy runs them as two passes).
+Does not know: how symbols become bytes, networks, devices.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SYMBOL_LIMIT = 2**20
+"""Largest magnitude of a symbol. Far beyond use (at quality 100 it is 32768 standard deviations), far below the 2**24
+where float32 stops telling integers apart."""
+
+STEP_RANGE = (2.0**-64, 2.0**64)
+"""Limits of a step; no product is then infinite or subnormal."""
+
+QUALITY_RANGE = (0.0, 100.0)
+"""Limits of the quality knob. 50: one `unit_step` per step; 100: a 32nd of it; 0: 32 of them."""
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """Per-channel numbers of a model's latents, measured over a data set; each tuple has C entries."""
+
+    mean: tuple[float, ...]
+    """Mean of each channel: the quantiser's offset."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel, positive."""
+    unit_step: tuple[float, ...] = ()
+    """Step of each channel at quality 50, positive. Left out: `std`."""
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std", "unit_step"):
+            object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        if not self.unit_step:
+            object.__setattr__(self, "unit_step", self.std)
+        if not self.mean or not len(self.mean) == len(self.std) == len(self.unit_step):
+            raise ValueError(
+                f"one entry per channel wanted: {len(self.mean) = }, {len(self.std) = }, {len(self.unit_step) = }"
+            )
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std, *self.unit_step)):
+            raise ValueError("statistics hold a value that is not finite")
+        if min(self.std) <= 0 or min(self.unit_step) <= 0:
+            raise ValueError(f"std and unit_step must be positive: {min(self.std) = }, {min(self.unit_step) = }")
+
+    @property
+    def channels(self) -> int:
+        """C, the number of latent channels."""
+        return len(self.mean)
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Plain JSON types; `from_dict` inverts it exactly (JSON floats keep all 64 bits)."""
+        return {"mean": list(self.mean), "std": list(self.std), "unit_step": list(self.unit_step)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> LatentStatistics:
+        """Inverse of `to_dict`. Raises ValueError on missing or unknown keys and on impossible values."""
+        unknown = sorted(set(values) - {"mean", "std", "unit_step"})
+        if unknown or not {"mean", "std"} <= set(values):
+            raise ValueError(f"statistics want the keys mean, std, unit_step, got: {', '.join(sorted(values))}")
+        return cls(tuple(values["mean"]), tuple(values["std"]), tuple(values.get("unit_step", ())))
+
+
+@dataclass(frozen=True, eq=False)
+class Quantizer:
+    """Per-channel uniform quantiser. `steps` and `offsets`: (C,) float32, steps positive, all finite."""
+
+    steps: NDArray[np.float32]
+    offsets: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "offsets"):
+            with np.errstate(over="ignore"):  # infinity is refused below
+                array = np.array(getattr(self, name), dtype=np.float32)
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+        if self.steps.ndim != 1 or self.steps.shape != self.offsets.shape or not len(self.steps):
+            raise ValueError(f"one step and offset per channel wanted: {self.steps.shape = }, {self.offsets.shape = }")
+        if not (np.isfinite(self.steps).all() and np.isfinite(self.offsets).all()):
+            raise ValueError("quantiser steps and offsets must be finite float32 values")
+        if self.steps.min() < STEP_RANGE[0] or max(self.steps.max(), np.abs(self.offsets).max()) > STEP_RANGE[1]:
+            raise ValueError(
+                f"quantiser steps must lie in 2**-64 to 2**64 and offsets below: steps {self.steps.min():g} to "
+                f"{self.steps.max():g}, offsets {self.offsets.min():g} to {self.offsets.max():g}"
+            )
+
+    @classmethod
+    def from_statistics(cls, statistics: LatentStatistics, quality: float) -> Quantizer:
+        """The steps of `quality` in [0, 100]; offsets are the channel means. Raises ValueError outside the range."""
+        low, high = QUALITY_RANGE
+        if not low <= quality <= high:  # also refuses NaN
+            raise ValueError(f"quality is {quality}, wanted a number from {low:g} to {high:g}")
+        scale = 2.0 ** ((50.0 - quality) / 10.0)
+        with np.errstate(over="ignore"):
+            steps = (np.array(statistics.unit_step) * scale).astype(np.float32)
+            return cls(steps, np.array(statistics.mean).astype(np.float32))
+
+    @property
+    def channels(self) -> int:
+        """C, the number of latent channels."""
+        return len(self.steps)
+
+    def quantize(self, latent: NDArray[np.float32]) -> NDArray[np.int32]:
+        """(C, t, h, w) float32 -> (C, t, h, w) int32. Ties go to the even symbol.
+
+        Raises ValueError for a wrong shape, for NaN or infinity, and for a symbol beyond `SYMBOL_LIMIT`: nothing is
+        clipped.
+        """
+        steps, offsets = self._columns(latent)
+        if not np.isfinite(latent).all():
+            raise ValueError("latent holds NaN or infinity; nothing sensible to quantise")
+        # float64: the division is then exact enough that the error stays within half a step up to SYMBOL_LIMIT.
+        symbols = np.rint((latent.astype(np.float64) - offsets.astype(np.float64)) / steps.astype(np.float64))
+        largest = float(np.abs(symbols).max(initial=0.0))
+        if largest > SYMBOL_LIMIT:
+            raise ValueError(
+                f"a latent is {largest:g} steps from its offset, at most {SYMBOL_LIMIT} fit; lower the quality"
+            )
+        return symbols.astype(np.int32)
+
+    def dequantize(self, symbols: NDArray[np.int32]) -> NDArray[np.float32]:
+        """(C, t, h, w) int32 -> (C, t, h, w) float32, bit for bit the same everywhere.
+
+        Raises ValueError for a wrong shape, a type that is not an integer, or a symbol beyond `SYMBOL_LIMIT`.
+        """
+        steps, offsets = self._columns(symbols)
+        if not np.issubdtype(symbols.dtype, np.integer):
+            raise ValueError(f"symbols are integers, got {symbols.dtype}")
+        if symbols.size and (int(symbols.min()) < -SYMBOL_LIMIT or int(symbols.max()) > SYMBOL_LIMIT):
+            raise ValueError(f"symbols reach from {symbols.min()} to {symbols.max()}, at most {SYMBOL_LIMIT} is legal")
+        product: NDArray[np.float32] = symbols.astype(np.float32) * steps
+        return product + offsets
+
+    def _columns(self, array: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Steps and offsets as (C, 1, 1, 1), after checking that `array` is (C, t, h, w)."""
+        if array.ndim != 4 or array.shape[0] != self.channels:
+            raise ValueError(f"wanted ({self.channels}, t, h, w), got {array.shape}")
+        return self.steps[:, None, None, None], self.offsets[:, None, None, None]
