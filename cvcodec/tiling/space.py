@@ -3,13 +3,14 @@
 Owns: where tiles lie, their cross-fade weights, and the accumulation into one output.
 Does not know: models, devices, time (every tile holds all T of its clip).
 
-Tiles have equal size and are spread evenly, the first at the top left, the last at the bottom right. Of each tile,
-`context` latents beside every inner edge are discarded; where the rest of two neighbours overlaps, `blend` latents in
-the middle are cross-faded. So with context at least the receptive field, the result equals the untiled one.
+Tiles have equal size, no larger than their number demands, and are spread evenly from the top left to the bottom right.
+Of each tile, `context` latents beside every inner edge are discarded; where the rest of two neighbours overlaps, `blend`
+latents in the middle are cross-faded. So with context at least the receptive field, the result equals the untiled one.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,8 +43,9 @@ def layout(length: int, tile: TileSpec | None) -> list[Part]:
         raise ValueError(f"at least 1 latent wanted along an axis, got {length}")
     if tile is None or length <= tile.size:
         return [Part(0, length, 0, length, 0, 0)]
+    steps = -(-(length - tile.size) // tile.stride)
+    tile = _just_enough(length, steps + 1, tile)
     spare = length - tile.size
-    steps = -(-spare // tile.stride)
     starts = [spare * index // steps for index in range(steps + 1)]
     fades = [0]  # where each part begins to fade in: centred in what it shares with its predecessor, context left out
     for before, after in itertools.pairwise(starts):
@@ -61,6 +63,13 @@ def layout(length: int, tile: TileSpec | None) -> list[Part]:
         )
         for index, (start, first, last) in enumerate(zip(starts, fades, ends, strict=True))
     ]
+
+
+def _just_enough(length: int, count: int, tile: TileSpec) -> TileSpec:
+    """`tile`, made as small as `count` tiles over `length` latents allow: nothing is computed for nothing."""
+    shared = 2 * tile.context + tile.blend
+    size = -(-(length + (count - 1) * shared) // count)
+    return dataclasses.replace(tile, size=max(tile.smallest, min(tile.size, size)))
 
 
 def fade_in(length: int, *, device: torch.device | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
