@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -46,6 +46,21 @@ def tensor_to_frames(clip: Tensor, bit_depth: int) -> NDArray[Any]:
     """Code values (1, 3, T, H, W) to pictures (T, H, W, 3), uint8 or uint16, contiguous."""
     pictures = clip[0].permute(1, 2, 3, 0).contiguous().cpu().numpy()
     return pictures if bit_depth == 8 else pictures.astype(np.uint16)
+
+
+class ClipEncoder(Protocol):
+    """What an encode needs of a model: `ModelRunner`, or one that shares a device with other encodes (dataset)."""
+
+    @property
+    def model(self) -> VideoAutoencoder: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def precision(self) -> Precision: ...
+
+    def encode(self, frames: Tensor, bit_depth: int) -> Tensor: ...
 
 
 class ModelRunner:

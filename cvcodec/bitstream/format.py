@@ -94,8 +94,12 @@ TRLR        required, once, after the last chunk
 FOOT        required, last record, 23 bytes in all
             u64                 offset of the TRLR record, so that a reader that can seek finds the index at once
 
-RESERVED    LVAR (log-variance of the chunk before, when the header's "logvar" says so). Types that start with X are for
-            private use and never become part of the format.
+LVAR        optional; where the header's "logvar" is true, one follows each CHNK record
+            uvarint             index of that chunk
+            rest                payload of mode 0 with 2 bytes a value: (C, t, h, w) float16 log-variances of the
+                                posterior, each within -30 to 20
+
+RESERVED    Types that start with X are for private use and never become part of the format.
 
 A reader must refuse, before it allocates: every limit above and in `header`; a payload whose frames declare another
 size than the geometry wants, or more than their length can hold. It never seeks unless it can, never trusts a length,
@@ -130,7 +134,7 @@ RECORD_OVERHEAD = RECORD_HEAD.size + RECORD_TAIL.size
 REQUIRED = 1
 """Record flag: a reader that does not know the type must refuse the file."""
 
-HEAD, CHNK, TRLR, FOOT = "HEAD", "CHNK", "TRLR", "FOOT"
+HEAD, CHNK, LVAR, TRLR, FOOT = "HEAD", "CHNK", "LVAR", "TRLR", "FOOT"
 
 FOOTER = struct.Struct("<Q")
 """Offset of the trailer record."""
@@ -172,6 +176,9 @@ MAX_TRAILER = 1 << 26
 
 DIGEST_BYTES = 16
 """BLAKE2b digest that chains the records."""
+
+LOGVAR_RANGE = (-30.0, 20.0)
+"""Log-variances are clamped to this before they are stored, as before every use (specification, section 1.6)."""
 
 FLAG_CONCEALED = 1
 """Frame flag: the source was damaged here."""

@@ -10,10 +10,14 @@ import io
 from collections.abc import Collection, Iterator
 from typing import BinaryIO, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cvcodec.bitstream import format as fmt
 from cvcodec.bitstream.chunk import Chunk, ChunkInfo, unpack_chunk, unpack_info
 from cvcodec.bitstream.header import Header
 from cvcodec.bitstream.header_json import unpack_header
+from cvcodec.bitstream.logvar import unpack_logvar
 from cvcodec.bitstream.partial import PartialFile, scan_partial
 from cvcodec.bitstream.records import Record, read_preamble, read_record
 from cvcodec.bitstream.trailer import IndexEntry, Ledger, Trailer, unpack_trailer
@@ -105,6 +109,15 @@ class BitstreamReader:
         record, _ = self._fetch(number)
         return self.decode(record)
 
+    def read_logvar(self, number: int) -> NDArray[np.float32]:
+        """Log-variance of chunk `number`, (C, t, h, w) float32; seeks. Raises as `read_chunk` does, and BitstreamError
+        where the file keeps none."""
+        entry = self._entry(number)
+        record = self._next(entry.offset + entry.size)
+        if record.type != fmt.LVAR:
+            raise BitstreamError(f"chunk {number} has no log-variance, a {record.type} record follows it")
+        return unpack_logvar(record.payload, self.header, number, entry.latent_count)
+
     def verify(self, handled: Collection[str] = ()) -> Trailer:
         """Read and decode everything. Returns the trailer; raises BitstreamError for the first fault."""
         for record in self.records(handled):
@@ -184,13 +197,16 @@ class BitstreamReader:
         if fmt.FOOTER.unpack(footer.payload)[0] != trailer.offset or footer.offset != trailer.end:
             raise BitstreamError(f"footer does not point to the trailer at byte {trailer.offset}")
 
-    def _fetch(self, number: int) -> tuple[Record, ChunkInfo]:
+    def _entry(self, number: int) -> IndexEntry:
         if not self._seekable:
             raise ValueError("chunks can be read out of order only from a file that can be sought")
         index = self.index
         if not 0 <= number < len(index):
             raise IndexError(f"chunk {number} is not in the file, it has {len(index)}")
-        entry = index[number]
+        return index[number]
+
+    def _fetch(self, number: int) -> tuple[Record, ChunkInfo]:
+        entry = self._entry(number)
         record = self._next(entry.offset)
         if record.type != fmt.CHNK or record.size != entry.size:
             raise BitstreamError(f"index does not match the file: at byte {entry.offset} is a {record.type} record")

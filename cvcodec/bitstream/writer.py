@@ -10,16 +10,20 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cvcodec.bitstream import format as fmt
 from cvcodec.bitstream.chunk import Chunk, ChunkInfo, pack_chunk
 from cvcodec.bitstream.header import Header
 from cvcodec.bitstream.header_json import pack_header
+from cvcodec.bitstream.logvar import pack_logvar
 from cvcodec.bitstream.partial import PartialFile
 from cvcodec.bitstream.records import pack_preamble, pack_record
 from cvcodec.bitstream.trailer import Ledger, Trailer, pack_trailer
 from cvcodec.bitstream.wire import Writable, write_all
 
-_OWN = (fmt.HEAD, fmt.CHNK, fmt.TRLR, fmt.FOOT)
+_OWN = (fmt.HEAD, fmt.CHNK, fmt.LVAR, fmt.TRLR, fmt.FOOT)
 
 
 class BitstreamWriter:
@@ -90,6 +94,16 @@ class BitstreamWriter:
         if got != wanted:
             raise ValueError(f"chunk, first latent, first frame are {got}, wanted {wanted}")
         return self._put(fmt.CHNK, pack_chunk(chunk, self._header), required=True, info=chunk)
+
+    def write_logvar(self, logvar: NDArray[np.float32]) -> int:
+        """Append the log-variance, (C, t, h, w), of the chunk just written and return the bytes it took. ValueError
+        where the header announces none, for another shape, or for values outside -30 to 20."""
+        if not self._header.logvar or not self._ledger.entries:
+            raise ValueError("a log-variance follows a chunk of a file whose header says `logvar`")
+        wanted = self._header.chunk_shape(self._ledger.entries[-1].latent_count)
+        if logvar.shape != wanted:
+            raise ValueError(f"the log-variance is {logvar.shape}, wanted {wanted}")
+        return self._put(fmt.LVAR, pack_logvar(self.chunks - 1, logvar), required=False)
 
     def write_record(self, kind: str, payload: bytes, *, required: bool = False) -> int:
         """Append a record of any other type and return the bytes it took. `kind`: four characters from A-Z and 0-9;

@@ -23,6 +23,10 @@ def encode(
         Literal["quantised", "fp16", "fp32"],
         typer.Option("--latents", help="Store quantised latents, or the latents themselves, for caching."),
     ] = "quantised",
+    store_logvar: Annotated[
+        bool,
+        typer.Option("--store-logvar", help="Keep the posterior's log-variance as well, for training on samples of it."),
+    ] = False,
     windows: Annotated[
         Literal["auto", "context", "official"],
         typer.Option("--windows", help="official: chunks and tiles of the official CV-VAE code. auto: by model."),
@@ -84,6 +88,7 @@ def encode(
     chosen = EncodeOptions(
         quality=DEFAULT_QUALITY if quality is None else quality,
         latents=latents,
+        store_logvar=store_logvar,
         windows=windows,
         window=window,
         tile=tile,

@@ -10,7 +10,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,9 +27,10 @@ from cvcodec.device import available_memory, set_threads
 from cvcodec.errors import InputError, NumericalError
 from cvcodec.fileio import atomic_output
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.model.posterior import LOGVAR_RANGE
 from cvcodec.pipeline import ReadAhead, WriteBehind
 from cvcodec.plan import Plan, WindowMode
-from cvcodec.runner import ModelRunner, frames_to_tensor
+from cvcodec.runner import ClipEncoder, ModelRunner, frames_to_tensor
 from cvcodec.video import Frame, VideoInfo, VideoReader
 
 StrPath = str | os.PathLike[str]
@@ -49,6 +50,10 @@ class EncodeOptions:
     """0 to 100: ten more halve the quantiser's steps."""
     latents: LatentsKind = "quantised"
     """`quantised`, or the latents themselves as `fp16` or `fp32`, for caching."""
+    store_logvar: bool = False
+    """Keep the posterior's log-variance as well (fp16), for training that draws fresh samples."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Any JSON object, merged into the header's metadata."""
     windows: WindowMode = "auto"
     """`context`, `official` (official CV-VAE models only), or `auto`: what the model's family defaults to."""
     window: int | None = None
@@ -138,12 +143,15 @@ def encode_stream(
     source: Any,
     sink: Any,
     *,
-    model: VideoAutoencoder,
+    model: VideoAutoencoder | ClipEncoder,
     options: EncodeOptions | None = None,
     on_progress: Progress | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> EncodeResult:
-    """`encode_file` into a binary file object, written front to back without seeking."""
+    """`encode_file` into a binary file object, written front to back without seeking.
+
+    model: a model, or one already on its device, whose own device and precision then count.
+    """
     options = options or EncodeOptions()
     started = time.perf_counter()
     notices = Notices(on_notice)
@@ -152,9 +160,13 @@ def encode_stream(
         reader = stack.enter_context(VideoReader(source, **options.reader))
         info = reader.info
         notices.extend(reader.notices)
-        runner = ModelRunner(model, device=options.device, precision=options.precision, on_notice=notices)
+        runner: ClipEncoder = (
+            ModelRunner(model, device=options.device, precision=options.precision, on_notice=notices)
+            if isinstance(model, VideoAutoencoder)
+            else model
+        )
         plan = Plan.choose(
-            model.config,
+            runner.model.config,
             height=info.height,
             width=info.width,
             mode=options.windows,
@@ -201,7 +213,7 @@ class _Encoder:
         self,
         sink: Any,
         info: VideoInfo,
-        runner: ModelRunner,
+        runner: ClipEncoder,
         plan: Plan,
         options: EncodeOptions,
         notices: Notices,
@@ -225,9 +237,9 @@ class _Encoder:
 
         def encode(clip: Tensor) -> Tensor:
             begun = time.perf_counter()
-            mean = self._runner.encode(clip, depth)[:, :channels]
+            moments = self._runner.encode(clip, depth)
             self.model_seconds += time.perf_counter() - begun
-            return mean
+            return moments if self._options.store_logvar else moments[:, :channels]
 
         with WriteBehind(self._write, limit=2, name="cvl-writer") as behind:
             for latent in self._plan.encode(encode, self._pieces(frames), self._backed_off):
@@ -265,10 +277,14 @@ class _Encoder:
 
     def _write(self, item: tuple[NDArray[np.float32], list[_Times]]) -> None:
         latent, times = item
+        latent, logvar = np.split(latent, [self._runner.model.config.latent_channels])
         if self._writer is None:
             # Only now, so that tiles that had to shrink for the first window are recorded as they were used.
             header = make_header(
                 self._info, self._runner.model, self._plan, latents=self._options.latents, quality=self._options.quality
+            )
+            header = header.replace(
+                logvar=self._options.store_logvar, metadata={**header.metadata, **self._options.metadata}
             )
             self._writer = BitstreamWriter(self._sink, header)
         self._writer.write_chunk(
@@ -283,6 +299,8 @@ class _Encoder:
                 symbols=self._stored(latent, self._writer.header.latent_dtype),
             )
         )
+        if self._options.store_logvar:
+            self._writer.write_logvar(np.clip(logvar, *LOGVAR_RANGE))
         self.frames += len(times)
         self.chunks += 1
         self.size = self._writer.bytes_written

@@ -66,7 +66,8 @@ def check_chunk_place(first_latent: int, first_frame: int, temporal_factor: int)
 class LatentFile:
     """A .cvl file opened for reading; made by `cvcodec.open`. Not for use by several threads at once.
 
-    header: what the file says of itself. latents, frames: to be sliced, see `LatentView` and `FrameView`.
+    header: what the file says of itself. latents, logvar, frames: to be sliced, see `LatentView` and `FrameView`;
+    logvar only where the file keeps it (`--store-logvar`).
     """
 
     def __init__(
@@ -97,7 +98,8 @@ class LatentFile:
         self._chunks: OrderedDict[int, Chunk] = OrderedDict()
         self._model, self._device, self._precision = model, device, precision
         self._runner: ModelRunner | None = None
-        self.latents = LatentView(self)
+        self.latents = LatentView(self, self.read_latents)
+        self.logvar = LatentView(self, self.read_logvar)
         self.frames = FrameView(self)
 
     def _check_index(self) -> None:
@@ -152,6 +154,24 @@ class LatentFile:
             out[:, position - start : end - start] = values
             position = end
         return out
+
+    def read_logvar(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Log-variance of latents [start, stop), (C, t, h, w) float32. UsageError where the file keeps none."""
+        header, trailer = self.header, self._reader.trailer
+        assert trailer is not None
+        if not header.logvar:
+            raise UsageError("the file keeps no log-variance; encode with --store-logvar")
+        if not 0 <= start <= stop <= trailer.latents:
+            raise IndexError(f"latents {start}:{stop} are not in the file, it has {trailer.latents}")
+        parts = [np.empty((header.latent_channels, 0, *header.latent_size), np.float32)]
+        position = start
+        while position < stop:
+            number = trailer.chunk_of_latent(position)
+            first = trailer.index[number].first_latent
+            values = self._reader.read_logvar(number)[:, position - first : stop - first]
+            parts.append(values)
+            position += values.shape[1]
+        return np.concatenate(parts, axis=1)
 
     def pts(self, start: int, stop: int) -> NDArray[np.int64]:
         """Time stamps of frames [start, stop), in units of `header.time_base`."""
@@ -209,8 +229,8 @@ class LatentFile:
 class LatentView:
     """`file.latents[t0:t1]`: (C, t1-t0, h, w) float32; `file.latents[t]`: (C, h, w). Negative indices as in lists."""
 
-    def __init__(self, file: LatentFile) -> None:
-        self._file = file
+    def __init__(self, file: LatentFile, read: Callable[[int, int], NDArray[np.float32]]) -> None:
+        self._file, self._read = file, read
 
     def __len__(self) -> int:
         return self._file.latent_count
@@ -223,7 +243,7 @@ class LatentView:
 
     def __getitem__(self, key: int | slice) -> NDArray[np.float32]:
         start, stop, step = _range(key, len(self), "latent")
-        values = self._file.read_latents(start, stop)
+        values = self._read(start, stop)
         return values[:, ::step] if isinstance(key, slice) else values[:, 0]
 
 
