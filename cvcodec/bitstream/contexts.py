@@ -88,7 +88,8 @@ def expectation(left: Ints, up: Ints, corner: Ints, before: Ints, around: Ints, 
     (`before`: same place, latent before; `around`: the sum of its four neighbours), `scale` the channel's, `activity`
     the mean over earlier channels of magnitude / scale at this place, in 1/256. The weights are a least-squares fit."""
     near = 10 * (left + up) + 8 * before + 3 * (corner + around)
-    return 16 * near + (7 * scale >> 4) + (13 * (activity * scale >> 8) >> 4)
+    expected: Ints = 16 * near + (7 * scale >> 4) + (13 * (activity * scale >> 8) >> 4)
+    return expected
 
 
 def predictions(symbols: Ints) -> dict[int, Ints]:
@@ -143,14 +144,14 @@ def expectations(residuals: Ints, channels: list[Channel]) -> Ints:
     )
 
 
-def front_order(shape: tuple[int, int, int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def front_order(shape: tuple[int, int, int, int]) -> tuple[Ints, NDArray[np.intp]]:
     """Decoding order of a (C, t, h, w) chunk: flat positions by c + 2t + y + x, then by position; and where each front
     starts (one more entry than fronts)."""
     return _front_order(shape)
 
 
 @lru_cache(maxsize=2)
-def _front_order(shape: tuple[int, int, int, int]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _front_order(shape: tuple[int, int, int, int]) -> tuple[Ints, NDArray[np.intp]]:
     channels, latents, height, width = shape
     fronts = (
         np.arange(channels, dtype=np.int32)[:, None, None, None]
@@ -160,7 +161,7 @@ def _front_order(shape: tuple[int, int, int, int]) -> tuple[NDArray[np.intp], ND
     ).reshape(-1)
     if fronts.size and int(fronts[-1]) < 1 << 16:
         fronts = fronts.astype(np.uint16)  # numpy sorts 16-bit integers by radix
-    order = np.argsort(fronts, kind="stable")
+    order = np.argsort(fronts, kind="stable").astype(np.int32)  # kept between calls, so small
     sizes = np.bincount(fronts)
     starts = np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
     for array in (order, starts):

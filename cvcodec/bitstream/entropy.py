@@ -96,11 +96,12 @@ def _put_contexts(symbols: NDArray[np.int32]) -> bytes:
     residuals, channels = _predict(symbols)
     expected = contexts.expectations(residuals, channels)
     order, _ = contexts.front_order(_shape(symbols))
-    classes = np.searchsorted(contexts.THRESHOLDS, expected.reshape(-1)[order], "right")
+    classes = np.searchsorted(contexts.THRESHOLDS, expected.reshape(-1)[order], "right").astype(np.uint8)
+    del expected
     values = contexts.zigzag(residuals).reshape(-1)[order]
     starts = _merge(classes, values)
     mask = sum(1 << start for start in starts)
-    number = np.cumsum([start in starts for start in range(contexts.CLASSES)])[classes]
+    number = np.cumsum([start in starts for start in range(contexts.CLASSES)], dtype=np.uint8)[classes]
     streams = [values[number == index] for index in range(len(starts) + 1)]
     head = bytes((CONTEXTS, *(channel.to_byte() for channel in channels))) + put_uvarint(mask)
     return head + put_uvarints(len(stream) for stream in streams) + b"".join(map(put_stream, streams))
@@ -137,11 +138,11 @@ def _predict(symbols: NDArray[np.int32]) -> tuple[NDArray[np.int32], list[contex
     return residuals, channels
 
 
-def _merge(classes: NDArray[np.intp], values: NDArray[np.int32]) -> list[int]:
+def _merge(classes: NDArray[np.uint8], values: NDArray[np.int32]) -> list[int]:
     """Which classes start a new stream: the cheapest split of the classes into runs, by dynamic programming over the
     order-0 entropy of each run and the bytes that one more stream costs."""
     small = np.minimum(values, 255)
-    counts = np.bincount(classes * 256 + small, minlength=contexts.CLASSES * 256).reshape(-1, 256)
+    counts = np.bincount(classes * np.int32(256) + small, minlength=contexts.CLASSES * 256).reshape(-1, 256)
     totals = np.concatenate([np.zeros((1, 256)), np.cumsum(counts, 0)])
     best = [0.0]
     back = [0]
