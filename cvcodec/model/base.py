@@ -20,11 +20,11 @@ class VideoAutoencoder(nn.Module):
     What loading a weights file adds; a model that was only built has none of it:
     """
 
-    name: str = ""
+    name: str | None = None
     """The registered name, or the file's."""
-    latent_space_id: str = ""
+    latent_space_id: str | None = None
     """16 hex digits: encoder and normalisation. Latents of another id are not for this model's decoder."""
-    decoder_hash: str = ""
+    decoder_hash: str | None = None
     """16 hex digits: two models of one latent-space id and decoder hash give the same pixels."""
     statistics: Any = None
     """Per-channel mean, deviation and unit step of the latents (quantization.LatentStatistics)."""
