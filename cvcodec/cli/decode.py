@@ -57,6 +57,11 @@ def decode(
     ] = None,
     start: options.Start = None,
     end: options.End = None,
+    duration: Annotated[
+        float | None,
+        typer.Option("--duration", metavar="TIME", parser=options.parse_time, help="Decode so much, from --start on."),
+    ] = None,
+    frames: Annotated[int | None, typer.Option("--frames", min=1, metavar="N", help="Decode at most N frames.")] = None,
     device: options.Device = options.AUTO,
     precision: options.Precision = options.AUTO,
     threads: options.Threads = None,
@@ -79,6 +84,8 @@ def decode(
     chosen = DecodeOptions(
         start=start,
         end=end,
+        duration=duration,
+        frames=frames,
         device=device,
         precision=precision,
         threads=threads,

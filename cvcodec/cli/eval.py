@@ -137,7 +137,7 @@ def evaluate(
                 "on_progress": meter,
             },
             reader={name: value for name, value in trims.items() if value is not None},
-            decode=DecodeOptions(start=start, end=end, device=device, precision=precision, threads=threads),
+            decode=DecodeOptions(start=start, end=end, frames=frames, device=device, precision=precision, threads=threads),
             on_notice=report.note,
         )
         if reconstruction is not None:

@@ -7,11 +7,13 @@ Does not know: command lines, names of models, what windows or the entropy coder
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from torch import Tensor
@@ -24,13 +26,15 @@ from cvcodec.codec.headers import info_from_header
 from cvcodec.codec.latent_file import check_model
 from cvcodec.codec.notices import Notices
 from cvcodec.device import set_threads
-from cvcodec.errors import UsageError
+from cvcodec.errors import OutputError, UsageError
 from cvcodec.fileio import atomic_output, atomic_path, check_output, is_standard_stream, open_input
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.pipeline import WriteBehind
 from cvcodec.plan import Plan
 from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
 from cvcodec.video import Frame, VideoInfo, VideoWriter
+from cvcodec.video.source import SEQUENCE_PATTERN
+from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
 
 COPIED_RECORDS = ("STRM", "PKTS")
 """Types of the records that hold streams copied from the source."""
@@ -45,6 +49,10 @@ class DecodeOptions:
     start: Fraction | float | None = None
     """Seconds on the source's timeline: frames with start <= time < end are decoded."""
     end: Fraction | float | None = None
+    duration: Fraction | float | None = None
+    """Stands for `end` = start + duration."""
+    frames: int | None = None
+    """At most so many frames."""
     device: str = "auto"
     precision: str = "auto"
     threads: int | None = None
@@ -100,16 +108,23 @@ def decode_file(
 ) -> DecodeResult:
     """Decode a .cvl file to a video file, which appears only when it is complete.
 
-    source, destination: paths or `-`. model: as `load_model` gives it, or a function from the header to it.
+    source, destination: paths or `-`; a numbered sequence of images (`frames/%05d.png`) appears picture by picture.
+    model: as `load_model` gives it, or a function from the header to it.
     Raises InputError, BitstreamError, ModelMismatchError, OutputError, UsageError, DeviceError or NumericalError.
     """
     options = options or DecodeOptions()
-    check_output(destination, overwrite=overwrite, inputs=[source])
+    sequence = is_image_sequence(destination, options.writer.get("container"))
+    if sequence:
+        check_sequence(destination, overwrite=overwrite)
+    else:
+        check_output(destination, overwrite=overwrite, inputs=[source])
     with ExitStack() as stack:
         file = stack.enter_context(open_input(source))
         decoder = Decoder(file, model=model, options=options, on_notice=on_notice)  # refuses before anything is created
         if is_standard_stream(destination):
             target: Any = stack.enter_context(atomic_output(destination))
+        elif sequence:
+            target = destination  # the writer completes each picture, and removes all of them when it is aborted
         else:
             target = stack.enter_context(atomic_path(destination, overwrite=overwrite, inputs=[source]))
         return decoder.write(target, on_progress=on_progress)
@@ -149,18 +164,19 @@ class Decoder:
         if trailer is None:
             return None
         first, last = self._frame_range()
-        return max(0, last - first)
+        return last - first if self.options.frames is None else min(self.options.frames, last - first)
 
     def write(self, target: Any, *, on_progress: Progress | None = None) -> DecodeResult:
         """Decode everything into a video at `target`: a path or a binary file object."""
         frame_bytes = self.header.width * self.header.height * (3 if self.header.bit_depth == 8 else 6)
+        expected = self.expected_frames
         with ExitStack() as stack:
             writer = stack.enter_context(VideoWriter.like(target, self.info, **self.options.writer))
 
             def write(frame: Frame) -> None:
                 writer.write(frame)
                 if on_progress is not None:
-                    on_progress(writer.frames, 0, self.expected_frames)
+                    on_progress(writer.frames, 0, expected)
 
             behind = stack.enter_context(
                 WriteBehind(write, limit=max(4, _BEHIND_BYTES // frame_bytes), name="video-writer")
@@ -189,6 +205,7 @@ class Decoder:
         depth = self.header.bit_depth
         feed, latents, total = self._feed()
         first_pts, end_pts = self._bounds
+        left = math.inf if self.options.frames is None else self.options.frames
         number = tiling.frames_of_latents(latents[0], latents[0], self.header.temporal_factor)[0]
         pieces = self._plan.decode(self._decode, feed.read, latents, total, lambda plan, text: self.notices(text))
         for piece in pieces:
@@ -202,7 +219,10 @@ class Decoder:
                     break
                 number += 1
                 shown = feed.times.popleft()
-                if first_pts <= shown.pts < end_pts:
+                if shown.pts >= end_pts:
+                    return
+                if shown.pts >= first_pts:
+                    left -= 1
                     yield Frame(
                         pixels=picture,
                         pts=shown.pts,
@@ -210,6 +230,9 @@ class Decoder:
                         bit_depth=depth,
                         corrupt=shown.concealed,
                     )
+                    if not left:
+                        return
+        feed.finish()
 
     def _decode(self, latent: Tensor) -> Tensor:
         begun = time.perf_counter()
@@ -220,8 +243,8 @@ class Decoder:
     def _feed(self) -> tuple[ChunkFeed, tuple[int, int | None], int | None]:
         """The chunks that are needed, the latents to decode, and how many the video has where that is known."""
         trailer = self._reader.trailer
-        trimmed = self.options.start is not None or self.options.end is not None
-        if trailer is None or not trimmed:
+        options = self.options
+        if trailer is None or (options.start, options.end, options.duration, options.frames) == (None,) * 4:
             # In order, so that every record is verified and the trailer compared with what was read.
             total = trailer.latents if trailer is not None else None
             return ChunkFeed(self._reader.chunks(), self.header), (0, total), total
@@ -248,7 +271,13 @@ class Decoder:
 
     def _pts_bounds(self) -> tuple[float, float]:
         """The trim in time stamps: [first, end)."""
-        start, end = self.options.start, self.options.end
+        start, end, duration = self.options.start, self.options.end, self.options.duration
+        if self.options.frames is not None and self.options.frames < 1:
+            raise UsageError(f"frames = {self.options.frames} is not positive")
+        if duration is not None:
+            if end is not None:
+                raise UsageError("end and duration exclude each other")
+            end, start = Fraction(start or 0) + Fraction(duration), start or 0
         if start is not None and end is not None and end <= start:
             raise UsageError(f"the trim is empty: it ends at {float(end):g} s and begins at {float(start):g} s")
 
@@ -259,6 +288,26 @@ class Decoder:
             return math.ceil(exact / self.header.time_base)
 
         return ticks(start, -math.inf), ticks(end, math.inf)
+
+
+def is_image_sequence(destination: StrPath, container: str | None = None) -> bool:
+    """Whether `destination` is the pattern of a numbered sequence of images."""
+    if is_standard_stream(destination) or not SEQUENCE_PATTERN.search(Path(destination).name):
+        return False
+    return (container or container_for(destination)) in IMAGE_CONTAINERS
+
+
+def check_sequence(pattern: StrPath, *, overwrite: bool = False) -> None:
+    """OutputError unless the folder is there and, without `overwrite`, none of the images."""
+    path = Path(pattern)
+    if not path.parent.is_dir():
+        raise OutputError(f"{pattern} cannot be written: the folder {path.parent} does not exist; create it first")
+    found = SEQUENCE_PATTERN.search(path.name)
+    assert found is not None
+    name = re.compile(re.escape(path.name[: found.start()]) + r"\d+" + re.escape(path.name[found.end() :]))
+    there = next((entry for entry in sorted(path.parent.iterdir()) if name.fullmatch(entry.name)), None)
+    if there is not None and not overwrite:
+        raise OutputError(f"{there} exists; use -y to overwrite images of that name")
 
 
 def copied_bytes(trailer: Trailer) -> int:

@@ -59,6 +59,11 @@ class ChunkFeed:
             None
         ]
 
+    def finish(self) -> None:
+        """Read what is behind the last chunk, so that the end of the file is verified too."""
+        for chunk in self._chunks:
+            raise BitstreamError(f"chunk {chunk.index} lies behind the end of the video")
+
     @property
     def _end(self) -> int:
         first, values = self._kept[-1]
