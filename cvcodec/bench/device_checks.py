@@ -1,0 +1,401 @@
+"""What `gpu_check` checks: that a device computes what the CPU computes, and survives running out of memory.
+
+Owns: the checks, their inputs and their limits, and the measurement of speed and peak memory on a device.
+Does not know: command lines, reports.
+
+The reference is always the same model on the CPU in fp32. Limits of differences are relative to the largest magnitude
+of the reference, at least 1. Their reasons, measured on CPUs: two sets of fp32 kernels differ by 1e-5, and rounding the
+inputs of every convolution to TF32's 10 bits of mantissa, which fp32 must not do, gives 1.3e-4 and more. With the range
+of the reference as peak, PSNR was 45 dB and more in bf16, 66 dB and more in fp16.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvcodec import tiling
+from cvcodec.bench import harness
+from cvcodec.codec import EncodeOptions, LatentFile, encode_file
+from cvcodec.device import release_memory
+from cvcodec.errors import DeviceError
+from cvcodec.model import ModelConfig, VideoAutoencoder
+from cvcodec.plan import Plan
+from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
+from cvcodec.tiling import OfficialGrid, TileSpec, WindowSpec
+
+FP32_LIMIT = 1e-4
+PSNR_LIMITS_DB = {"bf16": 40.0, "fp16": 55.0}
+CODE_LIMIT = 1.0  # code values by which a rounded pixel may differ when the float beneath lies at a rounding edge
+
+_DEPTH = 8
+_MEMORY_SHARES = (0.6, 0.45, 0.3)  # of what a whole clip takes: the first that makes it fail counts
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One comparison of a value with its limit."""
+
+    name: str
+    model: str
+    precision: str
+    value: float
+    limit: float
+    unit: str
+    at_least: bool = False
+    """Whether the value must reach the limit, or stay within it."""
+    note: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """False for NaN."""
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Encode and decode of one clip through windows and tiles, copies from and to the host included."""
+
+    model: str
+    precision: str
+    width: int
+    height: int
+    frames: int
+    encode_mpixel_per_s: float | None = None
+    decode_mpixel_per_s: float | None = None
+    encode_peak_bytes: int | None = None
+    """Largest sum of tensors on the device; None where it does not tell."""
+    decode_peak_bytes: int | None = None
+    note: str = ""
+
+
+class Subject:
+    """A model on the device in fp32, and what it gives on the CPU for one clip."""
+
+    def __init__(self, model: VideoAutoencoder, device: torch.device) -> None:
+        self.model, self.device = model, device
+        self.name = model.name or model.config.family
+        self.config: ModelConfig = model.config
+        # Copies, because a runner moves the model it is given.
+        self.cpu = ModelRunner(copy.deepcopy(model), device="cpu", precision="fp32")
+        self.exact = self.runner("fp32")
+        self.clip = harness.moving_clip(64, 48, 9)
+        self.moments = self.cpu.encode(self.clip, _DEPTH)
+        self.latent = self.moments[:, : self.config.latent_channels]
+        self.pixels = self.cpu.decode(self.latent)
+
+    def runner(self, precision: str, on_notice: Callable[[str], None] | None = None) -> ModelRunner:
+        """The model on the device in a precision."""
+        return ModelRunner(copy.deepcopy(self.model), device=self.device, precision=precision, on_notice=on_notice)
+
+    def difference(self, name: str, result: Tensor, reference: Tensor, note: str = "") -> Check:
+        """A check that `result`, from the device in fp32, equals `reference`."""
+        result, reference = result.float().cpu(), reference.float().cpu()
+        if result.shape != reference.shape:
+            value, note = math.nan, f"shape {tuple(result.shape)}, wanted {tuple(reference.shape)}"
+        else:
+            value = float((result - reference).abs().max())
+        limit = FP32_LIMIT * max(1.0, float(reference.abs().max()))
+        return Check(name=name, model=self.name, precision="fp32", value=value, limit=limit, unit="max abs", note=note)
+
+
+# ---------------------------------------------------------------------------------------------------- parity
+
+
+def parity(subject: Subject, precision: str) -> list[Check]:
+    """Encoder and decoder against the CPU in fp32: the largest difference in fp32, PSNR in reduced precisions."""
+    if precision == "fp32":
+        return [
+            subject.difference("encode as on the CPU", subject.exact.encode(subject.clip, _DEPTH), subject.moments),
+            subject.difference("decode as on the CPU", subject.exact.decode(subject.latent), subject.pixels),
+        ]
+    notices: list[str] = []
+    runner = subject.runner(precision, notices.append)
+    mean = runner.encode(subject.clip, _DEPTH)[:, : subject.config.latent_channels]
+    pixels = runner.decode(subject.latent)
+    return [
+        Check(
+            name=name,
+            model=subject.name,
+            precision=precision,
+            value=_psnr(result, reference),
+            limit=PSNR_LIMITS_DB[precision],
+            unit="dB",
+            at_least=True,
+            note="; ".join(notices),
+        )
+        for name, result, reference in (
+            ("encode as on the CPU", mean, subject.latent),
+            ("decode as on the CPU", pixels, subject.pixels),
+        )
+    ]
+
+
+def _psnr(result: Tensor, reference: Tensor) -> float:
+    result, reference = result.double().cpu(), reference.double().cpu()
+    error = float((result - reference).square().mean())
+    span = float(reference.max() - reference.min())
+    return math.inf if error == 0 else 10 * math.log10(span**2 / error)
+
+
+# ---------------------------------------------------------------------------------------------------- windows, tiles
+
+
+def windows(subject: Subject) -> list[Check]:
+    """Windows and tiles on the device: equal to the whole clip for the mini models, to the CPU for official windows."""
+    config = subject.config
+    if config.uses_official_windows:
+        return _official_windows(subject)
+    if not config.family.endswith("-mini"):
+        return []  # norms span the picture, so no windows or tiles equal the whole
+    factor, scale = (config.temporal_factor if config.is_video else 1), config.spatial_factor
+    clip = harness.moving_clip(64, 48, factor * 10 + 1)
+    windowed = Plan(
+        factor,
+        scale,
+        encode_window=WindowSpec(4, context_before=config.encode_context),
+        decode_window=WindowSpec(4, context_before=config.decode_context, context_after=config.decode_context),
+    )
+    reach = spatial_reach(config)
+    tile = TileSpec(2 * reach + 8, context=reach, blend=2)
+    tiled = Plan(
+        factor,
+        scale,
+        encode_window=WindowSpec(64),
+        decode_window=WindowSpec(64),
+        encode_tile=tile,
+        decode_tile=tile,
+    )
+    picture = harness.moving_clip((tile.size + 12) * scale, tile.size * scale, factor + 1)
+    checks = []
+    for what, plan, source in (("windows", windowed, clip), ("tiles", tiled, picture)):
+        whole = subject.exact.encode(source, _DEPTH)[:, : config.latent_channels]
+        pieces = encode_all(plan, subject.exact, source)
+        checks.append(subject.difference(f"encode in {what} as whole", pieces, whole))
+        pixels = subject.exact.decode(whole)
+        checks.append(subject.difference(f"decode in {what} as whole", decode_all(plan, subject.exact, whole), pixels))
+    return checks
+
+
+def _official_windows(subject: Subject) -> list[Check]:
+    grid = dataclasses.replace(OfficialGrid.from_config(subject.config), tile_pixels=64, overlap=0.25)
+    plan = Plan(subject.config.temporal_factor, subject.config.spatial_factor, grid=grid)
+    source = harness.moving_clip(96, 48, (grid.chunk_frames or 16) + 5)
+    latent = encode_all(plan, subject.cpu, source)
+    return [
+        subject.difference("official encode as on the CPU", encode_all(plan, subject.exact, source), latent),
+        subject.difference(
+            "official decode as on the CPU",
+            decode_all(plan, subject.exact, latent),
+            decode_all(plan, subject.cpu, latent),
+        ),
+    ]
+
+
+def spatial_reach(config: ModelConfig) -> int:
+    """Latents on each side that a mini model's encoder or decoder can see: 3x3 convolutions, summed over its levels."""
+    units = [config.patch_size << level for level in range(len(config.widths))]
+    encoder = units[0] + units[-1] + sum(units[:-1])
+    decoder = units[0] + units[-1]
+    encoder += sum(2 * blocks * unit for blocks, unit in zip(config.encoder_blocks, units, strict=True))
+    decoder += sum(2 * blocks * unit for blocks, unit in zip(config.decoder_blocks, units, strict=True))
+    return -(-max(encoder, decoder) // config.spatial_factor) + 1  # a latent's own pixels are not centred on it
+
+
+def encode_all(
+    plan: Plan, runner: ModelRunner, clip: Tensor, on_backoff: Callable[[Plan], None] | None = None
+) -> Tensor:
+    """The latents (mean) of a clip of code values, by `plan`, on the CPU."""
+    channels = runner.model.config.latent_channels
+    report = on_backoff or (lambda plan: None)
+    pieces = plan.encode(lambda x: runner.encode(x, _DEPTH)[:, :channels], [clip], lambda plan, text: report(plan))
+    return torch.cat([piece.cpu() for piece in pieces], dim=2)
+
+
+def decode_all(plan: Plan, runner: ModelRunner, latent: Tensor) -> Tensor:
+    """The pixels of a latent, by `plan`, on the CPU."""
+    total = latent.shape[2]
+    pieces = plan.decode(
+        runner.decode, lambda start, stop: latent[:, :, start:stop], (0, total), total, lambda plan, text: None
+    )
+    return torch.cat([piece.cpu() for piece in pieces], dim=2)
+
+
+# ---------------------------------------------------------------------------------------------------- memory
+
+
+def out_of_memory(subject: Subject) -> Check:
+    """With too little memory for a whole clip, tiles are made smaller until it fits, and the result is what those tiles
+    give on the CPU.
+    """
+    # Where memory is not measured, less will do.
+    width, height = (512, 512) if subject.device.type == "cuda" else (256, 64)
+    plan = dataclasses.replace(_untiled(subject.config), grid=None)
+    clip = harness.moving_clip(width, height, subject.config.temporal_factor + 1 if subject.config.is_video else 2)
+    needed = _peak_of(subject.device, lambda: subject.exact.encode(clip, _DEPTH))
+    used: list[Plan] = []
+    for share in _MEMORY_SHARES:
+        with _little_memory(subject.exact, needed, share, math.prod(clip.shape)) as limited:
+            latent = encode_all(plan, limited, clip, used.append)
+        if used:
+            break
+    tile = used[-1].encode_tile if used else None
+    if tile is None:
+        return Check(
+            name="smaller tiles when memory runs out",
+            model=subject.name,
+            precision="fp32",
+            value=math.nan,
+            limit=FP32_LIMIT,
+            unit="max abs",
+            note=f"memory did not run out at {_MEMORY_SHARES[-1]:.0%} of what the whole clip took",
+        )
+    reference = encode_all(dataclasses.replace(plan, encode_tile=tile), subject.cpu, clip)
+    return subject.difference(
+        "smaller tiles when memory runs out",
+        latent,
+        reference,
+        f"tiles of {tile.size} of {width // plan.spatial_factor} latents",
+    )
+
+
+def _untiled(config: ModelConfig) -> Plan:
+    factor = config.temporal_factor if config.is_video else 1
+    return Plan(factor, config.spatial_factor, encode_window=WindowSpec(64), decode_window=WindowSpec(64))
+
+
+def _peak_of(device: torch.device, work: Callable[[], object]) -> tuple[int, int]:
+    """Bytes of tensors on the device before `work` and at its peak; zeros, without any work, where the device does not
+    tell.
+    """
+    if device.type != "cuda":
+        return 0, 0
+    release_memory(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    harness.synchronise(device)
+    return before, torch.cuda.max_memory_allocated(device)
+
+
+@contextlib.contextmanager
+def _little_memory(runner: ModelRunner, needed: tuple[int, int], share: float, elements: int) -> Iterator[ModelRunner]:
+    """`runner` with `share` of the memory that a clip of `elements` values took: limited in torch's allocator on CUDA;
+    elsewhere a runner that reports what running out looks like.
+    """
+    device = runner.device
+    if device.type == "cuda":
+        before, peak = needed
+        total = torch.cuda.get_device_properties(device).total_memory
+        release_memory(device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, (before + share * (peak - before)) / total), device)
+        try:
+            yield runner
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0, device)
+    else:
+        yield _ScarceRunner(runner, round(share * elements))
+
+
+class _ScarceRunner(ModelRunner):
+    """Runs `other`, but no more than `elements` input values at a time. For devices whose memory cannot be limited."""
+
+    def __init__(self, other: ModelRunner, elements: int) -> None:
+        super().__init__(other.model, device=other.device, precision=other.precision)
+        self._other, self._elements = other, elements
+
+    def encode(self, frames: Tensor, bit_depth: int) -> Tensor:
+        """See ModelRunner. OutOfMemoryError beyond the limit."""
+        if frames.numel() > self._elements:
+            raise torch.OutOfMemoryError("out of memory (pretended, to see what happens)")
+        return self._other.encode(frames, bit_depth)
+
+
+# ---------------------------------------------------------------------------------------------------- files
+
+
+def file_round_trip(subject: Subject) -> Check:
+    """A file encoded on the device decodes to the same pictures on the device and on the CPU, up to rounding."""
+    with tempfile.TemporaryDirectory(prefix="cvcodec-gpu-check-") as name:
+        source, coded = Path(name) / "clip.mp4", Path(name) / "clip.cvl"
+        harness.write_clip(source, 64, 48, 23)
+        options = EncodeOptions(device=str(subject.device), precision="fp32")
+        encode_file(source, coded, model=copy.deepcopy(subject.model), options=options)
+        pictures = []
+        for device in (str(subject.device), "cpu"):
+            with LatentFile(coded, model=copy.deepcopy(subject.model), device=device, precision="fp32") as file:
+                pictures.append(file.frames[:].astype(np.int32))
+    return Check(
+        name="a file decodes as on the CPU",
+        model=subject.name,
+        precision="fp32",
+        value=float(np.abs(pictures[0] - pictures[1]).max()) if len(pictures[0]) == 23 else math.nan,
+        limit=CODE_LIMIT,
+        unit="code values",
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- speed
+
+
+def speed(
+    model: VideoAutoencoder,
+    device: torch.device,
+    precision: str,
+    *,
+    width: int,
+    height: int,
+    frames: int,
+    repeats: int = 3,
+) -> Speed:
+    """Encode and decode a clip with the model's own windows and tiles, after a warm-up; the median of `repeats`."""
+    name = model.name or model.config.family
+    facts: dict[str, Any] = {"model": name, "precision": precision, "width": width, "height": height, "frames": frames}
+    runner = ModelRunner(copy.deepcopy(model), device=device, precision=precision)
+    plan = Plan.choose(model.config, height=height, width=width)
+    clip = harness.moving_clip(width, height, frames)
+    notes: list[str] = []
+
+    def encode() -> Tensor:
+        return encode_all(plan, runner, clip, lambda smaller: notes.append("smaller tiles: memory ran out"))
+
+    def decode(latent: Tensor) -> None:
+        total = latent.shape[2]
+        for piece in plan.decode(
+            runner.decode,
+            lambda start, stop: latent[:, :, start:stop],
+            (0, total),
+            total,
+            lambda plan, text: notes.append("smaller tiles: memory ran out"),
+        ):
+            tensor_to_frames(denormalise(tiling.crop_space(piece, height, width), _DEPTH), _DEPTH)
+
+    try:
+        latent = encode()
+        decode(latent)
+        encode_peak = _peak_of(device, encode)[1]
+        decode_peak = _peak_of(device, lambda: decode(latent))[1]
+        encode_s = harness.median(harness.timed(encode, repeats=repeats))
+        decode_s = harness.median(harness.timed(lambda: decode(latent), repeats=repeats))
+    except DeviceError as error:
+        return Speed(**facts, note=str(error))
+    megapixels = width * height * frames / 1e6
+    return Speed(
+        **facts,
+        encode_mpixel_per_s=megapixels / encode_s,
+        decode_mpixel_per_s=megapixels / decode_s,
+        encode_peak_bytes=encode_peak or None,
+        decode_peak_bytes=decode_peak or None,
+        note="; ".join(dict.fromkeys(notes)),
+    )

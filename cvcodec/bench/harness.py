@@ -1,0 +1,284 @@
+"""What the measurements share: synthetic clips, models to measure, timing, machine facts, tables and JSON lines.
+
+Owns: all that a benchmark needs besides what it measures.
+Does not know: any one measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from cvcodec import __version__, host, registry
+from cvcodec.checkpoint import default_statistics
+from cvcodec.codec import DEFAULT_MODEL
+from cvcodec.errors import CvcodecError
+from cvcodec.model import ModelConfig, VideoAutoencoder, build_model
+from cvcodec.model.mini import mini_config
+from cvcodec.model.official_config import config_from_official
+from cvcodec.runner import frames_to_tensor
+from cvcodec.video import Frame, VideoWriter
+
+RATE = 25
+"""Frames per second of synthetic clips."""
+
+_DRIFT = 64  # pixels that the camera of a synthetic clip wanders
+_PLAIN_COLUMNS = 150  # width of tables that do not go to a terminal
+
+
+# ---------------------------------------------------------------------------------------------------- clips
+
+
+def moving_frames(width: int, height: int, count: int, *, seed: int = 0) -> Iterator[NDArray[np.uint8]]:
+    """`count` pictures (height, width, 3) uint8: a textured scene under a wandering camera, and a square crossing it.
+
+    Made one at a time, the same for the same arguments.
+    """
+    rng = np.random.default_rng(seed)
+    rows, columns = height + _DRIFT, width + _DRIFT
+    y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
+    patches = np.kron(rng.uniform(-40, 40, (rows // 16 + 1, columns // 16 + 1, 3)), np.ones((16, 16, 1)))
+    scene = patches[:rows, :columns].astype(np.float32)
+    for channel, (across, down) in enumerate(((37.0, 61.0), (53.0, 29.0), (71.0, 43.0))):
+        scene[..., channel] += 128 + 50 * np.sin(x / across + channel) * np.cos(y / down)
+    scene += rng.normal(0, 4, scene.shape).astype(np.float32)
+    canvas = np.clip(scene, 0, 255).astype(np.uint8)
+    side = max(1, min(width, height) // 5)
+    for index in range(count):
+        left = round(_DRIFT / 2 * (1 + math.sin(2 * math.pi * index / 97)))
+        top = round(_DRIFT / 2 * (1 + math.cos(2 * math.pi * index / 61)))
+        picture = canvas[top : top + height, left : left + width].copy()
+        row, column = (3 * index) % (height - side + 1), (5 * index) % (width - side + 1)
+        picture[row : row + side, column : column + side] = (230, 60, 40)
+        yield picture
+
+
+def moving_clip(width: int, height: int, count: int, *, seed: int = 0) -> Tensor:
+    """`moving_frames` as one tensor (1, 3, count, height, width) uint8, as a `ModelRunner` takes it."""
+    return frames_to_tensor(list(moving_frames(width, height, count, seed=seed)))
+
+
+def write_clip(path: Path, width: int, height: int, count: int, *, seed: int = 0) -> None:
+    """Write `moving_frames` as a video at `RATE`, one frame in memory; coded cheaply, as only its decoding counts."""
+    with VideoWriter(
+        path,
+        width=width,
+        height=height,
+        time_base=Fraction(1, RATE),
+        rate=Fraction(RATE),
+        codec="libx264",
+        crf=20,
+        preset="ultrafast",
+    ) as writer:
+        for index, picture in enumerate(moving_frames(width, height, count, seed=seed)):
+            writer.write(Frame(pixels=picture, pts=index, duration=1))
+
+
+# ---------------------------------------------------------------------------------------------------- models
+
+
+def official_config(family: str = "cvvae", *, width: int = 128) -> ModelConfig:
+    """The config of the official z=4 (`cvvae`) or z=16 (`cvvae-sd3`) model of a base width, 128 as published.
+
+    Below 32 there are as many norm groups as channels.
+    """
+    config = config_from_official({"_class_name": "CVVAEModel" if family == "cvvae" else "CVVAESD3Model"})
+    widths = tuple(width * multiple for multiple in (1, 2, 4, 4))
+    return dataclasses.replace(config, widths=widths, norm_groups=min(config.norm_groups, width))
+
+
+def random_model(config: ModelConfig, name: str, *, seed: int = 0) -> VideoAutoencoder:
+    """A model with seeded random weights, ready for the codec; no path through it is silent."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_model(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1 and not bool(parameter.any()):  # the mini's last layers start at zero
+                    parameter.normal_(0.0, 0.1 * parameter[0].numel() ** -0.5)
+    model.name = name
+    model.statistics = default_statistics(config)
+    # No file, so no identities of content; what is encoded and decoded in one process only has to match itself.
+    model.latent_space_id = model.decoder_hash = f"{seed:016x}"
+    return model
+
+
+def named_model(name: str) -> VideoAutoencoder:
+    """What `--models` means by a name: `mini`, `official`, or whatever `load_model` takes.
+
+    mini: the default model where weights are installed, else one of its size with random weights.
+    official: the z=4 architecture at its published width, with random weights.
+    """
+    if name == "official":
+        return random_model(official_config(), "official-z4-random")
+    if name != "mini":
+        return registry.load_model(name)
+    if registry.find_model(DEFAULT_MODEL) is None:
+        note("no weights are installed: measuring a mini model with random weights, whose speed is the same")
+        return random_model(mini_config(), "mini-z16-random")
+    return registry.load_model(DEFAULT_MODEL)
+
+
+# ---------------------------------------------------------------------------------------------------- time
+
+
+def timed(work: Callable[[], object], *, repeats: int, budget_s: float = math.inf) -> list[float]:
+    """Seconds of each of `repeats` runs; fewer, but at least one, once they have taken `budget_s` together."""
+    seconds: list[float] = []
+    while len(seconds) < repeats and (not seconds or sum(seconds) < budget_s):
+        begun = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - begun)
+    return seconds
+
+
+median = statistics.median
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done all that was asked of it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+# ---------------------------------------------------------------------------------------------------- machine
+
+
+def machine_facts(device: torch.device) -> dict[str, Any]:
+    """What a reader needs to judge figures from this machine; plain JSON types."""
+    return {
+        "cvcodec": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "usable_cpus": host.usable_cpus(),
+        "threads": torch.get_num_threads(),
+        "bf16_instructions": _bf16_instructions(),
+        "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    }
+
+
+def describe_machine(facts: Mapping[str, Any]) -> str:
+    """`machine_facts` as a sentence."""
+    bf16 = facts["bf16_instructions"] or "no"
+    device = f", {facts['device_name'] or facts['device']}" if facts["device"] != "cpu" else ""
+    load = "" if facts["load_1min"] is None else f", load {facts['load_1min']}"
+    return (
+        f"{facts['cpu']}, {facts['threads']} threads on {facts['usable_cpus']} usable CPUs{load}, "
+        f"{bf16} bf16 instructions{device}; torch {facts['torch']}, cvcodec {facts['cvcodec']}"
+    )
+
+
+def _bf16_instructions() -> str | None:
+    if hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        amx, avx512 = capabilities.get("amx_bf16"), capabilities.get("avx512_bf16")
+    else:
+        amx, avx512 = torch.cpu._is_amx_tile_supported(), torch.cpu._is_avx512_bf16_supported()
+    return "AMX" if amx else "AVX-512" if avx512 else None
+
+
+def _cpu_name() -> str:
+    try:
+        listing = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        listing = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", listing, re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+# ---------------------------------------------------------------------------------------------------- output
+
+
+def show_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str | None = None
+) -> None:
+    """A table on standard output; the first column is text, the others are aligned like numbers."""
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=None if sys.stdout.isatty() else _PLAIN_COLUMNS).print(table)
+
+
+def show_json(record: Mapping[str, Any]) -> None:
+    """One JSON object on a line of standard output; NaN and the infinities become null."""
+    sys.stdout.write(json.dumps(finite(record), allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def finite(value: Any) -> Any:
+    """`value` with NaN and the infinities, which JSON does not have, replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(entry) for key, entry in value.items()}
+    return [finite(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
+def note(text: str) -> None:
+    """One line on standard error: what is going on."""
+    Console(stderr=True).print(Text(text), soft_wrap=True, highlight=False)
+
+
+def number(value: float | None, digits: int = 2, suffix: str = "") -> str:
+    """For table cells; `–` where there is nothing."""
+    return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}{suffix}"
+
+
+# ---------------------------------------------------------------------------------------------------- programs
+
+
+def size_argument(text: str) -> tuple[int, int]:
+    """`1280x720` to (1280, 720), for argparse."""
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip())
+    if not found or min(int(found[1]), int(found[2])) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; wanted WIDTHxHEIGHT, such as 1280x720")
+    return int(found[1]), int(found[2])
+
+
+def list_argument(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
+    """A comma-separated list of what `parse` takes, for argparse."""
+
+    def parse_list(text: str) -> list[Any]:
+        return [parse(part.strip()) for part in text.split(",") if part.strip()]
+
+    return parse_list
+
+
+def run_program(work: Callable[[], int]) -> int:
+    """The exit code of `work`; an error of ours becomes one line and its own code, Ctrl-C 130."""
+    try:
+        return work()
+    except CvcodecError as error:
+        note(f"cvcodec: error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        note("cvcodec: interrupted")
+        return 130
