@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cvcodec import tiling
-from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, BitstreamWriter, Chunk
+from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, BitstreamWriter, Chunk, Header
 from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind, make_header, make_quantizer
 from cvcodec.codec.notices import Notices
 from cvcodec.device import available_memory, set_threads
-from cvcodec.errors import InputError, NumericalError
+from cvcodec.errors import InputError, NumericalError, UsageError
 from cvcodec.fileio import atomic_output
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import LOGVAR_RANGE
@@ -234,6 +234,7 @@ class _Encoder:
         """Encode all frames and finish the file. Raises InputError when there are none."""
         channels = self._runner.model.config.latent_channels
         depth = self._info.bit_depth
+        self._header()  # refuses what a file cannot hold before any work is done
 
         def encode(clip: Tensor) -> Tensor:
             begun = time.perf_counter()
@@ -270,35 +271,38 @@ class _Encoder:
         return [self._times.popleft() for _ in range(min(stop - first, len(self._times)))]
 
     def _backed_off(self, plan: Plan, text: str) -> None:
-        recorded = self._writer is None
+        recorded = self._latents == 0  # no chunk has been handed to the writer's thread, which makes the header
         self._notices(text + ("; the file records it" if recorded else "; earlier chunks were made with larger ones"))
         if recorded:
             self._plan = plan
+
+    def _header(self) -> Header:
+        options = self._options
+        header = make_header(
+            self._info, self._runner.model, self._plan, latents=options.latents, quality=options.quality
+        )
+        return header.replace(logvar=options.store_logvar, metadata={**header.metadata, **options.metadata})
 
     def _write(self, item: tuple[NDArray[np.float32], list[_Times]]) -> None:
         latent, times = item
         latent, logvar = np.split(latent, [self._runner.model.config.latent_channels])
         if self._writer is None:
             # Only now, so that tiles that had to shrink for the first window are recorded as they were used.
-            header = make_header(
-                self._info, self._runner.model, self._plan, latents=self._options.latents, quality=self._options.quality
-            )
-            header = header.replace(
-                logvar=self._options.store_logvar, metadata={**header.metadata, **self._options.metadata}
-            )
-            self._writer = BitstreamWriter(self._sink, header)
-        self._writer.write_chunk(
-            Chunk(
-                index=self._writer.chunks,
-                first_latent=self._writer.latents,
-                latent_count=latent.shape[1],
-                first_frame=self._writer.frames,
-                pts=np.array([time.pts for time in times], np.int64),
-                durations=np.array([time.duration for time in times], np.int64),
-                flags=np.array([time.flags for time in times], np.uint8),
-                symbols=self._stored(latent, self._writer.header.latent_dtype),
-            )
+            self._writer = BitstreamWriter(self._sink, self._header())
+        chunk = Chunk(
+            index=self._writer.chunks,
+            first_latent=self._writer.latents,
+            latent_count=latent.shape[1],
+            first_frame=self._writer.frames,
+            pts=np.array([time.pts for time in times], np.int64),
+            durations=np.array([time.duration for time in times], np.int64),
+            flags=np.array([time.flags for time in times], np.uint8),
+            symbols=self._stored(latent, self._writer.header.latent_dtype),
         )
+        try:
+            self._writer.write_chunk(chunk)
+        except ValueError as error:  # very large pictures in long windows
+            raise UsageError(str(error)) from error
         if self._options.store_logvar:
             self._writer.write_logvar(np.clip(logvar, *LOGVAR_RANGE))
         self.frames += len(times)
@@ -314,7 +318,8 @@ class _Encoder:
                 return self._quantizer.quantize(latent)
             except ValueError as error:
                 raise NumericalError(str(error)) from error
-        values = latent.astype(dtype)
+        with np.errstate(over="ignore"):  # infinity is refused below
+            values = latent.astype(dtype)
         if not np.isfinite(values).all():
             raise NumericalError(f"a latent of {np.abs(latent).max():g} does not fit {dtype}; use --latents fp32")
         return values

@@ -33,44 +33,50 @@ DEFAULT_QUALITY = 75.0
 def make_header(
     info: VideoInfo, model: VideoAutoencoder, plan: Plan, *, latents: LatentsKind, quality: float
 ) -> Header:
-    """The header of a file: what is known before the first frame. Raises UsageError for a quality out of range."""
+    """The header of a file: what is known before the first frame.
+
+    Raises UsageError for a quality out of range, and for a video beyond the limits of the format.
+    """
     if model.latent_space_id is None:
         raise UsageError("this model was built, not loaded, so it has no latent-space id: save it and use load_model")
     config = model.config
     quantised = latents == "quantised"
     quantizer = make_quantizer(model, quality) if quantised else None
-    return Header(
-        model=getattr(model, "name", "") or config.family,
-        latent_space_id=model.latent_space_id,
-        decoder_hash=model.decoder_hash or "",
-        config_digest=config.digest()[:16],
-        latent_channels=config.latent_channels,
-        temporal_factor=plan.temporal_factor,
-        spatial_factor=plan.spatial_factor,
-        scaling_factor=config.scaling_factor,
-        shift_factor=config.shift_factor,
-        latents=latents,
-        quality=quality if quantised else None,
-        steps=tuple(quantizer.steps.tolist()) if quantizer else (),
-        offsets=tuple(quantizer.offsets.tolist()) if quantizer else (),
-        **plan.header_fields(),
-        width=info.width,
-        height=info.height,
-        padding=(
-            0,
-            0,
-            tiling.padded_size(info.width, plan.spatial_factor) - info.width,
-            tiling.padded_size(info.height, plan.spatial_factor) - info.height,
-        ),
-        bit_depth=info.bit_depth,
-        color=ColorTags(**info.color.to_dict()),
-        sample_aspect_ratio=info.sample_aspect_ratio,
-        rotation=info.rotation,
-        time_base=info.time_base,
-        average_rate=info.average_rate,
-        tool=f"cvcodec {__version__}",
-        metadata=_metadata(info),
-    )
+    try:
+        return Header(
+            model=getattr(model, "name", "") or config.family,
+            latent_space_id=model.latent_space_id,
+            decoder_hash=model.decoder_hash or "",
+            config_digest=config.digest()[:16],
+            latent_channels=config.latent_channels,
+            temporal_factor=plan.temporal_factor,
+            spatial_factor=plan.spatial_factor,
+            scaling_factor=config.scaling_factor,
+            shift_factor=config.shift_factor,
+            latents=latents,
+            quality=quality if quantised else None,
+            steps=tuple(quantizer.steps.tolist()) if quantizer else (),
+            offsets=tuple(quantizer.offsets.tolist()) if quantizer else (),
+            **plan.header_fields(),
+            width=info.width,
+            height=info.height,
+            padding=(
+                0,
+                0,
+                tiling.padded_size(info.width, plan.spatial_factor) - info.width,
+                tiling.padded_size(info.height, plan.spatial_factor) - info.height,
+            ),
+            bit_depth=info.bit_depth,
+            color=ColorTags(**info.color.to_dict()),
+            sample_aspect_ratio=info.sample_aspect_ratio,
+            rotation=info.rotation,
+            time_base=info.time_base,
+            average_rate=info.average_rate,
+            tool=f"cvcodec {__version__}",
+            metadata=_metadata(info),
+        )
+    except ValueError as error:
+        raise UsageError(f"a .cvl file cannot hold this: {error}") from error
 
 
 def make_quantizer(model: VideoAutoencoder, quality: float) -> Quantizer:
