@@ -1,6 +1,6 @@
 """`cvcodec train`: image-vae, video-vae, finetune, plot, ablations.
 
-Owns: an option for every field of the training config, and what is printed at the end. Does not know: how training works.
+Owns: an option for every field of the training config. Does not know: how training works.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import typer
 
 from cvcodec.training.config import JOB_DEFAULTS, Job, TrainConfig, check_values, read_config_file
 
-app = typer.Typer(no_args_is_help=True, help="Train models: a 2D VAE, a compatible video VAE, or any checkpoint further.")
+app = typer.Typer(no_args_is_help=True, help="Train a 2D VAE, a compatible video VAE, or any checkpoint further.")
 
 _JOB_HELP: dict[Job, str] = {
     "image-vae": "Train a 2D image VAE on photos and video frames: the frozen reference of a compatible video VAE.",
@@ -44,12 +44,13 @@ def _train_command(job: Job) -> Callable[..., None]:
             raise typer.Exit(128 + signal.SIGINT)
 
     hints = typing.get_type_hints(TrainConfig)
+    argument = typer.Argument(metavar="[CONFIG.toml]", help=_CONFIG_HELP, show_default=False)
     parameters = [
         inspect.Parameter(
             "config_file",
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[Path | None, typer.Argument(metavar="[CONFIG.toml]", help=_CONFIG_HELP, show_default=False)],
+            annotation=Annotated[Path | None, argument],
         )
     ]
     for field in dataclasses.fields(TrainConfig):
@@ -59,9 +60,9 @@ def _train_command(job: Job) -> Callable[..., None]:
             help=field.metadata["help"],
             rich_help_panel=field.metadata["panel"],
             metavar=metavar,
-            show_default=_shown(default),  # type: ignore[arg-type]  # text or no default at all
+            show_default=_shown(default),
         )
-        annotation = Annotated[kind, option]
+        annotation = Annotated[kind, option]  # type: ignore[valid-type]  # made for typer at run time
         parameters.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         )
@@ -94,8 +95,10 @@ for _job, _help in _JOB_HELP.items():
 
 @app.command("plot")
 def plot(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are drawn into one picture.", metavar="RUN...")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="PNG to write. Default: curves.png in the first.")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, drawn into one picture.", metavar="RUN...")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="PNG to write.", show_default="curves.png in the first run")
+    ] = None,
 ) -> None:
     """Draw loss, bits and PSNR curves of runs as a PNG."""
     from cvcodec.training.plot import plot_runs
@@ -106,8 +109,8 @@ def plot(
 @app.command("ablations")
 def ablations(
     which: Annotated[str, typer.Argument(help="table6, table7, blocks or all.", metavar="table6|table7|blocks|all")],
-    config_file: Annotated[Path, typer.Argument(help="TOML config of the rows, with image_vae and data.", metavar="CONFIG.toml")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the runs and the tables.")] = Path("ablations"),
+    config_file: Annotated[Path, typer.Argument(help="Config of the rows: data, image_vae ...", metavar="CONFIG.toml")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for runs and tables.")] = Path("ablations"),
     minutes: Annotated[float, typer.Option("--minutes", help="Training time of each row.")] = 20.0,
     steps: Annotated[int, typer.Option("--steps", help="Length of each row in steps instead.")] = 0,
 ) -> None:

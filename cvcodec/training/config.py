@@ -1,0 +1,307 @@
+"""The training config: one flat frozen dataclass; each field is a key of the TOML file and an option of the command.
+
+Owns: fields, defaults, their help texts, cross-checks, reading and writing TOML, the batch specifications.
+Does not know: torch, data, models.
+
+A TOML file may group the keys in tables of any name (`[data]`, `[loss]`); the tables are flattened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from cvcodec.errors import InputError, UsageError
+
+Job = Literal["image-vae", "video-vae", "finetune"]
+JOBS: tuple[Job, ...] = ("image-vae", "video-vae", "finetune")
+Distortion = Literal["mse-db", "l1", "mse", "l1+mse"]
+Mapping2d = Literal["first", "average", "slice", "random"]
+
+T = TypeVar("T")
+
+_BATCH = re.compile(r"(\d+)x(\d+)x(\d+)(?:\*([0-9.]+))?(?:@([0-9.]+))?")
+
+
+def _option(panel: str, default: T, text: str) -> T:
+    return field(default=default, metadata={"panel": panel, "help": text})
+
+
+@dataclass(frozen=True)
+class BatchShape:
+    """Clips of `frames` frames and `size` x `size` pixels, `clips` of them in one step of all processes together."""
+
+    clips: int
+    frames: int
+    size: int
+    weight: float = 1.0
+    start: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> BatchShape:
+        """`CLIPSxFRAMESxSIZE[*WEIGHT][@START]`, such as `3x9x128` or `16x1x128*0.2@0.6`. UsageError otherwise."""
+        match = _BATCH.fullmatch(text.replace(" ", ""))
+        if not match:
+            raise UsageError(f"batch {text!r} is not CLIPSxFRAMESxSIZE[*WEIGHT][@START], such as 2x17x128@0.6")
+        shape = cls(int(match[1]), int(match[2]), int(match[3]), float(match[4] or 1), float(match[5] or 0))
+        if shape.clips < 1 or shape.frames < 1 or shape.size < 8 or shape.size % 8 or (shape.frames - 1) % 4:
+            raise UsageError(f"batch {text!r}: want at least one clip, 4k+1 frames and a size that is a multiple of 8")
+        if not 0 <= shape.start < 1 or shape.weight <= 0:
+            raise UsageError(f"batch {text!r}: want a weight above 0 and a start in [0, 1)")
+        return shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a run, apart from the data's bytes. See the fields' help texts."""
+
+    # ------------------------------------------------------------------------------------------------ run
+    output: str = _option("Run", "", "Run folder: log, state, weights, grids. Must be new, unless --resume.")
+    resume: bool = _option("Run", False, "Continue the run in the output folder exactly where its state was saved.")
+    steps: int = _option("Run", 0, "Length of the run in steps; resumes bit for bit. Give this or --minutes.")
+    minutes: float = _option("Run", 0.0, "Length of the run in minutes of training; the schedule follows the clock.")
+    seed: int = _option("Run", 0, "All randomness comes from this and the index of a sample.")
+    device: str = _option("Run", "auto", "cpu, cuda, cuda:N or auto.")
+    precision: str = _option("Run", "auto", "bf16 (autocast), fp32 or auto: bf16 where the processor multiplies it.")
+    threads: int = _option("Run", 0, "CPU threads; 0: torch's choice.")
+    name: str = _option("Run", "", "Name for the model card; default: the run folder's name.")
+
+    # ------------------------------------------------------------------------------------------------ data
+    data: tuple[str, ...] = _option(
+        "Data", (), "Folder, .txt list or .tsv/.csv manifest (columns file, split, source); may be given several times."
+    )
+    val_fraction: float = _option("Data", 0.1, "Share of the sources held out where the manifest names no split.")
+    cache: str = _option("Data", "", "Folder for decoded clips (memory-mapped); empty: in memory.")
+    cache_gigabytes: float = _option("Data", 4.0, "Limit for decoded clips, in memory or in the cache folder.")
+    cache_side: int = _option("Data", 512, "Decoded clips are scaled down to at most this short side, in pixels.")
+    segment_frames: int = _option("Data", 160, "Longer videos are decoded and cached in pieces of this many frames.")
+    batches: tuple[str, ...] = _option(
+        "Data",
+        (),
+        "CLIPSxFRAMESxSIZE[*WEIGHT][@START]: shapes drawn by weight among those with the largest START (share of the "
+        "run) that was passed. All processes together make CLIPS clips a step.",
+    )
+    strides: tuple[int, ...] = _option("Data", (1, 1, 1, 2, 3), "Frame strides to draw from (repeat to weigh).")
+    photo_share: float = _option("Data", 0.18, "Share of clips made from photos by synthetic pan and zoom.")
+    augment: bool = _option("Data", True, "Scales, flips, reversed time, transposition, colour and brightness jitter.")
+    workers: int = _option("Data", 1, "Threads that prepare batches.")
+
+    # ------------------------------------------------------------------------------------------------ model
+    init: str = _option("Model", "", "Weights to start from: model name or file. Default: a fresh or inflated model.")
+    image_vae: str = _option(
+        "Model", "", "2D model (name or file): the source of inflation and the frozen reference of the regularisation."
+    )
+    inflate: bool = _option("Model", True, "Start a video model from --image-vae by inflation when there is no --init.")
+    latent_channels: int = _option("Model", 16, "Latent channels of a fresh model.")
+    widths: tuple[int, ...] = _option("Model", (), "Channels at each level, finest first; empty: the mini's.")
+    encoder_blocks: tuple[int, ...] = _option("Model", (), "Residual blocks at each level; empty: the mini's.")
+    decoder_blocks: tuple[int, ...] = _option("Model", (), "Residual blocks at each level; empty: the mini's.")
+    encoder_temporal: tuple[int, ...] = _option("Model", (), "How many of them look along time; empty: the mini's.")
+    decoder_temporal: tuple[int, ...] = _option("Model", (), "How many of them look along time; empty: the mini's.")
+    half_3d: bool = _option("Model", True, "2D+3D blocks (paper); --no-half-3d: all-3D.")
+    pca: bool = _option("Model", True, "Start the patch shortcut of a fresh mini model as a PCA of training patches.")
+    freeze: Literal["none", "encoder", "decoder"] = _option(
+        "Model", "none", "Part that stays as it is: none, encoder or decoder."
+    )
+    gradient_checkpointing: bool = _option("Model", False, "Recompute activations in the backward pass: less memory.")
+
+    # ------------------------------------------------------------------------------------------------ regularisation
+    regularization: Literal["none", "encoder", "decoder", "both"] = _option(
+        "Regularisation", "decoder", "none, encoder, decoder or both (video-vae)."
+    )
+    mapping: Literal["first", "average", "slice", "random"] = _option(
+        "Regularisation", "random", "psi of the paper: first, average, slice or random."
+    )
+    decoder_regularization: float = _option("Regularisation", 1.0, "Weight of the 2D decoder's term (lambda 1).")
+    encoder_regularization: float = _option("Regularisation", 1.0, "Weight of the 2D encoder's term (lambda 2).")
+    regularization_latents: int = _option(
+        "Regularisation", 0, "Latents of each clip, newly drawn each step, that the 2D decoder sees; 0: all."
+    )
+
+    # ------------------------------------------------------------------------------------------------ loss
+    loss: Literal["codec", "paper"] = _option(
+        "Loss", "codec", "codec: distortion + rate with quantisation noise; paper: the official sums (spec 4.3)."
+    )
+    distortion: Literal["mse-db", "l1", "mse", "l1+mse"] = _option(
+        "Loss", "mse-db", "mse-db: mean over clips of 10 log10(mse); l1, mse, l1+mse."
+    )
+    rate_weight: float = _option("Loss", 10.0, "codec: weight of the estimated bits per source pixel.")
+    kl_weight: float | None = _option("Loss", None, "Default: 0.002 per latent (codec), 1.0 on the sum (paper).")
+    perceptual_weight: float | None = _option("Loss", None, "LPIPS (VGG16). Default: 0 (codec), 0.5 (paper).")
+    perceptual_start: float = _option("Loss", 0.0, "Share of the run after which LPIPS is added.")
+    perceptual_frames: int = _option("Loss", 0, "codec: frames of each clip, newly drawn, that LPIPS sees; 0: all.")
+    lpips_variant: str = _option("Loss", "auto", "auto, standard or shift-tolerant.")
+    adversarial_weight: float | None = _option("Loss", None, "3D PatchGAN. Default: 0 (codec), 0.5 (paper).")
+    adversarial_start: int = _option("Loss", 1, "First step with adversarial losses.")
+    discriminator_width: int = _option("Loss", 64, "Channels of the discriminator's first layer.")
+    adaptive_weight: bool = _option("Loss", True, "Scale the adversarial gradient to the reconstruction's (spec 4.3).")
+
+    # ------------------------------------------------------------------------------------------------ quantisation
+    unit_step: float = _option(
+        "Quantisation", 0.68, "codec: quantiser step at quality 50, stored with the weights; 0: a channel's deviation."
+    )
+    default_quality: float = _option("Quantisation", 75.0, "Quality that --default-share of the clips see.")
+    default_share: float = _option("Quantisation", 0.4, "Share of clips with noise of the default quality.")
+    noise_quality: tuple[float, ...] = _option("Quantisation", (45.0, 85.0), "Uniform range of most other clips.")
+    wide_share: float = _option("Quantisation", 0.04, "Share of clips with any quality from 0 to 100.")
+    sample_share: float = _option("Quantisation", 0.15, "Share of clips decoded from a posterior sample instead.")
+
+    # ------------------------------------------------------------------------------------------------ optimiser
+    optimizer: Literal["muon", "adamw"] = _option("Optimiser", "muon", "muon: for wide kernels, AdamW for the rest.")
+    muon_rate: float = _option("Optimiser", 0.02, "Learning rate of Muon.")
+    rate: float = _option("Optimiser", 1e-3, "Learning rate of AdamW.")
+    shortcut_rate: float = _option("Optimiser", 2e-4, "Learning rate of the patch shortcuts (mini).")
+    auxiliary_rate: float = _option("Optimiser", 3e-3, "Learning rate of the rate model and learned log-variances.")
+    discriminator_rate: float = _option("Optimiser", 2e-4, "Learning rate of the discriminator (constant).")
+    betas: tuple[float, ...] = _option("Optimiser", (0.9, 0.98), "AdamW.")
+    epsilon: float = _option("Optimiser", 1e-8, "AdamW (official: 1e-4).")
+    weight_decay: float = _option("Optimiser", 0.0, "AdamW (official: 0.01).")
+    gradient_clip: float = _option("Optimiser", 5.0, "Largest norm of the gradients that AdamW uses; 0: no limit.")
+    warmup_steps: int = _option("Optimiser", 50, "Linear rise of the learning rates; of the rate term, 6 times slower.")
+    final_rate: float = _option("Optimiser", 0.02, "Share of the learning rates at the end of the cosine.")
+    ema_decay: float = _option("Optimiser", 0.998, "Moving average of the weights, which is stored; 0: none.")
+
+    # ------------------------------------------------------------------------------------------------ reports
+    log_every: int = _option("Reports", 50, "Steps between lines of the log.")
+    checkpoint_minutes: float = _option("Reports", 4.0, "Minutes between saved states.")
+    validate_minutes: float = _option("Reports", 12.0, "Minutes between validations; 0: by --validate-every only.")
+    validate_every: int = _option("Reports", 0, "Steps between validations; 0: by --validate-minutes only.")
+    validation_clips: int = _option("Reports", 12, "Held-out clips, spread over the sources.")
+    validation_frames: int = _option("Reports", 17, "First frames of each.")
+    validation_side: int = _option("Reports", 256, "Held-out clips are scaled to this short side.")
+    validation_qualities: tuple[float, ...] = _option("Reports", (65.0, 75.0, 85.0), "Quantiser settings to measure.")
+    validation_lpips: bool = _option("Reports", True, "Report LPIPS (AlexNet), if its weights are installed.")
+    grid_every: int = _option("Reports", 0, "Steps between grids of reconstructions; 0: at each validation.")
+    statistics_clips: int = _option("Reports", 64, "Training clips that the stored per-channel statistics come from.")
+    store: Literal["fp16", "fp32"] = _option("Reports", "fp16", "Type of the stored weights.")
+
+    def __post_init__(self) -> None:
+        if (self.steps > 0) == (self.minutes > 0):
+            raise UsageError(
+                f"give the length of the run in steps or in minutes (got {self.steps} and {self.minutes:g})"
+            )
+        if not self.output:
+            raise UsageError("no run folder: give --output")
+        if not self.data:
+            raise UsageError("no data: give --data with a folder, a list or a manifest")
+        shapes = self.batch_shapes
+        if not any(shape.start == 0 for shape in shapes):
+            raise UsageError(f"no batch shape starts at 0 among {', '.join(self.batches) or 'none'}")
+        if len(self.noise_quality) != 2 or not 0 <= self.noise_quality[0] <= self.noise_quality[1] <= 100:
+            raise UsageError(f"noise quality is {list(self.noise_quality)}; wanted two numbers in order, from 0 to 100")
+        if len(self.betas) != 2:
+            raise UsageError(f"betas are {list(self.betas)}; wanted two numbers")
+        shares = ("val_fraction", "photo_share", "perceptual_start", "default_share", "wide_share", "sample_share")
+        for name in (*shares, "final_rate", "ema_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; wanted a number from 0 to 1")
+        if self.default_share + self.wide_share > 1:
+            raise UsageError(f"default share {self.default_share} and wide share {self.wide_share} sum to more than 1")
+        if not self.strides or min(self.strides) < 1:
+            raise UsageError(f"strides are {list(self.strides)}; wanted whole numbers from 1")
+        counts = ("log_every", "workers", "validation_frames", "validation_side", "statistics_clips", "segment_frames")
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; wanted at least 1")
+
+    @property
+    def batch_shapes(self) -> tuple[BatchShape, ...]:
+        """`batches`, parsed."""
+        return tuple(BatchShape.parse(text) for text in self.batches)
+
+    @property
+    def is_paper(self) -> bool:
+        """Whether the official sums are used (spec 4.3)."""
+        return self.loss == "paper"
+
+    @property
+    def resolved_kl_weight(self) -> float:
+        """`kl_weight`, or the default of the chosen loss."""
+        return self.kl_weight if self.kl_weight is not None else 1.0 if self.is_paper else 0.002
+
+    @property
+    def resolved_perceptual_weight(self) -> float:
+        """`perceptual_weight`, or the default of the chosen loss."""
+        return self.perceptual_weight if self.perceptual_weight is not None else 0.5 if self.is_paper else 0.0
+
+    @property
+    def resolved_adversarial_weight(self) -> float:
+        """`adversarial_weight`, or the default of the chosen loss."""
+        return self.adversarial_weight if self.adversarial_weight is not None else 0.5 if self.is_paper else 0.0
+
+    def to_toml(self) -> str:
+        """The config as TOML, one key a line, tables as in the options' help; absent values are left out."""
+        lines: list[str] = []
+        panel = ""
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if value is None:
+                continue
+            if item.metadata["panel"] != panel:
+                panel = item.metadata["panel"]
+                lines += ["", f"[{panel.lower()}]"]
+            lines.append(f"{item.name} = {json.dumps(list(value) if isinstance(value, tuple) else value)}")
+        return "\n".join(lines[1:]) + "\n"
+
+
+JOB_DEFAULTS: dict[Job, dict[str, Any]] = {
+    # A latent of a 2D model stands for one picture, not four: a bit per pixel is a quarter of the bits per latent.
+    "image-vae": {"batches": ("12x1x128",), "photo_share": 0.6, "rate_weight": 2.5, "regularization": "none"},
+    "video-vae": {"batches": ("3x9x128", "2x17x128@0.6")},
+    "finetune": {"batches": ("3x9x128",), "regularization": "none", "rate": 2e-4, "muon_rate": 0.004},
+}
+"""Defaults of fields that depend on the job."""
+
+
+def read_config_file(path: str | Path) -> dict[str, Any]:
+    """The keys of a TOML config, tables flattened, types checked. InputError or UsageError, naming file and key."""
+    try:
+        with open(path, "rb") as file:
+            document = tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"cannot read config {path}: {error.strerror or error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path} is not TOML: {error}") from error
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        for name, item in (value if isinstance(value, dict) else {key: value}).items():
+            if name in flat:
+                raise UsageError(f"{path}: {name} is given twice")
+            flat[name] = item
+    return check_values(flat, where=str(path))
+
+
+def check_values(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """`values`, lists made tuples and whole numbers floats where wanted. UsageError for unknown keys or types."""
+    hints = typing.get_type_hints(TrainConfig)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise UsageError(f"{where}: no such setting: {', '.join(unknown)}; see cvcodec train video-vae --help")
+    return {name: _checked(value, hints[name], f"{where}: {name}") for name, value in values.items()}
+
+
+def _checked(value: Any, hint: Any, what: str) -> Any:
+    if isinstance(hint, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return None if value is None else _checked(value, options[0], what)
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        if value not in typing.get_args(hint):
+            raise UsageError(f"{what} is {value!r}; wanted one of {', '.join(typing.get_args(hint))}")
+        return value
+    if origin is tuple:
+        items = value if isinstance(value, list | tuple) else [value]
+        return tuple(_checked(item, typing.get_args(hint)[0], what) for item in items)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise UsageError(f"{what} is {value!r}; wanted {hint.__name__}")
+    return value

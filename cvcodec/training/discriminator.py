@@ -1,0 +1,73 @@
+"""The 3D PatchGAN of CV-VAE (spec 4.4), with the state-dict layout of the official training checkpoints.
+
+Owns: the network and its initialisation. Does not know: losses (losses.py), when it is trained.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_TIMESTEP_WIDTH = 512  # of a projection that is in the official state dict and never used
+_GROUPS = 32
+_EPS = 1e-5
+
+
+class DiscriminatorBlock(nn.Module):
+    """norm, SiLU, conv, [pool by 2], norm, SiLU, conv, plus the [pooled] input through a 1x1x1 where widths differ."""
+
+    def __init__(self, channels_in: int, channels_out: int, *, pool: bool) -> None:
+        super().__init__()
+        self.pool = pool
+        self.norm1 = nn.GroupNorm(_GROUPS, channels_in, eps=_EPS)
+        self.conv1 = nn.Conv3d(channels_in, channels_out, 3, padding=1)
+        self.temb_proj = nn.Linear(_TIMESTEP_WIDTH, channels_out).requires_grad_(False)
+        self.norm2 = nn.GroupNorm(_GROUPS, channels_out, eps=_EPS)
+        self.conv2 = nn.Conv3d(channels_out, channels_out, 3, padding=1)
+        if channels_in != channels_out:
+            self.nin_shortcut = nn.Conv3d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv1(F.silu(self.norm1(x)))
+        if self.pool:
+            x, y = _halve(x), _halve(y)
+        y = self.conv2(F.silu(self.norm2(y)))
+        if hasattr(self, "nin_shortcut"):
+            x = self.nin_shortcut(x)
+        return x + y
+
+
+class Discriminator(nn.Module):
+    """Clips (B, 3, T, H, W) in [-1, 1] to patch logits (B, 1, t, H/8, W/8), t = 1, 1, 2, 3 for T = 1, 5, 9, 17.
+
+    H and W at least 8. `width` 64 is the official network: 29,015,041 parameters in 58 tensors.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        if width < _GROUPS or width % _GROUPS:
+            raise ValueError(f"discriminator width {width} is not a multiple of {_GROUPS}")
+        widths = [width, 2 * width, 4 * width, 8 * width, 8 * width]
+        layers: list[nn.Module] = [nn.Conv3d(3, width, 3, stride=2, padding=1), nn.LeakyReLU(0.2)]
+        for index, (channels_in, channels_out) in enumerate(zip(widths, widths[1:], strict=False)):
+            layers += [
+                DiscriminatorBlock(channels_in, channels_out, pool=index < 2),
+                nn.GroupNorm(_GROUPS, channels_out, eps=_EPS),
+                nn.LeakyReLU(0.2),
+            ]
+        layers.append(nn.Conv3d(widths[-1], 1, 3, padding=1))
+        self.main = nn.Sequential(*layers)
+        for module in self.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        logits: Tensor = self.main(clips)
+        return logits
+
+
+def _halve(x: Tensor) -> Tensor:
+    if x.shape[2] % 2:
+        x = torch.cat([x[:, :, :1], x], 2)
+    return F.avg_pool3d(x, 2)

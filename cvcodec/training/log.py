@@ -1,0 +1,106 @@
+"""What a run says: log.jsonl in the run folder, one line of progress on stderr.
+
+Owns: the log's lines (`event`, `step`, `minutes`, then numbers with units in their keys), averages between lines, the
+progress display. Does not know: what the numbers mean.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LOG_NAME = "log.jsonl"
+
+
+class RunLog:
+    """Appends to the log and shows progress; silent in all processes but the main one. A context manager."""
+
+    def __init__(self, folder: Path, *, active: bool, console: Console | None = None) -> None:
+        self._active = active
+        self._console = console or Console(stderr=True)
+        self._file = (folder / LOG_NAME).open("a", encoding="utf-8") if active else None
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>5.1f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not (active and self._console.is_terminal),
+        )
+        self._task = self._progress.add_task("starting", total=1.0)
+        self._sums: dict[str, float] = defaultdict(float)
+        self._count = 0
+
+    def __enter__(self) -> RunLog:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, terms: Mapping[str, float]) -> None:
+        """Numbers of one step, averaged until `write_averages`."""
+        for name, value in terms.items():
+            self._sums[name] += value
+        self._count += 1
+
+    def take_averages(self) -> dict[str, float]:
+        """Means since the last call."""
+        means = {name: total / self._count for name, total in self._sums.items()}
+        self._sums.clear()
+        self._count = 0
+        return means
+
+    def write(self, event: str, **values: Any) -> None:
+        """One line of the log; numbers that are not finite become null."""
+        if self._file is None:
+            return
+        clean = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
+        self._file.write(json.dumps({"event": event, **_rounded(clean)}) + "\n")
+        self._file.flush()
+        if not self._console.is_terminal or event not in ("train",):
+            self._console.print(_line(event, clean), markup=False, highlight=False, soft_wrap=True)
+
+    def say(self, line: str) -> None:
+        """One line for people, and for the log."""
+        self.write("note", text=line)
+
+    def show(self, progress: float, description: str) -> None:
+        """Where the run is, in [0, 1]."""
+        if self._active:
+            self._progress.update(self._task, completed=progress, description=description)
+
+
+def read_log(folder: Path) -> Iterator[dict[str, Any]]:
+    """The log's lines; a line cut short by a crash is left out."""
+    with open(folder / LOG_NAME, encoding="utf-8") as file:
+        for line in file:
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError:
+                continue
+
+
+def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}
+
+
+def _line(event: str, values: Mapping[str, Any]) -> str:
+    if event == "note":
+        return str(values["text"])
+    parts = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()]
+    return f"{event}: {'  '.join(parts)}"

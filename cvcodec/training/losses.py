@@ -1,0 +1,127 @@
+"""The terms of the loss as functions of tensors: spec 4.1 to 4.3, and the distortions of codec training.
+
+Owns: the maps psi, the sums and means, the hinge, the adaptive weight; tests hold each to numbers worked out by hand.
+Does not know: models, data, schedules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cvcodec.training.config import Distortion, Mapping2d
+
+GROUP = 4
+"""Frames of a group: rho_t of the paper."""
+DB_FLOOR = 3e-5
+"""Added to the mean square error before its logarithm: 51 dB, where a clip stops being worth more attention."""
+ADAPTIVE_EPSILON = 1e-4
+ADAPTIVE_LIMIT = 1e4
+
+
+# ---------------------------------------------------------------------------------------------------- psi
+
+
+def draw_picks(generator: np.random.Generator, groups: int) -> list[int]:
+    """The random map's draw: which frame of each group, uniform, one draw for the whole batch (spec 4.2)."""
+    return [int(pick) for pick in generator.integers(0, GROUP, groups)]
+
+
+def map_frames(pixels: Tensor, mapping: Mapping2d, picks: list[int] | None = None) -> Tensor:
+    """psi: (B, 3, 4k+1, H, W) -> (B, 3, k+1, H, W); `first` keeps frame 0 alone. `picks`: k numbers for `random`.
+
+    Frame 0 is always kept; group j is frames 4j-3 ... 4j (spec 4.2). ValueError on another number of frames.
+    """
+    frames = pixels.shape[2]
+    if (frames - 1) % GROUP:
+        raise ValueError(f"want {GROUP}k+1 frames: {pixels.shape = }")
+    first, groups = pixels[:, :, :1], pixels[:, :, 1:].unflatten(2, (-1, GROUP)) if frames > 1 else None
+    if mapping == "first" or groups is None:
+        return first
+    if mapping == "slice":
+        mapped = groups[:, :, :, GROUP - 1]
+    elif mapping == "average":
+        mapped = groups.mean(3)
+    else:
+        if picks is None or len(picks) != groups.shape[2]:
+            raise ValueError(f"the random map wants {groups.shape[2]} picks, got {picks}")
+        mapped = torch.stack([groups[:, :, group, pick] for group, pick in enumerate(picks)], 2)
+    return torch.cat([first, mapped], 2)
+
+
+# ---------------------------------------------------------------------------------------------------- distortion
+
+
+def distortion(kind: Distortion, x: Tensor, y: Tensor) -> Tensor:
+    """(B, ...) pixels in [-1, 1] -> (B,), per clip. `mse-db`: 10 log10(mse), minus the PSNR but for a constant."""
+    error = (y.float() - x.float()).flatten(1)
+    if kind == "l1":
+        return error.abs().mean(1)
+    mse = error.square().mean(1)
+    if kind == "mse":
+        return mse
+    if kind == "l1+mse":
+        return error.abs().mean(1) + 2 * mse
+    return 10 * torch.log10(mse + DB_FLOOR)
+
+
+# ---------------------------------------------------------------------------------------------------- official sums
+
+
+def reconstruction_error(
+    target: Tensor, output: Tensor, perceptual: Callable[[Tensor, Tensor], Tensor] | None, weight: float
+) -> Tensor:
+    """|x - x'| per element plus `weight` times each frame's LPIPS on all its pixels: (B*T, 3, H, W) (spec 4.3, 1)."""
+    x, y = fold_frames(target.float()), fold_frames(output.float())
+    error = (x - y).abs()
+    if perceptual is not None and weight:
+        error = error + weight * perceptual(x, y).float().view(-1, 1, 1, 1)
+    return error
+
+
+def negative_log_likelihood(error: Tensor, log_variance: Tensor) -> Tensor:
+    """sum(error / exp(s) + s) / frames for errors (B*T, 3, H, W) and a learned scalar s (spec 4.3, 2 and 3)."""
+    total: Tensor = (error / log_variance.exp() + log_variance).sum()
+    return total / error.shape[0]
+
+
+def kl_divergence(mean: Tensor, logvar: Tensor) -> Tensor:
+    """0.5 sum(mean^2 + var - 1 - log var) over C, t, h, w, averaged over clips (spec 4.3, 4)."""
+    mean, logvar = mean.float(), logvar.float()
+    return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1).mean()
+
+
+def fold_frames(clips: Tensor) -> Tensor:
+    """(B, 3, T, H, W) -> (B*T, 3, H, W)."""
+    return clips.transpose(1, 2).flatten(0, 1)
+
+
+# ---------------------------------------------------------------------------------------------------- adversarial
+
+
+def discriminator_hinge(real: Tensor, fake: Tensor) -> Tensor:
+    """0.5 (mean relu(1 - real) + mean relu(1 + fake)) of logits (spec 4.3, 6)."""
+    return 0.5 * (F.relu(1 - real.float()).mean() + F.relu(1 + fake.float()).mean())
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """-mean(logits of reconstructions) (spec 4.3, 5)."""
+    return -fake.float().mean()
+
+
+def adaptive_weight(
+    reconstruction: Tensor, generator: Tensor, last_layer: Tensor, average: Callable[[Tensor], Tensor] = lambda g: g
+) -> Tensor:
+    """|grad reconstruction| / (|grad generator| + 1e-4) at the decoder's last weight, at most 1e4 (spec 4.3, 5).
+
+    `average` takes a gradient's mean over processes, so that the norms are those of the whole batch.
+    """
+    of_reconstruction = average(torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0])
+    of_generator = average(torch.autograd.grad(generator, last_layer, retain_graph=True)[0])
+    ratio = of_reconstruction.float().norm() / (of_generator.float().norm() + ADAPTIVE_EPSILON)
+    weight: Tensor = ratio.clamp(0.0, ADAPTIVE_LIMIT).detach()
+    return weight

@@ -1,0 +1,293 @@
+"""One step's loss from a batch: encode, noise, decode, regularise against the frozen 2D model, judge.
+
+Owns: how the terms of losses.py are put together, for codec training and for the paper's sums; the noise of each sample
+(keyed on its index); the learned log-variances. Does not know: optimisers, files, the schedule's clock.
+
+codec: distortion(x, D(z)) + rate_weight * bits per pixel + kl_weight * KL per latent element [+ LPIPS] [+ adversarial]
+       + lambda1 * distortion(psi(x), D_i(z)) + lambda2 * distortion(x, D(E_i(slice(x)))), where z is the mean with the
+       uniform noise of a quantiser of random quality, or for a few clips a posterior sample, so that the log-variance
+       keeps a meaning.
+paper: spec 4.3, with z a posterior sample.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from cvcodec.metrics.lpips import Lpips
+from cvcodec.model.base import VideoAutoencoder
+from cvcodec.model.posterior import Posterior
+from cvcodec.training import losses
+from cvcodec.training.config import TrainConfig
+from cvcodec.training.keys import numpy_generator, torch_generator
+from cvcodec.training.loader import Batch
+from cvcodec.training.rate import RateModel
+
+Arithmetic: TypeAlias = Callable[[], AbstractContextManager[object]]
+
+UNIT_QUALITY = 50.0  # the quality at which a step is one unit step (quantization.py)
+QUALITY_PER_OCTAVE = 10.0
+
+
+@dataclass
+class Judged:
+    """A batch after the model, with the pieces that the trainer still needs."""
+
+    loss: Tensor
+    """Without the adversarial term; mean over this process's clips."""
+    reconstruction_loss: Tensor
+    """The part that the adaptive weight is measured against."""
+    target: Tensor
+    output: Tensor
+    """What the discriminator compares: (B', 3, T, H, W)."""
+    terms: dict[str, float]
+    """For the log, units in the names."""
+
+
+def step_of_quality(unit_step: Tensor, quality: Tensor) -> Tensor:
+    """Quantiser step of each channel (C,) for each quality (B,): (B, C, 1, 1, 1), as quantization.py defines it."""
+    octaves = (UNIT_QUALITY - quality) / QUALITY_PER_OCTAVE
+    return (unit_step.view(1, -1) * torch.exp2(octaves).view(-1, 1)).view(len(quality), -1, 1, 1, 1)
+
+
+class Objective(nn.Module):
+    """Holds what training needs beside the model: rate model, log-variances, the frozen 2D model, LPIPS."""
+
+    def __init__(
+        self, config: TrainConfig, unit_step: Tensor, image_model: VideoAutoencoder | None, lpips: Lpips | None
+    ) -> None:
+        """`unit_step`: (C,). `image_model` is frozen here; it is None where nothing is regularised."""
+        super().__init__()
+        self.config = config
+        self.register_buffer("unit_step", unit_step.detach().clone().float())
+        self.unit_step: Tensor
+        self.rate = RateModel(unit_step.float())
+        self.log_variance = nn.Parameter(torch.zeros(()), requires_grad=config.is_paper)
+        self.log_variance_2d = nn.Parameter(torch.zeros(()), requires_grad=config.is_paper)
+        # In a tuple, so that they are no submodules: they are neither trained nor stored.
+        self._frozen = (image_model, lpips)
+        if image_model is not None:
+            image_model.requires_grad_(False).eval()
+        self._uses_decoder_term = image_model is not None and config.regularization in ("decoder", "both")
+        self._uses_encoder_term = image_model is not None and config.regularization in ("encoder", "both")
+
+    @property
+    def image_model(self) -> VideoAutoencoder | None:
+        """The frozen 2D reference."""
+        return self._frozen[0]
+
+    @property
+    def trainable(self) -> list[Tensor]:
+        """Rate model and log-variances, in a fixed order."""
+        if self.config.is_paper:
+            return [self.log_variance, self.log_variance_2d]
+        return list(self.rate.parameters())
+
+    def forward(self, model: VideoAutoencoder, batch: Batch, *, progress: float, arithmetic: Arithmetic) -> Judged:
+        """The loss of a batch. `arithmetic()`: the autocast context in which models run."""
+        return (self._paper if self.config.is_paper else self._codec)(model, batch, progress, arithmetic)
+
+    # ------------------------------------------------------------------------------------------------ codec
+
+    def _codec(self, model: VideoAutoencoder, batch: Batch, progress: float, arithmetic: Arithmetic) -> Judged:
+        config, x = self.config, batch.pixels
+        posterior = self._encode(model, x, arithmetic)
+        step = step_of_quality(self.unit_step, self._qualities(batch).to(x.device))
+        noisy = posterior.mean + self._uniform(batch, posterior.mean) * step
+        latent = self._with_samples(batch, posterior, noisy)
+        with arithmetic():
+            output = model.decode(latent)
+        per_clip = losses.distortion(config.distortion, x, output)
+        reconstruction = per_clip.mean()
+        terms = {"distortion": float(reconstruction.detach()), "psnr_db": _mean_psnr(x, output)}
+        weight = config.resolved_perceptual_weight
+        if weight and progress >= config.perceptual_start:
+            distance = self._perceptual(*self._some_frames(batch, x, output), arithmetic).mean()
+            reconstruction = reconstruction + weight * distance
+            terms["lpips_vgg"] = float(distance.detach())
+        bits = self.rate(noisy, step).sum() / x[:, 0].numel()
+        kl = losses.kl_divergence(posterior.mean, posterior.logvar) / posterior.mean[0].numel()
+        warmup = min(1.0, batch.step / max(1, 6 * config.warmup_steps))
+        loss = reconstruction + config.rate_weight * warmup * bits + config.resolved_kl_weight * kl
+        terms |= {"bits_per_pixel": float(bits.detach()), "kl_per_element_nats": float(kl.detach())}
+        if self._uses_decoder_term:
+            term = self._decoder_term(batch, latent, arithmetic).mean()
+            loss = loss + config.decoder_regularization * term
+            terms["decoder_2d"] = float(term.detach())
+        if self._uses_encoder_term:
+            term = self._encoder_term(model, batch, step, arithmetic).mean()
+            loss = loss + config.encoder_regularization * term
+            terms["encoder_2d"] = float(term.detach())
+        return Judged(loss, reconstruction, x, output.float(), terms)
+
+    def _decoder_term(self, batch: Batch, latent: Tensor, arithmetic: Arithmetic) -> Tensor:
+        """distortion(psi(x), D_i(z)) per clip, on all latents or on a new random few of them each step."""
+        assert self.image_model is not None
+        target, seen = self._mapped(batch, latent)
+        few = self.config.regularization_latents
+        if 0 < few < seen.shape[2]:
+            generator = numpy_generator(self.config.seed, "regularised latents", batch.step)
+            chosen = torch.from_numpy(generator.permutation(seen.shape[2])[:few].copy()).to(latent.device)
+            target, seen = target.index_select(2, chosen), seen.index_select(2, chosen)
+        with arithmetic():
+            pictures = decode_pictures(self.image_model, seen)
+        return losses.distortion(self.config.distortion, target, pictures)
+
+    def _encoder_term(self, model: VideoAutoencoder, batch: Batch, step: Tensor, arithmetic: Arithmetic) -> Tensor:
+        """distortion(x, D(E_i(slice(x)))) per clip; psi is the slice, as in the official engines (spec 4.3)."""
+        assert self.image_model is not None
+        with torch.no_grad(), arithmetic():
+            mean = encode_pictures(self.image_model, losses.map_frames(batch.pixels, "slice")).mean.float()
+        noisy = mean + self._uniform(batch, mean, "encoder term noise") * step
+        with arithmetic():
+            output = model.decode(noisy)
+        return losses.distortion(self.config.distortion, batch.pixels, output)
+
+    def _qualities(self, batch: Batch) -> Tensor:
+        """A quality for each clip: the default, one of the usual range, or any."""
+        config = self.config
+        qualities = []
+        for index in batch.indices:
+            generator = numpy_generator(config.seed, "quality", index)
+            kind = generator.random()
+            if kind < config.default_share:
+                qualities.append(config.default_quality)
+            elif kind < config.default_share + config.wide_share:
+                qualities.append(generator.uniform(0, 100))
+            else:
+                qualities.append(generator.uniform(config.noise_quality[0], config.noise_quality[1]))
+        return torch.tensor(qualities, dtype=torch.float32)
+
+    def _with_samples(self, batch: Batch, posterior: Posterior, noisy: Tensor) -> Tensor:
+        share = self.config.sample_share
+        chosen = [numpy_generator(self.config.seed, "sampled", index).random() < share for index in batch.indices]
+        if not any(chosen):
+            return noisy
+        which = torch.tensor(chosen, device=noisy.device).view(-1, 1, 1, 1, 1)
+        return torch.where(which, self._sample(batch, posterior), noisy)
+
+    def _some_frames(self, batch: Batch, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        count = self.config.perceptual_frames
+        if not 0 < count < x.shape[2]:
+            return x, output
+        generator = numpy_generator(self.config.seed, "perceptual frames", batch.step)
+        chosen = torch.from_numpy(generator.permutation(x.shape[2])[:count].copy()).to(x.device)
+        return x.index_select(2, chosen), output.index_select(2, chosen)
+
+    # ------------------------------------------------------------------------------------------------ paper
+
+    def _paper(self, model: VideoAutoencoder, batch: Batch, progress: float, arithmetic: Arithmetic) -> Judged:
+        config, x = self.config, batch.pixels
+        posterior = self._encode(model, x, arithmetic)
+        latent = self._sample(batch, posterior)
+        target, everything = x, latent
+        if self._uses_encoder_term:  # the 2D latents are decoded too, in one batch, and all terms cover both halves
+            assert self.image_model is not None
+            with torch.no_grad(), arithmetic():
+                of_pictures = encode_pictures(self.image_model, losses.map_frames(x, "slice"))
+            of_pictures = Posterior(of_pictures.mean.float(), of_pictures.logvar.float())
+            posterior = Posterior(
+                torch.cat([posterior.mean, of_pictures.mean]), torch.cat([posterior.logvar, of_pictures.logvar])
+            )
+            everything = torch.cat([latent, self._sample(batch, of_pictures, "encoder term noise")])
+            target = torch.cat([x, x])
+        with arithmetic():
+            output = model.decode(everything).float()
+        weight = config.resolved_perceptual_weight if progress >= config.perceptual_start else 0.0
+
+        def perceptual(a: Tensor, b: Tensor) -> Tensor:
+            return self._folded_perceptual(a, b, arithmetic)
+
+        error = losses.reconstruction_error(target, output, perceptual, weight)
+        reconstruction = losses.negative_log_likelihood(error, self.log_variance)
+        kl = losses.kl_divergence(posterior.mean, posterior.logvar)
+        loss = reconstruction + config.resolved_kl_weight * kl
+        terms = {
+            "nll_per_frame": float(reconstruction.detach()),
+            "psnr_db": _mean_psnr(x, output[: len(x)]),
+            "kl_per_clip_nats": float(kl.detach()),
+            "log_variance": float(self.log_variance.detach()),
+        }
+        if self._uses_decoder_term:
+            mapped, seen = self._mapped(batch, latent)
+            assert self.image_model is not None
+            with arithmetic():
+                pictures = decode_pictures(self.image_model, seen)
+            error_2d = losses.reconstruction_error(mapped, pictures, None, 0.0)
+            term = losses.negative_log_likelihood(error_2d, self.log_variance_2d)
+            loss = loss + config.decoder_regularization * term
+            terms |= {
+                "decoder_2d_nll_per_frame": float(term.detach()),
+                "log_variance_2d": float(self.log_variance_2d.detach()),
+            }
+        return Judged(loss, reconstruction, target, output, terms)
+
+    # ------------------------------------------------------------------------------------------------ shared
+
+    def _encode(self, model: VideoAutoencoder, x: Tensor, arithmetic: Arithmetic) -> Posterior:
+        frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())  # type: ignore[union-attr]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), arithmetic():
+            posterior = model.encode(x)
+        return Posterior(posterior.mean.float(), posterior.logvar.float())
+
+    def _mapped(self, batch: Batch, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """psi(x) and the latents that stand for it: (B, 3, t', H, W), (B, C, t', h, w)."""
+        mapping = self.config.mapping
+        picks = None
+        if mapping == "random":
+            generator = numpy_generator(self.config.seed, "mapping", batch.step)
+            picks = losses.draw_picks(generator, (batch.pixels.shape[2] - 1) // losses.GROUP)
+        target = losses.map_frames(batch.pixels, mapping, picks)
+        return target, latent[:, :, : target.shape[2]]
+
+    def _uniform(self, batch: Batch, like: Tensor, purpose: str = "quantiser noise") -> Tensor:
+        return torch.stack(
+            [
+                torch.rand(like.shape[1:], generator=torch_generator(self.config.seed, purpose, i)) - 0.5
+                for i in batch.indices
+            ]
+        ).to(like.device)
+
+    def _sample(self, batch: Batch, posterior: Posterior, purpose: str = "posterior noise") -> Tensor:
+        shape = posterior.mean.shape[1:]
+        noise = [torch.randn(shape, generator=torch_generator(self.config.seed, purpose, i)) for i in batch.indices]
+        return posterior.mean + posterior.std * torch.stack(noise).to(posterior.mean.device)
+
+    def _perceptual(self, x: Tensor, y: Tensor, arithmetic: Arithmetic) -> Tensor:
+        return self._folded_perceptual(losses.fold_frames(x), losses.fold_frames(y.float()), arithmetic)
+
+    def _folded_perceptual(self, x: Tensor, y: Tensor, arithmetic: Arithmetic) -> Tensor:
+        lpips = self._frozen[1]
+        assert lpips is not None
+        with arithmetic():
+            distance: Tensor = lpips(x, y)
+        return distance
+
+
+def encode_pictures(model: VideoAutoencoder, pixels: Tensor) -> Posterior:
+    """A 2D model on each frame alone: (B, 3, t, H, W) -> posterior over (B, C, t, h, w)."""
+    pictures = losses.fold_frames(pixels).unsqueeze(2)
+    posterior = model.encode(pictures)
+    return Posterior(_unfold_pictures(posterior.mean, len(pixels)), _unfold_pictures(posterior.logvar, len(pixels)))
+
+
+def decode_pictures(model: VideoAutoencoder, latent: Tensor) -> Tensor:
+    """A 2D model on each latent alone: (B, C, t, h, w) -> (B, 3, t, H, W)."""
+    pictures = model.decode(losses.fold_frames(latent).unsqueeze(2))
+    return _unfold_pictures(pictures, len(latent))
+
+
+def _unfold_pictures(pictures: Tensor, clips: int) -> Tensor:
+    unfolded: Tensor = pictures.squeeze(2).unflatten(0, (clips, -1))
+    return unfolded.transpose(1, 2)
+
+
+def _mean_psnr(x: Tensor, y: Tensor) -> float:
+    mse = (y.detach().float() - x).square().flatten(1).mean(1).clamp_min(1e-10)
+    return float((10 * torch.log10(4 / mse)).mean())

@@ -1,0 +1,359 @@
+"""The training loop: batches in, steps, reports, states and weights out.
+
+Owns: the order of things in a run, its clock, what a state holds. Does not know: command lines.
+
+A run folder holds config.toml, log.jsonl, state.pt (everything that the next step depends on), model.safetensors (the
+averaged weights with their statistics, renewed at each validation and at the end) and grid-*.png.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cvcodec.device import arithmetic, select_device, select_precision
+from cvcodec.errors import NumericalError, UsageError
+from cvcodec.metrics.lpips import Lpips
+from cvcodec.quantization import LatentStatistics
+from cvcodec.training.adversary import Adversary
+from cvcodec.training.config import BatchShape, Job, TrainConfig
+from cvcodec.training.data import RunData
+from cvcodec.training.distributed import Processes, process_group
+from cvcodec.training.interrupts import interruption
+from cvcodec.training.loader import Batch, BatchLoader, active_shapes
+from cvcodec.training.log import RunLog
+from cvcodec.training.objective import Objective
+from cvcodec.training.optimizer import MovingAverage, Optimizers, schedule
+from cvcodec.training.outputs import store_weights, write_grid
+from cvcodec.training.start import Start, start_model
+from cvcodec.training.state import STATE_NAME, load_state, save_state
+from cvcodec.training.statistics import measure_statistics
+from cvcodec.training.validation import Validator
+
+_PCA_CLIPS = 640
+_PCA_SHAPE = BatchShape(1, 9, 96)
+_LEAST_UNIT_STEP = 1e-3  # of a channel that hardly varies
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended."""
+
+    finished: bool
+    """False: a signal stopped it; --resume continues it."""
+    step: int
+    minutes: float
+    validation: dict[str, float]
+    """The last one's numbers; empty when there was none."""
+    folder: Path
+
+
+def train(job: Job, config: TrainConfig) -> Result:
+    """Run a job to its end, or to SIGINT or SIGTERM, after which `resume` continues it."""
+    device = select_device(config.device)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with process_group(device.type) as processes:
+        if device.type == "cuda" and processes.count > 1:
+            device = torch.device("cuda", processes.local_rank)
+            torch.cuda.set_device(device)
+        folder = _prepare_folder(config, processes)
+        with RunLog(folder, active=processes.is_main) as log, interruption() as interrupted:
+            return Trainer(job, config, folder, device, processes, log).run(interrupted)
+
+
+class Trainer:
+    """Everything of one run in one process."""
+
+    def __init__(
+        self, job: Job, config: TrainConfig, folder: Path, device: torch.device, processes: Processes, log: RunLog
+    ) -> None:
+        self.job, self.config, self.folder = job, config, folder
+        self.device, self.processes, self.log = device, processes, log
+        self.precision = select_precision(config.precision, device)
+        self.data = RunData(config, log.say, processes=processes.count)
+        log.say(f"{self.data.describe()}; {self.precision} on {device}, {processes.count} process(es)")
+        self.start: Start = start_model(job, config, self._pca_clips, fresh=not config.resume)
+        self.model = self.start.model.to(device)
+        processes.broadcast(list(self.model.parameters()))
+        image_model = self.start.image_model.to(device) if self.start.image_model is not None else None
+        self.unit_step = self._choose_unit_step()
+        lpips = Lpips.load("vgg", config.lpips_variant).to(device) if config.resolved_perceptual_weight else None
+        smallest = min(shape.size for shape in config.batch_shapes)
+        if lpips is not None and smallest < lpips.minimum_side:
+            raise UsageError(
+                f"{lpips.name} needs clips of at least {lpips.minimum_side} pixels, --batches has {smallest}"
+            )
+        self.objective = Objective(config, torch.tensor(self.unit_step), image_model, lpips).to(device)
+        self.optimizers = Optimizers(self.model, self.objective.trainable, config)
+        self.adversary: Adversary | None = None
+        if config.resolved_adversarial_weight:
+            self.adversary = Adversary(config, device, processes, self.arithmetic)
+        self.average = MovingAverage(self.model, config.ema_decay)
+        self.validator = Validator(
+            self.data.validation(videos=self.model.config.is_video) if processes.is_main else [],
+            arithmetic=self.arithmetic,
+            device=device,
+            lpips=config.validation_lpips and processes.is_main,
+        )
+        self.step = 0
+        self.seconds = 0.0
+        self.validation: dict[str, float] = {}
+        if config.resume:
+            self._load(load_state(folder))
+
+    # ------------------------------------------------------------------------------------------------ the loop
+
+    def run(self, interrupted: threading.Event) -> Result:
+        """Train until the budget is spent or `interrupted` is set; then save."""
+        if self.step == 0:
+            self._report()
+        last_saved = last_report = time.monotonic()
+        finished = False
+        with self._loaders() as batch_of:
+            while True:
+                progress, stop = self.processes.agree(progress=self.progress, stop=interrupted.is_set())
+                finished = progress >= 1
+                if finished or stop:
+                    break
+                self._step(batch_of, progress)
+                if self._due(last_report):
+                    self._report()
+                    last_report = time.monotonic()
+                elif self.config.grid_every and self.step % self.config.grid_every == 0:
+                    self._draw_grid()
+                if time.monotonic() - last_saved >= 60 * self.config.checkpoint_minutes:
+                    self.save()
+                    last_saved = time.monotonic()
+        self.save()
+        if finished:
+            self._report()
+        else:
+            self.log.say(f"stopped at step {self.step}; continue with --resume")
+        self.log.write("end", step=self.step, minutes=self.minutes, finished=finished)
+        return Result(finished, self.step, self.minutes, self.validation, self.folder)
+
+    @property
+    def minutes(self) -> float:
+        """Spent in training steps; validation and saving do not count."""
+        return self.seconds / 60
+
+    @property
+    def progress(self) -> float:
+        """Share of the budget that is spent."""
+        return self.step / self.config.steps if self.config.steps else self.minutes / self.config.minutes
+
+    def _step(self, batch_of: _BatchSource, progress: float) -> None:
+        began = time.monotonic()
+        batch = batch_of(progress)
+        terms = self._train_on(Batch(batch.step, batch.indices, batch.pixels.to(self.device)), progress)
+        elapsed = time.monotonic() - began
+        self.seconds += elapsed
+        self.log.add({**terms, "seconds": elapsed, "mpixel": batch.pixels[:, 0].numel() * self.processes.count / 1e6})
+        self.log.show(self.progress, f"step {self.step}")
+        if self.step % self.config.log_every == 0:
+            means = self.processes.average_values(self.log.take_averages())
+            means["mpixel_per_s"] = means.pop("mpixel") / means["seconds"]
+            factor = schedule(self.step, progress, self.config)
+            self.log.write(
+                "train", step=self.step, minutes=self.minutes, progress=progress, **means, learning_rate_factor=factor
+            )
+
+    def _train_on(self, batch: Batch, progress: float) -> dict[str, float]:
+        judged = self.objective(self.model, batch, progress=progress, arithmetic=self.arithmetic)
+        loss = judged.loss
+        adversary = self.adversary if self.adversary is not None and self.adversary.takes_part(self.step) else None
+        if adversary is not None:
+            loss = loss + adversary.generator_term(judged, self._last_layer())
+        if not bool(torch.isfinite(loss.detach())):
+            raise NumericalError(
+                f"the loss is {loss.item()} at step {self.step}; resume from the last state with lower learning rates"
+            )
+        loss.backward()
+        self.processes.average_gradients(self.optimizers.parameters)
+        self.optimizers.step(schedule(self.step, progress, self.config))
+        if adversary is not None:
+            judged.terms["discriminator_hinge"] = adversary.learn(judged)
+        self.average.update(self.step)
+        self.step += 1
+        return {"loss": float(loss.detach()), **judged.terms}
+
+    def _last_layer(self) -> Tensor:
+        weight = self.model.get_submodule("decoder.conv_out").weight
+        assert isinstance(weight, Tensor)
+        return weight
+
+    def _due(self, last: float) -> bool:
+        minutes, every = self.config.validate_minutes, self.config.validate_every
+        if every or self.processes.count > 1:  # clocks differ between processes, steps do not
+            return bool(every) and self.step % every == 0
+        return minutes > 0 and time.monotonic() - last >= 60 * minutes
+
+    # ------------------------------------------------------------------------------------------------ reports
+
+    def _report(self) -> None:
+        """Measure the averaged weights, store them, draw the grid."""
+        if self.processes.is_main:
+            with self._averaged():
+                if self.validator.clips:
+                    codec = not self.config.is_paper
+                    self.validation = self.validator.measure(
+                        self.model,
+                        rate=self.objective.rate if codec else None,
+                        unit_step=self.objective.unit_step,
+                        qualities=self.config.validation_qualities if codec else (),
+                        image_model=self.start.image_model,
+                    )
+                    self.log.write("validation", step=self.step, minutes=self.minutes, **self.validation)
+                store_weights(self, self._statistics())
+            self._draw_grid()
+        self.processes.wait()
+
+    def _draw_grid(self) -> None:
+        if self.processes.is_main and self.validator.clips:
+            with self._averaged():
+                write_grid(self)
+
+    def _statistics(self) -> LatentStatistics:
+        """Measured on training clips; where the encoder is frozen, those of the model that the run started from."""
+        if self.config.freeze == "encoder" and self.start.statistics is not None:
+            return self.start.statistics
+        measured = self._measure_statistics()
+        keeps_step = self.config.unit_step > 0 or self.start.unit_step is not None
+        return LatentStatistics(measured.mean, measured.std, self.unit_step if keeps_step else ())
+
+    def _measure_statistics(self) -> LatentStatistics:
+        shape = active_shapes(self.config.batch_shapes, 0.0)[0]
+        clips = (
+            self.data.extra_clip(index, shape)[None].to(self.device) for index in range(self.config.statistics_clips)
+        )
+        was_training = self.model.training
+        self.model.eval()
+        statistics = measure_statistics(self.model, clips, arithmetic=self.arithmetic)
+        self.model.train(was_training)
+        return statistics
+
+    # ------------------------------------------------------------------------------------------------ state
+
+    def save(self) -> None:
+        """Write the state; the next step of a resumed run is the one that would have come next."""
+        if not self.processes.is_main:
+            return
+        parts: dict[str, Any] = {
+            "job": self.job,
+            "config": self.config.to_toml(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "unit_step": list(self.unit_step),
+            "model": self.model.state_dict(),
+            "average": self.average.average,
+            "objective": self.objective.state_dict(),
+            "optimizers": self.optimizers.state_dict(),
+            "adversary": self.adversary.state_dict() if self.adversary is not None else None,
+            "random": torch.get_rng_state(),
+        }
+        save_state(self.folder, parts)
+        self.log.write("state", step=self.step, minutes=self.minutes)
+
+    def _load(self, parts: dict[str, Any]) -> None:
+        if parts["job"] != self.job:
+            raise UsageError(
+                f"{self.folder} holds a run of {parts['job']}; resume it with cvcodec train {parts['job']}"
+            )
+        self.step, self.seconds = parts["step"], parts["seconds"]
+        self.unit_step = tuple(parts["unit_step"])
+        try:
+            self.model.load_state_dict(parts["model"])
+            self.objective.load_state_dict(parts["objective"])
+            self.optimizers.load_state_dict(parts["optimizers"])
+            if self.adversary is not None and parts["adversary"] is not None:
+                self.adversary.load_state_dict(parts["adversary"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"{self.folder} was begun with other options ({reason}); see its config.toml") from error
+        self.average.load(parts["average"])
+        torch.set_rng_state(parts["random"])
+        self.log.say(f"resumed at step {self.step}, minute {self.minutes:.1f}")
+
+    # ------------------------------------------------------------------------------------------------ pieces
+
+    def arithmetic(self) -> AbstractContextManager[object]:
+        """The context in which models run."""
+        return arithmetic(self.device, self.precision)
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        self.average.swap()
+        try:
+            yield
+        finally:
+            self.average.swap()
+
+    @contextlib.contextmanager
+    def _loaders(self) -> Iterator[_BatchSource]:
+        source = _BatchSource(self)
+        try:
+            yield source
+        finally:
+            source.close()
+
+    def _pca_clips(self) -> list[Tensor]:
+        return [self.data.extra_clip(index, _PCA_SHAPE) for index in range(_PCA_CLIPS)]
+
+    def _choose_unit_step(self) -> tuple[float, ...]:
+        if self.start.unit_step is not None:
+            return self.start.unit_step
+        if self.config.unit_step > 0:
+            return (self.config.unit_step,) * self.model.config.latent_channels
+        return tuple(max(std, _LEAST_UNIT_STEP) for std in self._measure_statistics().std)
+
+
+class _BatchSource:
+    """The next step's batch; begins a new loader where the schedule of shapes moves on."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._shapes: tuple[BatchShape, ...] = ()
+        self._loader: BatchLoader | None = None
+
+    def __call__(self, progress: float) -> Batch:
+        shapes = active_shapes(self._trainer.config.batch_shapes, progress)
+        if self._loader is None or shapes != self._shapes:
+            self.close()
+            self._shapes = shapes
+            self._loader = BatchLoader(
+                self._trainer.data.sampler.sample,
+                shapes,
+                seed=self._trainer.config.seed,
+                start=self._trainer.step,
+                rank=self._trainer.processes.rank,
+                processes=self._trainer.processes.count,
+                workers=self._trainer.config.workers,
+            )
+        return self._loader.next()
+
+    def close(self) -> None:
+        """Stop the threads."""
+        if self._loader is not None:
+            self._loader.close()
+
+
+def _prepare_folder(config: TrainConfig, processes: Processes) -> Path:
+    folder = Path(config.output)
+    if processes.is_main:
+        if (folder / STATE_NAME).exists() and not config.resume:
+            raise UsageError(f"{folder} already holds a run; give --resume to continue it, or another --output")
+        folder.mkdir(parents=True, exist_ok=True)
+        if not config.resume:
+            (folder / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    processes.wait()
+    return folder

@@ -1,0 +1,165 @@
+"""Held-out clips through the model: PSNR, SSIM, LPIPS at several qualities, and compatibility with the 2D model.
+
+Owns: which clips, how they are scaled, what is averaged (per clip, then over clips). Pictures are rounded to 8 bits
+before they are compared. Does not know: the trainer, real bitstreams (the bits are the rate model's estimate).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from cvcodec.errors import MissingDependencyError
+from cvcodec.metrics import psnr, ssim
+from cvcodec.metrics.lpips import Lpips
+from cvcodec.model.base import VideoAutoencoder
+from cvcodec.training.clips import ClipCache, resize
+from cvcodec.training.losses import fold_frames
+from cvcodec.training.objective import Arithmetic, decode_pictures, encode_pictures, step_of_quality
+from cvcodec.training.rate import RateModel
+from cvcodec.training.sources import MediaFile
+
+GROUP = 4
+_MOST_STILLS = 4  # frames that a 2D model is measured on, from each clip
+
+
+def spread_over_sources(files: Sequence[MediaFile], count: int, *, videos: bool) -> list[MediaFile]:
+    """At most `count` files, one from each source in turn; videos before photos, or photos before videos."""
+    by_group: dict[str, list[MediaFile]] = defaultdict(list)
+    for file in sorted(files, key=lambda file: (file.is_image == videos, str(file.path))):
+        by_group[file.group].append(file)
+    queues = sorted(by_group.values(), key=lambda queue: (queue[0].is_image == videos, str(queue[0].path)))
+    turns = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
+    if videos and any(not file.is_image for file in turns):
+        turns = [file for file in turns if not file.is_image]
+    return turns[:count]
+
+
+def validation_clips(
+    files: Sequence[MediaFile], cache: ClipCache, *, side: int, frames: int, count: int, videos: bool
+) -> list[Tensor]:
+    """(1, 3, T, H, W) uint8 clips: short side `side`, cut to multiples of 8 about the centre, the first 4k+1 frames.
+
+    For a 2D model (`videos` False) a few stills of each.
+    """
+    clips = []
+    for file in spread_over_sources(files, count, videos=videos):
+        pixels = cache.get(file)
+        if pixels is None:
+            continue
+        taken = pixels[:frames]
+        taken = taken[: len(taken) - (len(taken) - 1) % GROUP] if videos else taken[:: max(1, frames // _MOST_STILLS)]
+        clip = torch.from_numpy(taken.copy()).permute(0, 3, 1, 2).float()
+        height, width = clip.shape[-2:]
+        scale = side / min(height, width)
+        clip = resize(clip, round(height * scale), round(width * scale))
+        top, left = clip.shape[-2] % 8 // 2, clip.shape[-1] % 8 // 2
+        height, width = clip.shape[-2] // 8 * 8, clip.shape[-1] // 8 * 8
+        clip = clip[:, :, top : top + height, left : left + width]
+        clips.append(clip.round().to(torch.uint8).permute(1, 0, 2, 3)[None].contiguous())
+    return clips
+
+
+class Validator:
+    """Measures a model; LPIPS is the AlexNet one, which nothing is trained on."""
+
+    def __init__(
+        self, clips: Sequence[Tensor], *, arithmetic: Arithmetic, device: torch.device, lpips: bool = True
+    ) -> None:
+        self._clips, self._arithmetic, self._device = clips, arithmetic, device
+        self._lpips: Lpips | None = None
+        if lpips:
+            try:
+                self._lpips = Lpips.load("alex").to(device)
+            except MissingDependencyError:
+                self._lpips = None
+
+    @property
+    def clips(self) -> Sequence[Tensor]:
+        """(1, 3, T, H, W) uint8."""
+        return self._clips
+
+    @torch.no_grad()
+    def measure(
+        self,
+        model: VideoAutoencoder,
+        *,
+        rate: RateModel | None = None,
+        unit_step: Tensor | None = None,
+        qualities: Sequence[float] = (),
+        image_model: VideoAutoencoder | None = None,
+    ) -> dict[str, float]:
+        """Means over clips; keys carry units, and `_q75` the quality; without it the latent is not quantised."""
+        sums: dict[str, list[float]] = defaultdict(list)
+        was_training = model.training
+        model.eval()
+        for clip in self._clips:
+            target = clip.to(self._device)
+            x = target.float() / 127.5 - 1
+            with self._arithmetic():
+                mean = model.encode(x).mean
+            mean = mean.float()
+            output = self._decode(model, mean)
+            sums["psnr_db"].append(_psnr(target, output))
+            if min(target.shape[-2:]) >= 11:
+                sums["ssim"].append(float(ssim(_pictures(target), _pictures(output), peak=255).mean()))
+            if self._lpips is not None and min(target.shape[-2:]) >= self._lpips.minimum_side:
+                sums["lpips_alex"].append(self._distance(target, output))
+            for quality in qualities:
+                assert unit_step is not None
+                step = step_of_quality(unit_step, torch.tensor([quality], device=mean.device))
+                rounded = torch.round(mean / step) * step
+                sums[f"psnr_db_q{quality:g}"].append(_psnr(target, self._decode(model, rounded)))
+                if rate is not None:
+                    bits = rate(rounded, step).sum() / x[:, 0].numel()
+                    sums[f"bits_per_pixel_q{quality:g}"].append(float(bits))
+            if image_model is not None and model.config.is_video:
+                for name, value in self._compatibility(model, image_model, x, mean).items():
+                    sums[name].append(value)
+        model.train(was_training)
+        return {name: sum(values) / len(values) for name, values in sums.items()}
+
+    def _compatibility(
+        self, model: VideoAutoencoder, image_model: VideoAutoencoder, x: Tensor, mean: Tensor
+    ) -> dict[str, float]:
+        """The 2D decoder on video latents, against frames 0, 4, 8 ...; the video decoder on 2D-encoded frames."""
+        stills = x[:, :, ::GROUP]
+        target = _to_bytes(stills)
+        with self._arithmetic():
+            pictures = decode_pictures(image_model, mean)
+            latents = encode_pictures(image_model, stills).mean
+            decoded = decode_pictures(model, latents)  # one-latent clips: image mode
+        return {
+            "psnr_db_image_decoder": _psnr(target, _to_bytes(pictures)),
+            "psnr_db_image_encoder": _psnr(target, _to_bytes(decoded)),
+        }
+
+    def _decode(self, model: VideoAutoencoder, latent: Tensor) -> Tensor:
+        with self._arithmetic():
+            output = model.decode(latent)
+        return _to_bytes(output)
+
+    def _distance(self, target: Tensor, output: Tensor) -> float:
+        assert self._lpips is not None
+        x, y = (_pictures(pixels) / 127.5 - 1 for pixels in (target, output))
+        values = []
+        with self._arithmetic():
+            for first in range(0, len(x), 8):  # AlexNet's first maps of a whole clip would be large
+                values.append(self._lpips(x[first : first + 8], y[first : first + 8]))
+        return float(torch.cat(values).mean())
+
+
+def _to_bytes(pixels: Tensor) -> Tensor:
+    return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def _pictures(clip: Tensor) -> Tensor:
+    return fold_frames(clip).float()
+
+
+def _psnr(x: Tensor, y: Tensor) -> float:
+    """Of the whole clip: one mean square error over all frames."""
+    return float(psnr(x, y, peak=255))

@@ -1,0 +1,179 @@
+"""The log, the curves, the ablations, and the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from cvcodec.cli.app import run
+from cvcodec.cli.train import app
+from cvcodec.errors import InputError, UsageError
+from cvcodec.training.ablations import TABLES, run_ablations
+from cvcodec.training.config import JOBS, TrainConfig
+from cvcodec.training.log import RunLog, read_log
+from cvcodec.training.plot import plot_runs
+
+TINY = """
+steps = 1
+batches = ["1x5x32"]
+encoder_temporal = [1, 0, 0]
+precision = "fp32"
+validation_lpips = false
+validation_frames = 5
+validation_side = 40
+validation_qualities = [75]
+statistics_clips = 1
+"""
+
+
+# ------------------------------------------------------------------------------------------------ log
+
+
+def test_the_log_holds_one_json_object_a_line_with_means_between_lines(tmp_path: Path) -> None:
+    said = io.StringIO()
+    with RunLog(tmp_path, active=True, console=Console(file=said)) as log:
+        log.add({"loss": 1.0, "psnr_db": 20.0})
+        log.add({"loss": 2.0, "psnr_db": 30.0})
+        log.write("train", step=2, **log.take_averages(), bad=float("nan"))
+        log.say("a [note]")
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[0] == {"event": "train", "step": 2, "loss": 1.5, "psnr_db": 25.0, "bad": None}
+    assert lines[1] == {"event": "note", "text": "a [note]"}
+    assert "a [note]" in said.getvalue()
+
+
+def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"event": "train", "step": 1}\n{"event": "tr')
+    assert [line["step"] for line in read_log(tmp_path)] == [1]
+
+
+def test_other_processes_are_silent(tmp_path: Path) -> None:
+    said = io.StringIO()
+    with RunLog(tmp_path, active=False, console=Console(file=said)) as log:
+        log.say("nothing")
+    assert said.getvalue() == ""
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------ curves
+
+
+def test_curves_are_drawn_as_png(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        with RunLog(tmp_path / name, active=True, console=Console(file=io.StringIO())) as log:
+            for step in range(3):
+                log.write("train", step=step, loss=1.0 / (step + 1), psnr_db=20.0 + step, bits_per_pixel=0.1)
+            log.write("validation", step=2, psnr_db=22.5)
+    picture = plot_runs([tmp_path / "a", tmp_path / "b"], tmp_path / "out" / "curves.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert len(picture) > 10_000
+
+
+def test_plotting_what_is_no_run_is_a_clear_error(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    with pytest.raises(InputError, match=r"no log\.jsonl"):
+        plot_runs([tmp_path], tmp_path / "x.png")
+    (tmp_path / "log.jsonl").write_text('{"event": "note", "text": "x"}\n')
+    with pytest.raises(InputError, match="no numbers"):
+        plot_runs([tmp_path], tmp_path / "x.png")
+
+
+# ------------------------------------------------------------------------------------------------ ablations
+
+
+def test_the_papers_numbers_are_those_of_its_tables() -> None:
+    papers = {table: [row.paper for row in rows] for table, (_, rows) in TABLES.items()}
+    assert papers["table6"] == [(26.0, 0.748, 0.222), (28.0, 0.803, 0.158), (27.6, 0.795, 0.176)]
+    assert papers["table7"] == [(26.6, 0.771, 0.191), (27.9, 0.801, 0.172), (27.7, 0.799, 0.168), (28.4, 0.811, 0.153)]
+    with pytest.raises(UsageError, match="no ablation is called"):
+        list(run_ablations("table9", {}, Path("x")))
+
+
+def test_ablations_train_each_row_once_and_tabulate_it_beside_the_paper(
+    media: Path, image_vae: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "rows.toml"
+    config.write_text(f'data = "{(media / "manifest.tsv").as_posix()}"\nimage_vae = "{image_vae.as_posix()}"\n{TINY}')
+    arguments = ["ablations", "blocks", str(config), "--output", str(tmp_path / "out"), "--steps", "1"]
+    assert run(app, arguments) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"^\| 2d-3d \| 1 \| \d\d\.\d\d \| 0\.\d{3} \|.*\| 28\.5 \| 0\.817 \| 0\.143 \|$", table, re.M)
+    assert re.search(r"^\| 3d \| 1 \|.*\| 28\.6 \| 0\.819 \| 0\.145 \|$", table, re.M)
+    numbers = json.loads((tmp_path / "out" / "ablations.json").read_text())
+    assert numbers["blocks"]["3d"]["psnr_db"] > 10
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("state.pt")}
+    assert len(before) == 2
+    assert run(app, arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("state.pt")} == before
+    assert capsys.readouterr().out == table
+    assert run(app, [*arguments[:-1], "2"]) == UsageError.exit_code
+    assert "other settings" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------ command line
+
+
+def cvcodec(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = "from cvcodec.cli.app import main; main()"
+    environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
+    return subprocess.run(
+        [sys.executable, "-c", program, "train", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+
+
+def test_every_field_of_the_config_is_an_option_of_every_job(capsys: pytest.CaptureFixture[str]) -> None:
+    for job in JOBS:
+        assert run(app, [job, "--help"]) == 0
+        shown = capsys.readouterr().out
+        for field in dataclasses.fields(TrainConfig):
+            assert f"--{field.name.replace('_', '-')[:12]}" in shown, (job, field.name)
+
+
+def test_options_win_over_the_file_and_the_run_keeps_what_it_used(media: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(f'{TINY}\nseed = 1\ndata = "{(media / "manifest.tsv").as_posix()}"\n')
+    done = cvcodec(
+        "video-vae", str(tmp_path / "c.toml"), "--output", str(tmp_path / "run"), "--seed", "5",
+        "--regularization", "none", "--widths", "8", "--widths", "16", "--widths", "24", "--latent-channels", "4", "--no-pca",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert "2 photos to train on" in done.stderr
+    used = (tmp_path / "run" / "config.toml").read_text()
+    assert "seed = 5" in used
+    assert "widths = [8, 16, 24]" in used
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["video-vae"], 2, "give the length of the run"),
+        (["video-vae", "--steps", "1", "--output", "{}/r", "--data", "{}/nowhere"], 3, "no such data"),
+        (["video-vae", "--steps", "1", "--output", "{}/r", "--data", "{}"], 3, "no videos or images"),
+        (["image-vae", "--mapping", "last"], 2, "wanted one of first, average, slice, random"),
+        (["image-vae", "{}/none.toml"], 3, "cannot read config"),
+        (["plot", "{}"], 3, "no log.jsonl"),
+    ],
+)
+def test_mistakes_are_one_line_and_an_exit_code(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, message: str
+) -> None:
+    assert run(app, [argument.replace("{}", str(tmp_path)) for argument in arguments]) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert message in said.err.replace("\n", " ")

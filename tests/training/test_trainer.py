@@ -1,0 +1,254 @@
+"""Whole runs, tiny: exact resume, interruption, several processes, frozen halves, what lies in the run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cvcodec.checkpoint import load_checkpoint
+from cvcodec.errors import CheckpointError, UsageError
+from cvcodec.training.config import Job, TrainConfig
+from cvcodec.training.log import read_log
+from cvcodec.training.state import load_state
+from cvcodec.training.trainer import Result, Trainer, train
+
+TINY: dict[str, Any] = {
+    "steps": 4,
+    "batches": ("2x5x32",),
+    "latent_channels": 4,
+    "widths": (8, 16, 24),
+    "encoder_blocks": (1, 1, 1),
+    "decoder_blocks": (1, 1, 1),
+    "pca": False,
+    "precision": "fp32",
+    "log_every": 1,
+    "validation_lpips": False,
+    "validation_frames": 5,
+    "validation_side": 40,
+    "validation_qualities": (75.0,),
+    "statistics_clips": 2,
+    "warmup_steps": 2,
+}
+
+
+def settings(media: Path, output: Path, **changes: Any) -> TrainConfig:
+    return TrainConfig(**{**TINY, "data": (str(media / "manifest.tsv"),), "output": str(output), **changes})
+
+
+def run(job: Job, config: TrainConfig) -> Result:
+    torch.manual_seed(int(time.monotonic() * 1000) % 1000)  # nothing may depend on the global generator's state
+    return train(job, config)
+
+
+def events(folder: Path, event: str) -> list[dict[str, Any]]:
+    return [line for line in read_log(folder) if line["event"] == event]
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    return bool(a == b)
+
+
+class StopAfter(threading.Event):
+    """Set once it was asked `steps` times."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    def is_set(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+@pytest.mark.parametrize("variant", ["codec", "paper with discriminator", "muon, two shapes"])
+def test_two_steps_and_two_resumed_ones_equal_four_bit_for_bit(
+    media: Path, image_vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
+) -> None:
+    changes: dict[str, Any] = {"image_vae": str(image_vae), "encoder_blocks": (), "decoder_blocks": ()}
+    if variant.startswith("paper"):
+        changes |= {"loss": "paper", "perceptual_weight": 0.0, "discriminator_width": 32, "adversarial_start": 2}
+    if variant.startswith("muon"):
+        changes = {"regularization": "none", "widths": (64, 64, 64), "batches": ("2x5x16", "1x9x16*0.5", "2x1x16@0.7")}
+    whole = run("video-vae", settings(media, tmp_path / "whole", **changes))
+    assert whole.finished
+
+    loop = Trainer.run
+    monkeypatch.setattr(Trainer, "run", lambda self, event: loop(self, StopAfter(2)))
+    stopped = run("video-vae", settings(media, tmp_path / "parts", **changes))
+    assert (stopped.finished, stopped.step) == (False, 2)
+    monkeypatch.setattr(Trainer, "run", loop)
+    resumed = run("video-vae", settings(media, tmp_path / "parts", **changes, resume=True))
+    assert (resumed.finished, resumed.step) == (True, 4)
+
+    one, other = load_state(tmp_path / "whole"), load_state(tmp_path / "parts")
+    for part in ("model", "average", "objective", "optimizers", "adversary", "unit_step", "step"):
+        assert same(one[part], other[part]), part
+    assert resumed.validation == whole.validation
+    losses = [[line["loss"] for line in events(tmp_path / name, "train")] for name in ("whole", "parts")]
+    assert losses[0] == losses[1]
+
+
+def test_a_run_leaves_weights_with_statistics_a_card_a_log_and_a_grid(media: Path, tmp_path: Path) -> None:
+    result = run(
+        "image-vae", settings(media, tmp_path, batches=("2x1x32",), regularization="none", pca=True, name="twin")
+    )
+    checkpoint = load_checkpoint(tmp_path / "model.safetensors")
+    assert checkpoint.config.family == "image-vae-mini"
+    assert checkpoint.statistics is not None
+    assert checkpoint.statistics.unit_step == pytest.approx((0.68,) * 4)
+    assert all(tensor.dtype == torch.float16 for tensor in checkpoint.state_dict.values())
+    assert checkpoint.card["name"] == "twin"
+    assert checkpoint.card["steps"] == 4
+    assert checkpoint.card["quality"]["psnr_db"] == pytest.approx(result.validation["psnr_db"], abs=1e-3)
+    assert len(events(tmp_path, "train")) == 4
+    assert {"loss", "psnr_db", "bits_per_pixel", "mpixel_per_s", "seconds"} <= events(tmp_path, "train")[0].keys()
+    assert [
+        line["text"].split(": ")[0].rsplit("/")[-1] for line in events(tmp_path, "note") if "skipped" in line["text"]
+    ] == [
+        "corrupt.mp4",
+        "silence.wav",
+    ]
+    assert (tmp_path / "grid-0000004.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_an_inflated_model_starts_in_its_2d_models_space(media: Path, image_vae: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"image_vae": str(image_vae), "steps": 1}
+    run("video-vae", settings(media, tmp_path, **changes))
+    first = events(tmp_path, "validation")[0]
+    assert first["step"] == 0
+    assert first["psnr_db_image_encoder"] == pytest.approx(first["psnr_db_image_decoder"], abs=0.01)
+
+
+def test_training_lowers_the_loss(media: Path, tmp_path: Path) -> None:
+    run(
+        "video-vae",
+        settings(media, tmp_path, steps=40, regularization="none", rate=3e-3, distortion="l1", augment=False),
+    )
+    losses = [line["distortion"] for line in events(tmp_path, "train")]
+    assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
+
+
+def test_a_frozen_encoder_keeps_its_identity_and_statistics(media: Path, tmp_path: Path) -> None:
+    run("image-vae", settings(media, tmp_path / "a", batches=("2x1x32",), regularization="none", store="fp32"))
+    before = load_checkpoint(tmp_path / "a" / "model.safetensors")
+    changes: dict[str, Any] = {"init": str(tmp_path / "a" / "model.safetensors"), "freeze": "encoder", "store": "fp16"}
+    run("finetune", settings(media, tmp_path / "b", batches=("2x1x32",), regularization="none", **changes))
+    after = load_checkpoint(tmp_path / "b" / "model.safetensors")
+    assert after.latent_space_id == before.latent_space_id
+    assert after.statistics == before.statistics
+    assert after.decoder_hash != before.decoder_hash
+
+
+def test_gradient_checkpointing_changes_nothing(media: Path, tmp_path: Path) -> None:
+    for name, enabled in (("a", False), ("b", True)):
+        run(
+            "video-vae",
+            settings(media, tmp_path / name, steps=2, regularization="none", gradient_checkpointing=enabled),
+        )
+    one, other = (load_state(tmp_path / name)["model"] for name in "ab")
+    for key in one:
+        torch.testing.assert_close(one[key], other[key], atol=1e-6, rtol=0)
+
+
+def test_a_folder_with_a_run_is_not_overwritten_and_other_options_are_refused(media: Path, tmp_path: Path) -> None:
+    config = settings(media, tmp_path, steps=1, regularization="none")
+    run("video-vae", config)
+    with pytest.raises(UsageError, match="already holds a run"):
+        run("video-vae", config)
+    with pytest.raises(UsageError, match="begun with other options"):
+        run("video-vae", settings(media, tmp_path, steps=2, regularization="none", widths=(8, 8, 8), resume=True))
+    with pytest.raises(UsageError, match="holds a run of video-vae"):
+        run("image-vae", settings(media, tmp_path, steps=2, regularization="none", resume=True))
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        run("video-vae", settings(media, tmp_path / "new", regularization="none", resume=True))
+
+
+@pytest.mark.parametrize(
+    ("job", "changes", "message"),
+    [
+        ("video-vae", {}, "needs --image-vae"),
+        ("finetune", {"regularization": "none"}, "give --init"),
+        ("image-vae", {"regularization": "none", "encoder_temporal": (1, 0, 0)}, "no temporal blocks"),
+        ("video-vae", {"regularization": "none", "encoder_temporal": (1, 1)}, "describe no model"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(
+    media: Path, tmp_path: Path, job: Job, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(job, settings(media, tmp_path, **changes))
+
+
+RANK = """
+import sys, json
+import torch
+torch.set_num_threads(1)
+from cvcodec.training.config import TrainConfig, check_values
+from cvcodec.training.trainer import train
+train("video-vae", TrainConfig(**check_values(json.loads(sys.argv[1]), where="test")))
+"""
+
+
+def as_json(config: TrainConfig) -> str:
+    import dataclasses
+
+    return json.dumps({key: value for key, value in dataclasses.asdict(config).items() if value is not None})
+
+
+def test_two_processes_equal_one_with_the_same_samples(media: Path, image_vae: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "image_vae": str(image_vae), "regularization": "both", "steps": 2, "batches": ("4x5x32",), "loss": "paper",
+        "perceptual_weight": 0.0, "discriminator_width": 32, "optimizer": "adamw", "epsilon": 1e-4,
+    }  # fmt: skip
+    run("video-vae", settings(media, tmp_path / "one", **changes))
+    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
+    command = [sys.executable, "-c", RANK, as_json(settings(media, tmp_path / "two", **changes))]
+    processes = [
+        subprocess.Popen(command, env={**environment, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    one, two = load_state(tmp_path / "one"), load_state(tmp_path / "two")
+    for part in ("model", "objective"):
+        for name, tensor in one[part].items():
+            torch.testing.assert_close(tensor, two[part][name], atol=1e-4, rtol=0, msg=f"{part} {name}")
+    moved = max(
+        (one["model"][name] - load_checkpoint(image_vae).state_dict[name]).abs().max().item()
+        for name in ("encoder.conv_out.weight", "decoder.conv_in.weight")
+    )
+    assert moved > 1e-3, "the comparison means something only if the steps were far larger than its tolerance"
+    losses = [[line["loss"] for line in events(tmp_path / name, "train")] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_terminated_run_saves_its_state_and_continues(media: Path, tmp_path: Path) -> None:
+    config = settings(media, tmp_path, steps=100_000, regularization="none")
+    process = subprocess.Popen([sys.executable, "-c", RANK, as_json(config)])
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline and not ((tmp_path / "log.jsonl").exists() and events(tmp_path, "train")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+    state = load_state(tmp_path)
+    assert state["step"] >= 1
+    assert events(tmp_path, "end")[-1]["finished"] is False
+    resumed = run("video-vae", settings(media, tmp_path, steps=state["step"] + 1, regularization="none", resume=True))
+    assert resumed.step == state["step"] + 1
