@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cvcodec
 from cvcodec import registry
 from cvcodec.bench import harness
 from cvcodec.checkpoint import save_checkpoint
@@ -62,7 +61,7 @@ def peak_memory(command: Sequence[str]) -> tuple[int, float]:
     if not hasattr(os, "wait4"):
         raise UsageError("peak memory is read with wait4, which this system does not have; run this on Linux or macOS")
     # The package may be run from a checkout; the program then needs to find it too.
-    package = Path(cvcodec.__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-S", "-c", _LAUNCHER, *command],

@@ -35,8 +35,9 @@ from cvcodec.runner import ModelRunner
 from cvcodec.video import VideoReader
 
 _SIZES = {"mini": ((256, 256), (1280, 720)), "official": ((128, 128),)}
-_FRAMES = {(128, 128): 17, (256, 256): 125, (1280, 720): 61}
 _DEFAULT_FRAMES = 61  # one window of the mini
+_SMALL_FRAMES = 125  # two windows, where that does not take long
+_OFFICIAL_FRAMES = 17  # one official chunk
 _BUDGET_S = 30.0  # no further repeats of one measurement after so long
 _WARM_UP_FRAMES = 5
 
@@ -200,16 +201,19 @@ def _clips(options: argparse.Namespace, model_name: str, folder: Path) -> list[t
     """Video files and how many of their frames to use."""
     if options.clip is not None:
         with VideoReader(options.clip) as reader:
-            wanted = options.frames or (_DEFAULT_FRAMES if options.quick else 125)
+            wanted = options.frames or (_DEFAULT_FRAMES if options.quick else _SMALL_FRAMES)
             return [(options.clip, _count(reader, wanted))]
     sizes = options.size or _SIZES["official" if model_name == "official" else "mini"]
     if options.quick and options.size is None:
         sizes = sizes[:1]
     clips = []
     for width, height in sizes:
-        frames = options.frames or _FRAMES.get((width, height), _DEFAULT_FRAMES)
-        if options.quick and options.frames is None:
-            frames = min(frames, _DEFAULT_FRAMES)
+        if options.frames:
+            frames = options.frames
+        elif model_name == "official":
+            frames = _OFFICIAL_FRAMES
+        else:
+            frames = _DEFAULT_FRAMES if options.quick or width * height > 256 * 256 else _SMALL_FRAMES
         path = folder / f"{width}x{height}-{frames}.mp4"
         if not path.exists():
             harness.write_clip(path, width, height, frames)
