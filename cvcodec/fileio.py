@@ -159,7 +159,7 @@ def open_input(path: StrPath) -> Iterator[BinaryIO]:
         if sys.stdin is None or sys.stdin.isatty():
             raise InputError("standard input is a terminal; pipe data into it or name a file")
         _binary_mode(sys.stdin.fileno())
-        yield cast(BinaryIO, io.BufferedReader(_ForwardOnly(sys.stdin.buffer), 1 << 16))
+        yield cast(BinaryIO, io.BufferedReader(_ForwardOnly(_unbuffered(sys.stdin.buffer)), 1 << 16))
         return
     name = os.fspath(path)
     try:
@@ -172,6 +172,14 @@ def open_input(path: StrPath) -> Iterator[BinaryIO]:
         raise InputError(f"{name} cannot be read: {error.strerror}") from error
     with file:
         yield file
+
+
+def _unbuffered(stream: BinaryIO) -> BinaryIO:
+    """What lies under the buffer of a standard stream, where nothing waits.
+
+    Python closes the buffers as it exits, and dies on one whose lock a thread holds that waits for a silent pipe.
+    """
+    return cast(BinaryIO, getattr(stream, "raw", stream))
 
 
 class _ForwardOnly(io.RawIOBase):
@@ -190,11 +198,16 @@ class _ForwardOnly(io.RawIOBase):
         return self._stream.writable()
 
     def readinto(self, buffer: WriteableBuffer) -> int:
-        # readinto1 returns what a pipe has now, readinto would wait for a full buffer.
-        return cast(io.BufferedReader, self._stream).readinto1(buffer)
+        # What a pipe has now: a buffered stream's readinto would wait for a full buffer.
+        read_once = getattr(self._stream, "readinto1", None) or cast(io.RawIOBase, self._stream).readinto
+        return cast(int, read_once(buffer))
 
     def write(self, data: ReadableBuffer) -> int:
-        return self._stream.write(data)
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view):  # an unbuffered stream may take less than all
+            done += self._stream.write(view[done:]) or 0
+        return done
 
     def flush(self) -> None:
         self._stream.flush()
@@ -209,8 +222,7 @@ def _standard_output() -> Iterator[BinaryIO]:
         raise OutputError("standard output is a terminal; pipe it into a program or a file, or name a file")
     sys.stdout.flush()
     _binary_mode(sys.stdout.fileno())
-    yield cast(BinaryIO, _ForwardOnly(sys.stdout.buffer))
-    sys.stdout.buffer.flush()
+    yield cast(BinaryIO, _ForwardOnly(_unbuffered(sys.stdout.buffer)))
 
 
 def _binary_mode(descriptor: int) -> None:

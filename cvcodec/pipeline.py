@@ -6,6 +6,7 @@ Does not know: frames, models, files.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -15,13 +16,15 @@ from typing import Generic, Self, TypeVar
 T = TypeVar("T")
 
 _POLL_S = 0.1  # how often a thread that waits for room looks whether it should stop
+_PATIENCE_S = 2.0  # how long an interrupted run waits for a thread that is inside a read or write: a pipe may be silent
 
 
 class ReadAhead(Generic[T]):
     """Iterates over `source` in a thread of its own, at most `limit` items ahead.
 
     An exception in `source` is raised to the consumer, after the items before it. `close` (or leaving the context)
-    stops the thread, between two items, and waits for it.
+    stops the thread, between two items, and waits for it, but not for ever: `stuck` tells that it is still inside
+    `source`, which then must not be touched any more.
     """
 
     def __init__(self, source: Iterable[T], *, limit: int, name: str = "read-ahead") -> None:
@@ -61,7 +64,12 @@ class ReadAhead(Generic[T]):
     def close(self) -> None:
         """Stop reading and wait for the thread."""
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_PATIENCE_S)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the thread did not stop in time."""
+        return self._stop.is_set() and self._thread.is_alive()
 
     def __enter__(self) -> Self:
         return self
@@ -76,7 +84,8 @@ class WriteBehind(Generic[T]):
     """Hands items to `consume` in a thread of its own, in order; `put` blocks when `limit` of them wait.
 
     An exception in `consume` is raised by the next `put`, or by `finish`. Leaving the context without `finish` drops
-    what still waits.
+    what still waits; `stuck` then tells that `consume` did not come back in time, and that what it uses must be left
+    alone.
     """
 
     def __init__(self, consume: Callable[[T], None], *, limit: int, name: str = "write-behind") -> None:
@@ -104,13 +113,15 @@ class WriteBehind(Generic[T]):
 
     def finish(self) -> None:
         """Wait until everything is consumed. Raises what `consume` raised."""
-        self._join()
-        self._raise()
-
-    def _join(self) -> None:
         if self._thread.is_alive():
             self._queue.put(None)
             self._thread.join()
+        self._raise()
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the thread did not stop in time."""
+        return self._failed.is_set() and self._thread.is_alive()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -125,4 +136,6 @@ class WriteBehind(Generic[T]):
     ) -> None:
         if self._thread.is_alive():
             self._failed.set()  # what waits is dropped; after `finish` nothing waits
-            self._join()
+            with contextlib.suppress(queue.Full):
+                self._queue.put(None, timeout=_PATIENCE_S)
+                self._thread.join(_PATIENCE_S)

@@ -171,7 +171,9 @@ class Decoder:
         frame_bytes = self.header.width * self.header.height * (3 if self.header.bit_depth == 8 else 6)
         expected = self.expected_frames
         with ExitStack() as stack:
-            writer = stack.enter_context(VideoWriter.like(target, self.info, **self.options.writer))
+            writer = VideoWriter.like(target, self.info, **self.options.writer)
+            behind: WriteBehind[Frame] | None = None
+            stack.callback(lambda: None if behind is not None and behind.stuck else writer.abort())  # unless closed
 
             def write(frame: Frame) -> None:
                 writer.write(frame)
