@@ -1,9 +1,10 @@
 """The `.cvl` format: `format` is its specification. numpy and zstandard only: no torch, no av, no paths.
 
 From the bottom up: `format` (bytes and limits), `wire` (exact reads, varints, blocks), `header` and `header_json` (what
-is known before the first chunk), `contexts`, `packing` and `entropy` (symbols <-> payload), `chunk` and `logvar` (one
-chunk <-> one payload), `records` (framing and checksums), `trailer` (totals, index, and the ledger that writer and
-reader share), `writer`, `reader`, `partial` (unfinished files) and `salvage` (damaged files).
+is known before the first chunk), `contexts`, `packing` and `entropy` (symbols <-> payload), `rate_distortion` (symbols
+that are worth their bits), `chunk` and `logvar` (one chunk <-> one payload), `records` (framing and checksums),
+`trailer` (totals, index, and the ledger that writer and reader share), `writer`, `reader`, `partial` (unfinished files)
+and `salvage` (damaged files).
 """
 
 from cvcodec.bitstream.chunk import UNKNOWN, Chunk, ChunkInfo

@@ -9,7 +9,7 @@ Does not know: bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -202,6 +202,21 @@ class _Steps(NamedTuple):
 
 def rebuild(shape: tuple[int, int, int, int], described: list[Channel], bounds: Ints, streams: Streams) -> Ints:
     """Symbols (C, t, h, w) from their residuals, front by front. `bounds`: the thresholds between merged classes."""
+
+    def residuals(where: slice, expected: Ints, guess: Ints) -> Ints:
+        return streams.take(np.searchsorted(bounds, expected, side="right"))
+
+    return walk(shape, described, residuals, streams.what)
+
+
+def walk(
+    shape: tuple[int, int, int, int],
+    described: list[Channel],
+    residuals: Callable[[slice, Ints, Ints], Ints],
+    what: str,
+) -> Ints:
+    """Symbols (C, t, h, w), front by front. `residuals` is told the front's place in `front_order`, the expectation and
+    the prediction at each of its positions, and gives their residuals."""
     channels, latents, height, width = shape
     padded = (channels, latents + 1, height + 2, width + 2)
     step = _Steps(1, width + 2, (height + 2) * (width + 2), (latents + 1) * (height + 2) * (width + 2))
@@ -214,7 +229,7 @@ def rebuild(shape: tuple[int, int, int, int], described: list[Channel], bounds: 
     rules = np.array([[NONE, channel.first, *[channel.later] * (latents - 1)] for channel in described]).reshape(-1)
     sees = np.pad(looks_back(described, latents), ((0, 0), (1, 0))).reshape(-1)
 
-    for at, channel in _padded_fronts(shape, padded):
+    for where, at, channel in _padded_fronts(shape, padded):
         scale = scales[channel]
         around = at - step.latent
         plane = at // step.latent
@@ -234,14 +249,15 @@ def rebuild(shape: tuple[int, int, int, int], described: list[Channel], bounds: 
             scale,
             shares[at] // divisors[channel],
         )
-        residual = streams.take(np.searchsorted(bounds, expected, side="right"))
+        guess = _predict(symbols, at, rules[plane], step)
+        residual = residuals(where, expected, guess)
         size = np.minimum(np.abs(residual), MAGNITUDE_LIMIT)
         magnitude[at] = size
         below = np.where(channel > 0, shares[at], 0)
         shares[at + step.channel] = below + np.minimum((size << 16) // scale, ACTIVITY_LIMIT)
-        value = residual + _predict(symbols, at, rules[plane], step)
+        value = residual + guess
         if value.min() < -SYMBOL_LIMIT or value.max() > SYMBOL_LIMIT:
-            raise BitstreamError(f"{streams.what} is malformed: a symbol is beyond {SYMBOL_LIMIT}")
+            raise BitstreamError(f"{what} is malformed: a symbol is beyond {SYMBOL_LIMIT}")
         symbols[at] = value
     return symbols.reshape(padded)[:, 1:, 1:-1, 1:-1].copy()
 
@@ -276,10 +292,10 @@ def _predict(symbols: Ints, at: NDArray[np.intp], rule: NDArray[np.intp], step: 
 
 def _padded_fronts(
     shape: tuple[int, int, int, int], padded: tuple[int, int, int, int]
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """(positions in the padded array, channel of each) of every front."""
+) -> Iterator[tuple[slice, NDArray[np.intp], NDArray[np.intp]]]:
+    """(its place in the order, positions in the padded array, channel of each) of every front."""
     order, starts = front_order(shape)
     for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
         channel, latent, row, column = np.unravel_index(order[start:stop], shape)
         at = ((channel * padded[1] + latent + 1) * padded[2] + row + 1) * padded[3] + column + 1
-        yield at, channel
+        yield slice(start, stop), at, channel

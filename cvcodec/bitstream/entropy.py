@@ -93,7 +93,7 @@ def _take_planes(cursor: Cursor, shape: Shape, dtypes: tuple[str, ...]) -> NDArr
 
 def _put_contexts(symbols: NDArray[np.int32]) -> bytes:
     """Mode, a byte per channel (predictor and scale), merged classes, their lengths, the streams."""
-    residuals, channels = _predict(symbols)
+    residuals, channels = predict(symbols)
     expected = contexts.expectations(residuals, channels)
     order, _ = contexts.front_order(_shape(symbols))
     classes = np.searchsorted(contexts.THRESHOLDS, expected.reshape(-1)[order], "right").astype(np.uint8)
@@ -122,7 +122,7 @@ def _take_contexts(cursor: Cursor, shape: Shape) -> NDArray[np.int32]:
     return contexts.rebuild(shape, channels, bounds, streams)
 
 
-def _predict(symbols: NDArray[np.int32]) -> tuple[NDArray[np.int32], list[contexts.Channel]]:
+def predict(symbols: NDArray[np.int32]) -> tuple[NDArray[np.int32], list[contexts.Channel]]:
     """Residuals of each channel under its best predictors, one for the first latent and one for the others."""
     residuals = np.empty_like(symbols)
     channels = []

@@ -1,0 +1,52 @@
+"""A file of float latents -> the file that `encode` would have made at some quality: one run of the model for many.
+
+Owns: that the result is the same, byte for byte. Does not know: models, frames.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvcodec.bitstream import BitstreamReader, BitstreamWriter
+from cvcodec.bitstream.rate_distortion import choose_symbols
+from cvcodec.codec.headers import make_quantizer
+from cvcodec.errors import NumericalError, UsageError
+from cvcodec.model.base import VideoAutoencoder
+from cvcodec.quantization import Quantizer
+
+
+def requantise(source: BinaryIO, sink: Any, *, model: VideoAutoencoder, quality: float, rate_distortion: float) -> int:
+    """Write the latents of `source`, a .cvl of fp32 or fp16 latents, as symbols of `quality` into `sink`: its bytes.
+
+    model: the one that made them; its statistics give the steps. rate_distortion: see `EncodeOptions`.
+    Raises UsageError for a file that is quantised already, BitstreamError, NumericalError.
+    """
+    reader = BitstreamReader(source)
+    header = reader.header
+    if header.latents == "quantised":
+        raise UsageError("the file is quantised already: quantise its source, or a file of --latents fp32")
+    quantizer = make_quantizer(model, quality)
+    header = header.replace(
+        latents="quantised",
+        quality=quality,
+        steps=tuple(quantizer.steps.tolist()),
+        offsets=tuple(quantizer.offsets.tolist()),
+        logvar=False,
+    )
+    with BitstreamWriter(sink, header) as writer:
+        for chunk in reader.chunks():
+            latent = chunk.symbols.astype(np.float32)
+            writer.write_chunk(dataclasses.replace(chunk, symbols=quantised(latent, quantizer, rate_distortion)))
+    return writer.bytes_written
+
+
+def quantised(latent: NDArray[np.float32], quantizer: Quantizer, rate_distortion: float) -> NDArray[np.int32]:
+    """The symbols of one chunk, (C, t, h, w). Raises NumericalError for what cannot be quantised."""
+    try:
+        return choose_symbols(latent, quantizer, strength=rate_distortion)
+    except ValueError as error:
+        raise NumericalError(str(error)) from error
