@@ -91,7 +91,9 @@ class ModelRunner:
         if self._cast:
             self._model = copy.deepcopy(model).to(self.device, dtype_of("bf16"))
         else:
-            self._model = model.to(self.device, torch.float32)
+            first = next(model.parameters())
+            there = (first.device, first.dtype) == (self.device, torch.float32)
+            self._model = model if there else copy.deepcopy(model).to(self.device, torch.float32)
 
     @property
     def model(self) -> VideoAutoencoder:

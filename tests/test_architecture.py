@@ -13,13 +13,13 @@ PACKAGE = Path(__file__).resolve().parent.parent / "cvcodec"
 # Lowest first. A module may import its own component and components of the lines above its own.
 LAYERS = (
     ("errors",),
-    ("host", "model", "quantization"),
+    ("copied", "host", "model", "quantization"),
     ("checkpoint_metadata", "device", "fileio", "identity", "metrics", "pipeline"),
     ("bitstream", "tiling", "video"),
     ("checkpoint",),
     ("importers", "plan", "registry", "runner"),
     ("codec",),
-    ("calibration", "evaluation"),
+    ("calibration", "data", "evaluation"),
     ("bench", "dataset", "integrations", "training"),
     ("cvcodec",),
     ("cli",),

@@ -181,7 +181,7 @@ class Decoder:
                     on_progress(writer.frames, 0, expected)
 
             behind = stack.enter_context(
-                WriteBehind(write, limit=max(4, _BEHIND_BYTES // frame_bytes), name="video-writer")
+                WriteBehind(write, limit=min(256, max(4, _BEHIND_BYTES // frame_bytes)), name="video-writer")
             )
             for frame in self.frames():
                 behind.put(frame)

@@ -42,6 +42,7 @@ Progress = Callable[[int, int, int | None], None]
 
 _PIECE_FRAMES = 8  # frames handed on at once: fewer calls, little memory
 _AHEAD_BYTES = 96 << 20  # decoded frames that may wait for the model
+_AHEAD_FRAMES = 128  # and no more than that, or small pictures would fill memory with objects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,9 @@ def encode_stream(
     notices = Notices(on_notice)
     with ExitStack() as stack:
         set_threads(options.threads)
-        reader = stack.enter_context(VideoReader(source, **options.reader))
+        reader = VideoReader(source, **options.reader)
+        frames: ReadAhead[Frame] | None = None
+        stack.callback(lambda: None if frames is not None and frames.stuck else reader.close())
         info = reader.info
         notices.extend(reader.notices)
         runner: ClipEncoder = (
@@ -181,7 +184,8 @@ def encode_stream(
             on_notice=notices,
         )
         encoder = _Encoder(sink, info, runner, plan, options, notices, on_progress, reader.expected_frames)
-        limit = max(2 * _PIECE_FRAMES, _AHEAD_BYTES // (info.width * info.height * (3 if info.bit_depth == 8 else 6)))
+        frame_bytes = info.width * info.height * (3 if info.bit_depth == 8 else 6)
+        limit = min(_AHEAD_FRAMES, max(2 * _PIECE_FRAMES, _AHEAD_BYTES // frame_bytes))
         frames = stack.enter_context(ReadAhead(reader, limit=limit, name="video-reader"))
         encoder.run(frames)
         notices.extend(reader.notices)
