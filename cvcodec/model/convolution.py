@@ -28,7 +28,7 @@ Prepare = Callable[[Tensor], Tensor]
 
 CPU_RUN_ELEMENTS = 1 << 22  # numbers per run of frames, about the last-level cache
 GPU_RUN_ELEMENTS = 1 << 28  # enough to keep a GPU busy
-WINOGRAD_BAND_ELEMENTS = 1 << 22  # transformed numbers per frame: taller frames go through in bands of rows
+WINOGRAD_TILES = 256  # tiles at once, enough for fast matrix products: bands of tall frames, or several small frames
 WINOGRAD_MIN_PIXELS = 4096  # below, transforming the kernel costs more than it saves
 WINOGRAD_MIN_CHANNELS = 64  # below, transforming the pixels costs more than it saves
 
@@ -120,14 +120,13 @@ class FrameConv(nn.Module):
         )
 
     def _winograd(self, frames: Tensor, before: Prepare | None) -> Tensor:
-        count, batch, height, width, channels = frames.shape
+        count, batch, height, width, _ = frames.shape
         rows, columns = math.ceil(height / winograd.TILE), math.ceil(width / winograd.TILE)
         padded_width = columns * winograd.TILE
         transformed = winograd.transform_kernel(_with_time_axis(self.weight))
         kernel_of = functools.cache(functools.partial(_summed_over_taps, transformed, axis=1))
         out = frames.new_empty(count, batch, rows * winograd.TILE, padded_width, self.weight.shape[0])
-        most = max(1, WINOGRAD_BAND_ELEMENTS // (winograd.POINTS * batch * columns * channels))
-        bands = math.ceil(rows / most)
+        bands = math.ceil(rows / max(1, WINOGRAD_TILES // (batch * columns)))
         edges = [rows * band // bands for band in range(bands + 1)]
         for start, end in zip(edges, edges[1:], strict=False):
             top, bottom = start * winograd.TILE - 1, end * winograd.TILE + 1  # with the rows that the kernel looks at
@@ -143,7 +142,7 @@ class FrameConv(nn.Module):
                 return winograd.transform_output(products, self.bias, (len(inputs[0]), batch, tall, columns))
 
             band = out[:, :, start * winograd.TILE : end * winograd.TILE]
-            longest = max(1, WINOGRAD_BAND_ELEMENTS // (winograd.POINTS * batch * (end - start) * columns * channels))
+            longest = max(1, WINOGRAD_TILES // (batch * (end - start) * columns))
             _Clip(window, self.time, 1, longest).through(prepare, convolve, band.shape, into=band)
         return out if out.shape[2:4] == frames.shape[2:4] else out[:, :, :height, :width].contiguous()
 
@@ -185,11 +184,9 @@ class UpsampleConv(nn.Module):
             kernels = (newest if first else every)(sources)
             corners = _convolve(inputs, kernels, bias.repeat(4), stride=1, padding=0)  # (t, B, H+1, W+1, 4 * channels)
             a, b, c, d = corners.chunk(4, dim=-1)
-            even_rows = torch.stack((a[:, :, :height, :width], b[:, :, :height, 1:]), dim=4)
-            odd_rows = torch.stack((c[:, :, 1:, :width], d[:, :, 1:, 1:]), dim=4)
-            pixels = torch.stack((even_rows, odd_rows), dim=3)  # (t, B, H, 2, W, 2, channels)
-            pixels = pixels.view(len(pixels), batch, 2 * height, 2 * width, -1, self.outputs)
-            return pixels.permute(0, 4, 1, 2, 3, 5)  # (t, subframes, B, 2H, 2W, outputs)
+            upper, lower = (a[:, :, :height, :width], b[:, :, :height, 1:]), (c[:, :, 1:, :width], d[:, :, 1:, 1:])
+            pixels = torch.stack((*upper, *lower)).view(2, 2, *upper[0].shape[:4], -1, self.outputs)
+            return pixels.permute(2, 6, 3, 4, 0, 5, 1, 7)  # (t, subframes, B, H, 2, W, 2, outputs)
 
         clip = _Clip(frames, self.time, 1, _longest_run(frames, 4 * self.weight.shape[0]))
         total = self.subframes * count - (self.subframes - 1)

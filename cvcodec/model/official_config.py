@@ -113,8 +113,8 @@ def config_from_official(values: Mapping[str, Any]) -> ModelConfig:
 def config_to_official(config: ModelConfig) -> dict[str, Any]:
     """Inverse of `config_from_official`, for the families cvvae, cvvae-sd3 and autoencoder-kl; ValueError for others.
 
-    A network that the official class cannot express (say, other block counts per level) raises ValueError too. Windows of
-    our own, and factors where the class has no field for them, are left out.
+    A network that the official class cannot express (say, other block counts per level) raises ValueError too. Windows
+    of our own, and factors where the class has no field for them, are left out.
     """
     writers = {"cvvae": _to_cvvae, "cvvae-sd3": _to_cvvae_sd3, "autoencoder-kl": _to_image}
     if config.family not in writers:

@@ -77,11 +77,11 @@ def test_frames_one_at_a_time_give_the_same_as_all_at_once(time, time_stride):
 @pytest.mark.parametrize("time", TIMES)
 @pytest.mark.parametrize("space", [SpacePadding.ZERO, SpacePadding.REPLICATE])
 @pytest.mark.parametrize("size", [(16, 16), (19, 22), (33, 9)])
-@pytest.mark.parametrize("band", [1, 1 << 16])
-def test_winograd_convolutions_equal_conv3d_in_double_precision(monkeypatch, time, space, size, band):
+@pytest.mark.parametrize("tiles", [1, 40, 1 << 16])
+def test_winograd_convolutions_equal_conv3d_in_double_precision(monkeypatch, time, space, size, tiles):
     monkeypatch.setattr(convolution, "WINOGRAD_MIN_PIXELS", 1)
     monkeypatch.setattr(convolution, "WINOGRAD_MIN_CHANNELS", 8)
-    monkeypatch.setattr(convolution, "WINOGRAD_BAND_ELEMENTS", band)
+    monkeypatch.setattr(convolution, "WINOGRAD_TILES", tiles)
     torch.manual_seed(0)
     conv = FrameConv(8, 12, time=time, space=space)
     clip = torch.randn(2, 8, 5, *size)
