@@ -25,7 +25,7 @@ def encode(
     ] = "quantised",
     store_logvar: Annotated[
         bool,
-        typer.Option("--store-logvar", help="Keep the posterior's log-variance as well, for training on samples of it."),
+        typer.Option("--store-logvar", help="Keep the posterior's log-variance, for training on samples of it."),
     ] = False,
     rdo: Annotated[
         bool,
@@ -127,7 +127,8 @@ def encode(
         )
     if json:
         record = {"command": "encode", "source": source, "output": destination, "model": getattr(model, "name", name)}
-        report.emit({**record, "latents": latents, "quality": chosen.quality, **result.to_dict()}, to_stderr=piped_out)
+        quality = chosen.quality if latents == "quantised" else None
+        report.emit({**record, "latents": latents, "quality": quality, **result.to_dict()}, to_stderr=piped_out)
     elif not quiet:
         report.say(
             f"{destination}: {result.frames} frames of {result.width}x{result.height}, "

@@ -110,7 +110,8 @@ def decode_file(
 
     source, destination: paths or `-`; a numbered sequence of images (`frames/%05d.png`) appears picture by picture.
     model: as `load_model` gives it, or a function from the header to it.
-    Raises InputError, BitstreamError, ModelMismatchError, OutputError, UsageError, DeviceError or NumericalError.
+    Raises InputError, BitstreamError, ModelMismatchError, OutputError, UsageError, DeviceError or NumericalError; and
+    BrokenPipeError when nobody reads standard output any more.
     """
     options = options or DecodeOptions()
     sequence = is_image_sequence(destination, options.writer.get("container"))
@@ -127,7 +128,12 @@ def decode_file(
             target = destination  # the writer completes each picture, and removes all of them when it is aborted
         else:
             target = stack.enter_context(atomic_path(destination, overwrite=overwrite, inputs=[source]))
-        return decoder.write(target, on_progress=on_progress)
+        try:
+            return decoder.write(target, on_progress=on_progress)
+        except OutputError as error:
+            if isinstance(error.__cause__, BrokenPipeError):  # `| head`: not an error worth words, but not a success
+                raise error.__cause__ from None
+            raise
 
 
 class Decoder:
