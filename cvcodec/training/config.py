@@ -71,7 +71,7 @@ class TrainConfig:
     seed: int = _option("Run", 0, "All randomness comes from this and the index of a sample.")
     device: str = _option("Run", "auto", "cpu, cuda, cuda:N or auto.")
     precision: str = _option("Run", "auto", "bf16 (autocast), fp32 or auto: bf16 where the processor multiplies it.")
-    threads: int = _option("Run", 0, "CPU threads; 0: torch's choice.")
+    threads: int = _option("Run", 0, "CPU threads; 0: torch's choice. Two processes of one thread beat one of two.")
     name: str = _option("Run", "", "Name for the model card; default: the run folder's name.")
 
     # ------------------------------------------------------------------------------------------------ data
@@ -172,8 +172,8 @@ class TrainConfig:
     # ------------------------------------------------------------------------------------------------ reports
     log_every: int = _option("Reports", 50, "Steps between lines of the log.")
     checkpoint_minutes: float = _option("Reports", 4.0, "Minutes between saved states.")
-    validate_minutes: float = _option("Reports", 12.0, "Minutes between validations; 0: by --validate-every only.")
-    validate_every: int = _option("Reports", 0, "Steps between validations; 0: by --validate-minutes only.")
+    validate_minutes: float = _option("Reports", 12.0, "Minutes between validations; 0: none by the clock.")
+    validate_every: int = _option("Reports", 0, "Steps between validations; 0: none by steps.")
     validation_clips: int = _option("Reports", 12, "Held-out clips, spread over the sources.")
     validation_frames: int = _option("Reports", 17, "First frames of each.")
     validation_side: int = _option("Reports", 256, "Held-out clips are scaled to this short side.")

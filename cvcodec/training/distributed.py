@@ -55,14 +55,15 @@ class Processes:
         means = self.average(torch.tensor(list(values.values()), dtype=torch.float64, device=device))
         return dict(zip(values, means.tolist(), strict=True))
 
-    def agree(self, *, progress: float, stop: bool) -> tuple[float, bool]:
-        """The main process's progress, and whether anyone wants to stop."""
+    def agree(self, *, progress: float, stop: bool, report: bool) -> tuple[float, bool, bool]:
+        """The main process's progress and wish to report (clocks differ), and whether anyone wants to stop."""
         if self.count == 1:
-            return progress, stop
+            return progress, stop, report
         device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-        values = torch.tensor([progress if self.is_main else 0.0, float(stop)], dtype=torch.float64, device=device)
+        mine = [progress, float(stop), float(report)] if self.is_main else [0.0, float(stop), 0.0]
+        values = torch.tensor(mine, dtype=torch.float64, device=device)
         dist.all_reduce(values)
-        return float(values[0]), bool(values[1] > 0)
+        return float(values[0]), bool(values[1] > 0), bool(values[2] > 0)
 
     def broadcast(self, tensors: Sequence[Tensor]) -> None:
         """Give everyone the main process's values."""

@@ -5,17 +5,20 @@ Owns: that choice and its checks. Does not know: the training step.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from cvcodec.errors import UsageError
 from cvcodec.model import build_model
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.inflate import inflate_2d, inflated_config
+from cvcodec.model.layers import ResidualBlock
 from cvcodec.model.mini import MiniAutoencoder, mini_config
 from cvcodec.model.mini_inflate import inflate_mini, inflated_mini_config
 from cvcodec.quantization import LatentStatistics
@@ -76,10 +79,7 @@ def start_model(job: Job, config: TrainConfig, draw_clips: Callable[[], list[Ten
     _freeze(model, config)
     model.train()
     if config.gradient_checkpointing:
-        enable = getattr(model, "enable_gradient_checkpointing", None)
-        if enable is None:
-            raise UsageError(f"{model.config.family} models have no gradient checkpointing")
-        enable()
+        _checkpoint_gradients(model)
     return Start(model, image, unit_step, statistics)
 
 
@@ -115,6 +115,16 @@ def _freeze(model: VideoAutoencoder, config: TrainConfig) -> None:
         for name, parameter in model.named_parameters():
             if name in frozen:
                 parameter.requires_grad_(False)
+
+
+def _checkpoint_gradients(model: VideoAutoencoder) -> None:
+    """Each residual block is computed again in the backward pass, as in the official training."""
+    if isinstance(model, MiniAutoencoder):
+        model.enable_gradient_checkpointing()
+        return
+    for module in model.modules():
+        if isinstance(module, ResidualBlock):
+            module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def _half(name: str) -> str:

@@ -108,6 +108,7 @@ class Trainer:
         self.step = 0
         self.seconds = 0.0
         self.validation: dict[str, float] = {}
+        self.reported_at = -1
         if config.resume:
             self._load(load_state(folder))
 
@@ -121,15 +122,17 @@ class Trainer:
         finished = False
         with self._loaders() as batch_of:
             while True:
-                progress, stop = self.processes.agree(progress=self.progress, stop=interrupted.is_set())
+                progress, stop, report = self.processes.agree(
+                    progress=self.progress, stop=interrupted.is_set(), report=self._due(last_report)
+                )
                 finished = progress >= 1
                 if finished or stop:
                     break
-                self._step(batch_of, progress)
-                if self._due(last_report):
+                if report:
                     self._report()
                     last_report = time.monotonic()
-                elif self.config.grid_every and self.step % self.config.grid_every == 0:
+                self._step(batch_of, progress)
+                if self.config.grid_every and self.step % self.config.grid_every == 0:
                     self._draw_grid()
                 if time.monotonic() - last_saved >= 60 * self.config.checkpoint_minutes:
                     self.save()
@@ -193,15 +196,16 @@ class Trainer:
         return weight
 
     def _due(self, last: float) -> bool:
+        if self.step == self.reported_at:
+            return False
         minutes, every = self.config.validate_minutes, self.config.validate_every
-        if every or self.processes.count > 1:  # clocks differ between processes, steps do not
-            return bool(every) and self.step % every == 0
-        return minutes > 0 and time.monotonic() - last >= 60 * minutes
+        return (every > 0 and self.step % every == 0) or (minutes > 0 and time.monotonic() - last >= 60 * minutes)
 
     # ------------------------------------------------------------------------------------------------ reports
 
     def _report(self) -> None:
         """Measure the averaged weights, store them, draw the grid."""
+        self.reported_at = self.step
         if self.processes.is_main:
             with self._averaged():
                 if self.validator.clips:

@@ -148,7 +148,8 @@ def test_options_win_over_the_file_and_the_run_keeps_what_it_used(media: Path, t
     (tmp_path / "c.toml").write_text(f'{TINY}\nseed = 1\ndata = "{(media / "manifest.tsv").as_posix()}"\n')
     done = cvcodec(
         "video-vae", str(tmp_path / "c.toml"), "--output", str(tmp_path / "run"), "--seed", "5",
-        "--regularization", "none", "--widths", "8", "--widths", "16", "--widths", "24", "--latent-channels", "4", "--no-pca",
+        "--regularization", "none", "--widths", "8", "--widths", "16", "--widths", "24",
+        "--latent-channels", "4", "--no-pca",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 import torch
 
-from cvcodec.checkpoint import load_checkpoint
+from cvcodec.checkpoint import load_checkpoint, save_checkpoint
 from cvcodec.errors import CheckpointError, UsageError
+from cvcodec.model import ModelConfig, build_model
 from cvcodec.training.config import Job, TrainConfig
 from cvcodec.training.log import read_log
 from cvcodec.training.state import load_state
@@ -145,6 +146,44 @@ def test_training_lowers_the_loss(media: Path, tmp_path: Path) -> None:
     assert sum(losses[-8:]) < 0.8 * sum(losses[:8])
 
 
+class Distance(torch.nn.Module):
+    """Stands for LPIPS: the mean absolute difference of each picture; counts the pictures it saw."""
+
+    name, minimum_side, seen = "distance", 16, 0
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        Distance.seen += len(x)
+        return (x - y).abs().flatten(1).mean(1)
+
+
+@pytest.mark.parametrize("loss", ["codec", "paper"])
+def test_the_perceptual_loss_is_vggs_and_starts_when_asked(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    asked: list[str] = []
+
+    def load(net: str, variant: str) -> Distance:
+        asked.append(net)
+        return Distance()
+
+    monkeypatch.setattr("cvcodec.training.trainer.Lpips.load", load)
+    monkeypatch.setattr(Distance, "seen", 0)
+    changes: dict[str, Any] = {
+        "loss": loss,
+        "perceptual_weight": 0.5,
+        "perceptual_start": 0.5,
+        "adversarial_weight": 0.0,
+    }
+    run("video-vae", settings(media, tmp_path, regularization="none", perceptual_frames=2, **changes))
+    assert asked == ["vgg"], "never the AlexNet one, which reports"
+    per_step = 2 * (2 if loss == "codec" else 5)
+    assert Distance.seen == 2 * per_step, "the last two of four steps"
+    if loss == "codec":
+        assert ["lpips_vgg" in line for line in events(tmp_path, "train")] == [False, False, True, True]
+    with pytest.raises(UsageError, match="at least 16 pixels"):
+        run("video-vae", settings(media, tmp_path / "b", regularization="none", batches=("1x1x8",), **changes))
+
+
 def test_a_frozen_encoder_keeps_its_identity_and_statistics(media: Path, tmp_path: Path) -> None:
     run("image-vae", settings(media, tmp_path / "a", batches=("2x1x32",), regularization="none", store="fp32"))
     before = load_checkpoint(tmp_path / "a" / "model.safetensors")
@@ -165,6 +204,31 @@ def test_gradient_checkpointing_changes_nothing(media: Path, tmp_path: Path) -> 
     one, other = (load_state(tmp_path / name)["model"] for name in "ab")
     for key in one:
         torch.testing.assert_close(one[key], other[key], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("latent_channels", [4, 16])
+def test_official_models_are_inflated_trained_with_checkpointing_and_fine_tuned(
+    media: Path, tmp_path: Path, latent_channels: int
+) -> None:
+    torch.manual_seed(0)
+    kind = ModelConfig(
+        family="autoencoder-kl", latent_channels=latent_channels, widths=(32, 32, 32, 32), encoder_blocks=(1, 1, 1, 1),
+        decoder_blocks=(2, 2, 2, 2), quant_conv=latent_channels == 4, norm_eps=1e-6, scaling_factor=0.5,
+    )  # fmt: skip
+    save_checkpoint(tmp_path / "image.safetensors", build_model(kind), statistics=None, card={})
+    paper: dict[str, Any] = {"loss": "paper", "perceptual_weight": 0.0, "discriminator_width": 32, "steps": 1}
+    common: dict[str, Any] = {**paper, "image_vae": str(tmp_path / "image.safetensors"), "gradient_checkpointing": True}
+    first = run("video-vae", settings(media, tmp_path / "a", **common))
+    trained = load_checkpoint(tmp_path / "a" / "model.safetensors")
+    assert trained.config.family == ("cvvae" if latent_channels == 4 else "cvvae-sd3")
+    assert trained.statistics is not None
+    assert trained.statistics.unit_step == pytest.approx((2.0,) * latent_channels), "the published deviation"
+    assert {"psnr_db_image_decoder", "psnr_db_image_encoder"} <= first.validation.keys()
+    changes: dict[str, Any] = {"init": str(tmp_path / "a" / "model.safetensors"), "freeze": "encoder", "steps": 1}
+    run("finetune", settings(media, tmp_path / "b", regularization="none", **changes))
+    tuned = load_checkpoint(tmp_path / "b" / "model.safetensors")
+    assert tuned.latent_space_id == trained.latent_space_id
+    assert tuned.decoder_hash != trained.decoder_hash
 
 
 def test_a_folder_with_a_run_is_not_overwritten_and_other_options_are_refused(media: Path, tmp_path: Path) -> None:
