@@ -137,7 +137,9 @@ def evaluate(
                 "on_progress": meter,
             },
             reader={name: value for name, value in trims.items() if value is not None},
-            decode=DecodeOptions(start=start, end=end, frames=frames, device=device, precision=precision, threads=threads),
+            decode=DecodeOptions(
+                start=start, end=end, frames=frames, device=device, precision=precision, threads=threads
+            ),
             on_notice=report.note,
         )
         if reconstruction is not None:
@@ -171,7 +173,10 @@ def evaluate(
 def _is_cvl(path: Path) -> bool:
     from cvcodec.bitstream.format import MAGIC
     from cvcodec.fileio import open_input
+    from cvcodec.video.source import is_sequence
 
+    if is_sequence(str(path)):
+        return False
     with open_input(path) as file:
         return file.read(len(MAGIC)) == MAGIC
 
@@ -193,6 +198,8 @@ def _write_files(result: Report, csv: Path | None, picture: Path | None, *, over
     from cvcodec.fileio import atomic_output
     from cvcodec.video import Frame, VideoWriter
 
+    if picture is not None and result.kept is None:
+        raise UsageError(f"--frame is out of range: frames 0 to {result.frames - 1} were compared")
     if csv is not None:
         text = io.StringIO(newline="")
         result.write_csv(text)

@@ -51,26 +51,28 @@ class Comparison:
 def compare_videos(reference: Path, test: Path, options: Comparison) -> Report:
     """RECON, a video file, against REF. Raises InputError or UsageError."""
     with VideoReader(reference, **options.reader) as left, VideoReader(test, **options.reader) as right:
-        size, others = stream_bytes(test)
-        rate = Rate(
-            size_bytes=size,
-            copied_bytes=others,
-            pixels=_pixels(left.info.width, left.info.height, right.expected_frames or 1),
-            duration_s=_seconds(right),
-        )
-        return evaluate(
+        report = evaluate(
             left,
             right,
             reference_time_base=left.info.time_base,
             test_time_base=right.info.time_base,
             matrix=left.info.color.matrix,
             whites=(left.info.color.white_code(left.info.bit_depth), right.info.color.white_code(right.info.bit_depth)),
-            rate=rate if right.info.duration and not options.reader.get("start") else None,
             reference_name=reference.name,
             test_name=test.name,
             compared=f"frames of the video file {test.name}, as its codec stores them, against {reference.name}",
             **options.measure,
         )
+        if not options.reader.keys() & {"start", "end", "duration", "frames"}:
+            # The bytes are those of the whole file, so a trim has no rate; its frames are known only now.
+            size, others = stream_bytes(test)
+            report.rate = Rate(
+                size_bytes=size,
+                copied_bytes=others,
+                pixels=_pixels(report.width, report.height, report.frames + report.unmatched_test),
+                duration_s=_seconds(right),
+            )
+        return report
 
 
 def compare_file(file: Path, reference: Path, model: Model, options: Comparison, *, name: str | None = None) -> Report:
