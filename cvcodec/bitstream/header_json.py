@@ -33,13 +33,18 @@ _REQUIRED_KEYS = [
 
 def pack_header(header: Header) -> bytes:
     """Payload of a HEAD record. ValueError where the metadata is no JSON or too much of it."""
+    return put_sized_block(dump_header(header), fmt.HEADER_DICTIONARY)
+
+
+def dump_header(header: Header) -> bytes:
+    """The JSON text of a HEAD record. ValueError as `pack_header`."""
     clash = sorted(set(header.extra) & set(_FIELDS))
     if clash:
         raise ValueError(f"extra header keys are known fields: {', '.join(clash)}")
     values = dict(header.extra)
     for name in _FIELDS:
         values[name] = _TO_JSON.get(name, _same)(getattr(header, name))
-    return put_sized_block(dump_json(values), fmt.HEADER_DICTIONARY)
+    return dump_json(values)
 
 
 def unpack_header(payload: bytes) -> Header:
@@ -48,6 +53,11 @@ def unpack_header(payload: bytes) -> Header:
     cursor = Cursor(payload, "header")
     text = take_sized_block(cursor, fmt.MAX_JSON, "JSON", fmt.HEADER_DICTIONARY)
     cursor.end()
+    return load_header(text)
+
+
+def load_header(text: bytes) -> Header:
+    """Inverse of `dump_header`. Raises as `unpack_header`."""
     values = load_json(text, "header")
     requires = values.get("requires", [])
     if isinstance(requires, list):

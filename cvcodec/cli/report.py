@@ -106,14 +106,15 @@ def progress(task: str, total: int | None = None, *, quiet: bool = False) -> Ite
     total: frames expected, None if unknown. Elsewhere, and with `quiet`, the meter does nothing. The bar is cleared
     when the work is done, so that what stays on the screen is what was said.
     """
-    if quiet or not _stderr_is_terminal():
+    if quiet or not stderr_is_terminal():
         yield _ignore
         return
     with _bar() as bar:
         yield _Bar(bar, bar.add_task(task, total=total, size=""))
 
 
-def _stderr_is_terminal() -> bool:
+def stderr_is_terminal() -> bool:
+    """Whether somebody may be watching a bar that moves."""
     # Not Console.is_terminal: FORCE_COLOR makes that true of pipes, which want colours then, but no moving bar.
     return sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 

@@ -1,0 +1,97 @@
+"""`cvcodec import`: latents, exported or generated, to a .cvl file. Owns its options; the work is `dataset.import_`."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cvcodec.cli import options, report
+
+
+def parse_rate(text: str) -> Fraction:
+    """`24`, `30000/1001`, `23.976`. Raises typer.BadParameter."""
+    try:
+        rate = Fraction(text.strip())
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if not 0 < rate <= 1000 or rate.denominator > 10**6:
+        raise typer.BadParameter(f"{text!r} is not a frame rate; wanted a number such as 24 or 30000/1001")
+    return rate
+
+
+def import_latents(
+    source: Annotated[
+        Path, typer.Argument(metavar="LATENTS", help="A .safetensors or .npy file of latents.", show_default=False)
+    ],
+    destination: Annotated[Path, typer.Argument(metavar="OUT.cvl", help="The file to write.", show_default=False)],
+    target: Annotated[
+        Literal["raw", "sd21", "svd", "videocrafter2", "sd3"] | None,
+        typer.Option("--from", help="Whose scale and order of axes the latents have. Default: what `export` recorded."),
+    ] = None,
+    weights: options.Weights = None,
+    mode: Annotated[
+        Literal["video", "image"] | None,
+        typer.Option("--mode", help="Latents of one video (25 give 97 frames), or a picture each. Default: by --from."),
+    ] = None,
+    rate: Annotated[
+        Fraction | None,
+        typer.Option("--fps", metavar="N", parser=parse_rate, help="Frames per second. Default: as recorded, or 24."),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=1, metavar="N", help="Of the last latent's four frames, keep fewer.")
+    ] = None,
+    key: Annotated[str | None, typer.Option("--key", metavar="NAME", help="Which tensor of the file.")] = None,
+    clip: Annotated[int, typer.Option("--clip", min=0, metavar="N", help="Which clip of a batch, from 0.")] = 0,
+    latents: Annotated[
+        Literal["quantised", "fp16", "fp32"] | None,
+        typer.Option("--latents", help="What to store. Default: as the exported file, or fp32."),
+    ] = None,
+    quality: options.Quality = None,
+    overwrite: options.Overwrite = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Make a .cvl file of latents, so that generated ones decode to video: 25 of SVD to 97 frames, 16 to 61."""
+    from cvcodec.dataset.import_ import ImportOptions, import_file
+    from cvcodec.registry import load_model
+
+    result = import_file(
+        source,
+        destination,
+        model=load_model(weights) if weights is not None else None,
+        options=ImportOptions(
+            target=target,
+            mode=mode,
+            key=key,
+            clip=clip,
+            rate=rate,
+            frames=frames,
+            latents=latents or ("quantised" if quality is not None else None),
+            quality=quality,
+        ),
+        overwrite=overwrite,
+    )
+    if json:
+        report.emit(
+            {
+                "command": "import",
+                "source": source,
+                "output": destination,
+                "target": result.target.name,
+                "mode": result.mode,
+                "model": result.model,
+                "latents": result.latents,
+                "frames": result.frames,
+                "width": result.width,
+                "height": result.height,
+                "size_bytes": result.size_bytes,
+            }
+        )
+    elif not quiet:
+        report.say(
+            f"{destination}: {result.latents} latents, {result.frames} frames of {result.width}x{result.height}, "
+            f"{report.format_size(result.size_bytes)}"
+        )

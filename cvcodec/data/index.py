@@ -1,0 +1,159 @@
+"""The JSON-lines index of a folder of .cvl files: one object a file, sorted by path.
+
+    path              of the .cvl file, relative to the folder of the index, with forward slashes
+    source            the video it was made from
+    source_id         identity of that video's content             settings   identity of model and options
+    frames, latents   counts                                       shape      [C, t, h, w] of the latents
+    width, height     of a frame, in pixels                        time_base  seconds per unit of pts, as a fraction
+    first_pts, last_pts   smallest and largest time stamp          size_bytes, sha256   of the .cvl file
+    model, latent_space_id   what encoded it                       latents_kind, logvar   what a chunk keeps
+    columns           further columns of the manifest, as text
+
+A run of one shard of many writes `index-00003-of-00016.jsonl`. Owns: names and reading of these files, and describing
+a .cvl file in their terms. Does not know: how they are written during a run (dataset).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from cvcodec.bitstream import BitstreamReader
+from cvcodec.errors import BitstreamError, InputError
+
+INDEX_NAME = "index.jsonl"
+SUFFIX = ".cvl"
+
+_SHARD_INDEX = re.compile(r"index-\d{5}-of-\d{5}\.jsonl")
+
+Record = dict[str, Any]
+
+
+def shard_name(name: str, shard: tuple[int, int] | None) -> str:
+    """`index.jsonl` or `failures.jsonl`, with the shard's number before the suffix where there is one."""
+    stem, _, suffix = name.rpartition(".")
+    return name if shard is None else f"{stem}-{shard[0]:05d}-of-{shard[1]:05d}.{suffix}"
+
+
+def index_files(folder: Path) -> list[Path]:
+    """The index of a folder, those of its shards first, so that what `index.jsonl` says rules."""
+    found = sorted(path for path in folder.glob("index-*.jsonl") if _SHARD_INDEX.fullmatch(path.name))
+    return [*found, *([folder / INDEX_NAME] if (folder / INDEX_NAME).is_file() else [])]
+
+
+def read_index(path: Path) -> list[Record]:
+    """The records of an index file, of all index files of a folder, or, where it has none, of its .cvl files.
+
+    Sorted by path; each path once. Raises InputError for what is missing, and for a line that is no record.
+    """
+    if path.is_dir():
+        files = index_files(path)
+        if not files:
+            found = sorted(file for file in path.rglob(f"*{SUFFIX}") if not file.name.startswith("."))
+            return [describe(file, path, checksum=False) for file in found]
+    elif path.is_file():
+        files = [path]
+    else:
+        raise InputError(f"{path}: no such folder or index")
+    records: dict[str, Record] = {}
+    for file in files:
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            record = parse_line(line)
+            if record is None:
+                raise InputError(f"{file}, line {number} is no index record")
+            records[record["path"]] = record
+    return [records[name] for name in sorted(records)]
+
+
+def parse_line(line: str) -> Record | None:
+    """The record of a line; None for anything else, such as the half of a line that a killed run left."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("path"), str) else None
+
+
+def dump_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    """One line a record, keys in a fixed order."""
+    for record in records:
+        yield dump_line(record)
+
+
+def dump_line(record: Mapping[str, Any]) -> bytes:
+    """One line, sorted keys, line end included."""
+    return json.dumps(record, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+
+
+def describe(
+    path: Path,
+    folder: Path,
+    *,
+    source: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    checksum: bool = True,
+) -> Record:
+    """The record of a complete .cvl file in `folder`: what it says of itself, and its checksum.
+
+    The identities come from its header, where `cvcodec batch` puts them. Raises InputError or BitstreamError.
+    """
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error
+    with file:
+        try:
+            reader = BitstreamReader(file)
+        except BitstreamError as error:
+            raise type(error)(f"{path}: {error}") from error
+        header, trailer = reader.header, reader.trailer
+        assert trailer is not None
+        size = file.seek(0, io.SEEK_END)
+        digest = _hash(file) if checksum else None
+    made = identities_of(header.metadata)
+    return {
+        "path": path.relative_to(folder).as_posix(),
+        "source": source,
+        "source_id": made.get("source_id"),
+        "settings": made.get("settings"),
+        "frames": trailer.frames,
+        "latents": trailer.latents,
+        "shape": [header.latent_channels, trailer.latents, *header.latent_size],
+        "width": header.width,
+        "height": header.height,
+        "time_base": str(header.time_base),
+        "first_pts": min(entry.first_pts for entry in trailer.index),
+        "last_pts": max(entry.last_pts for entry in trailer.index),
+        "size_bytes": size,
+        "sha256": digest,
+        "model": header.model,
+        "latent_space_id": header.latent_space_id,
+        "latents_kind": header.latents,
+        "logvar": header.logvar,
+        "columns": dict(columns or {}),
+    }
+
+
+BATCH_KEY = "batch"
+"""Where a header's metadata keep the identities of `cvcodec batch`."""
+
+
+def identities_of(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """`source_id` and `settings` of a file that `cvcodec batch` made; nothing for any other."""
+    made = metadata.get(BATCH_KEY)
+    if not isinstance(made, Mapping):
+        return {}
+    return {name: value for name, value in made.items() if isinstance(value, str)}
+
+
+def _hash(file: BinaryIO) -> str:
+    file.seek(0)
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,157 @@
+"""`IterableLatentDataset`: slices of the latents in tar shards, in one pass over each shard.
+
+Owns: which shard goes to which worker, and the order. Does not know: the layout of a shard (`shards`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from cvcodec.data.posterior import values_of
+from cvcodec.data.shards import LATENTS, LOGVAR, Sample, read_samples
+from cvcodec.data.slices import BUFFER, SAMPLE, SHARDS, draw_slice, generator_for
+from cvcodec.errors import InputError, UsageError
+
+StrPath = str | os.PathLike[str]
+
+
+class IterableLatentDataset(IterableDataset[dict[str, Any]]):
+    """Random slices of latents from the shards of `cvcodec export --format webdataset`.
+
+    source: a folder of .tar shards, or a list of shards.
+    latents: length of a slice; None: whole clips. Clips that are shorter are skipped.
+    seed: the same seed and epoch give the same slices, whatever the number of workers and processes; their order
+        depends on that number.
+    shuffle: samples held to be given in random order, each worker for itself; 0: shards and samples in stored order.
+    posterior: `mean`, or `sample`, which draws from the posterior; that wants shards with log-variances.
+    rank, world_size: of this process among those that share the shards; None: what torch.distributed says, else alone.
+    columns: of the manifest, to be given as text.
+    transform: applied to the finished item.
+
+    An item is a dict: `latents` (C, n, h, w) float32, in the space and order that the shard was written for (so
+    (n, C, h, w) where that is its layout); `first_latent`, `first_frame`, `key`; and the columns.
+
+    Shards are dealt out whole, so there should be several times more of them than workers. Call `set_epoch` before each
+    epoch. Raises InputError, UsageError.
+    """
+
+    def __init__(
+        self,
+        source: StrPath | Sequence[StrPath],
+        *,
+        latents: int | None = None,
+        seed: int = 0,
+        shuffle: int = 1000,
+        posterior: Literal["mean", "sample"] = "mean",
+        rank: int | None = None,
+        world_size: int | None = None,
+        columns: Sequence[str] = (),
+        transform: Callable[[dict[str, Any]], Any] | None = None,
+    ) -> None:
+        if latents is not None and latents < 1:
+            raise UsageError(f"latents = {latents}, wanted at least 1, or None for whole clips")
+        if (rank is None) != (world_size is None) or (rank is not None and not 0 <= rank < (world_size or 0)):
+            raise UsageError(f"rank = {rank} of world_size = {world_size} is no place among processes")
+        self.shards = _find(source)
+        self._length, self._seed, self._shuffle, self._posterior = latents, seed, shuffle, posterior
+        self._rank, self._world_size = rank, world_size
+        self._columns, self._transform = tuple(columns), transform
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the slices and the order of this epoch; to be called before the loader is iterated."""
+        self._epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[Any]:
+        items = self._items()
+        return items if self._transform is None else map(self._transform, items)
+
+    def _items(self) -> Iterator[dict[str, Any]]:
+        epoch = int(self._epoch)
+        order = list(range(len(self.shards)))
+        if self._shuffle:
+            generator_for(self._seed, epoch, SHARDS).shuffle(order)
+        mine = order[self._place()[0] :: self._place()[1]]
+        drawn = (
+            item
+            for number in mine
+            for place, sample in enumerate(read_samples(self.shards[number]))
+            if (item := self._item(sample, generator_for(self._seed, epoch, SAMPLE, number, place))) is not None
+        )
+        if not (self._shuffle and mine):
+            return drawn
+        return self._shuffled(drawn, generator_for(self._seed, epoch, BUFFER, mine[0]))
+
+    def _shuffled(self, items: Iterator[dict[str, Any]], generator: np.random.Generator) -> Iterator[dict[str, Any]]:
+        held: list[dict[str, Any]] = []
+        for item in items:
+            if len(held) < self._shuffle:
+                held.append(item)
+                continue
+            place = int(generator.integers(len(held)))
+            held[place], item = item, held[place]
+            yield item
+        generator.shuffle(held)
+        yield from held
+
+    def _item(self, sample: Sample, generator: np.random.Generator) -> dict[str, Any] | None:
+        described = sample.description
+        array = sample.array(LATENTS)
+        axis = str(described["layout"]).index("T")
+        latents = array.shape[axis]
+        if self._length is not None and latents < self._length:
+            return None
+        chosen = draw_slice(generator, latents, self._length, int(described["temporal_factor"]))
+        cut = [slice(None)] * array.ndim
+        cut[axis] = slice(chosen.start, chosen.stop)
+        values = array[tuple(cut)].astype(np.float32)
+        if self._posterior == "sample":
+            if LOGVAR not in sample.files:
+                raise UsageError(
+                    f"{sample.shard}: sample {sample.key} keeps no log-variance; encode with --store-logvar"
+                )
+            values = values_of(values, sample.array(LOGVAR)[tuple(cut)].astype(np.float32), generator)
+        item: dict[str, Any] = {
+            "latents": torch.from_numpy(values),
+            "first_latent": chosen.start,
+            "first_frame": chosen.first_frame,
+            "key": sample.key,
+        }
+        for column in self._columns:
+            try:
+                item[column] = str(described["columns"][column])
+            except KeyError:
+                raise UsageError(f"{sample.shard}: sample {sample.key} has no column {column!r}") from None
+        return item
+
+    def _place(self) -> tuple[int, int]:
+        """This worker's number among all workers of all processes, and how many there are."""
+        rank, world = self._rank, self._world_size
+        if rank is None or world is None:
+            distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+            rank = torch.distributed.get_rank() if distributed else 0
+            world = torch.distributed.get_world_size() if distributed else 1
+        worker = get_worker_info()
+        workers = 1 if worker is None else worker.num_workers
+        return rank * workers + (0 if worker is None else worker.id), world * workers
+
+
+def _find(source: StrPath | Sequence[StrPath]) -> list[Path]:
+    if isinstance(source, (str, os.PathLike)):
+        path = Path(source)
+        found = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+    else:
+        found = [Path(entry) for entry in source]
+    if not found:
+        raise InputError(f"there are no .tar shards in {source!r}")
+    missing = next((path for path in found if not path.is_file()), None)
+    if missing is not None:
+        raise InputError(f"{missing}: no such file")
+    return found

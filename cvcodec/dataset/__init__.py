@@ -1,0 +1,7 @@
+"""From one file to a data set: many videos to .cvl files, and .cvl files to and from what training loops hold.
+
+sources    folders, globs and manifests -> clips with their places         work       one clip, once: encode or skip
+batch      a run: journal, index, failures                                 sharing    one model for several encodes
+engines    who does the work: this process (`local`), a Ray cluster (`ray`)
+targets    what diffusion models want: factors, shift, order of axes       export_, import_   files of latents
+"""

@@ -1,0 +1,115 @@
+"""A run over many clips: what is known before it, what is written down during it, what is left behind by it.
+
+Owns: the index and its journal, the list of failures. Does not know: who encodes (engines), how (work), terminals.
+
+While a run goes on, its index lies in `index.jsonl.partial`, a line for each clip that is done, in the order in which
+they ended; a run that was killed is resumed from it. At the end the lines are sorted and the file gets its name, so
+that the same clips leave the same index however often they were interrupted. Its lock keeps a second run out of the
+folder; shards have an index each. Nothing that is in an index is ever dropped from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from cvcodec.data.index import INDEX_NAME, Record, dump_line, dump_lines, index_files, parse_line, shard_name
+from cvcodec.dataset.sources import Clip
+from cvcodec.dataset.work import Job, Outcome, Task
+from cvcodec.errors import OutputError
+from cvcodec.fileio import atomic_output, partial_path
+
+FAILURES_NAME = "failures.jsonl"
+"""Lines of `path`, `source` and `error`: the clips that a run could not encode. It is there if any ever failed."""
+
+Engine = Callable[[Sequence[Task]], Iterator[Outcome]]
+"""Encodes tasks in any order, and gives one outcome for each. Closing the iterator ends the work."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did."""
+
+    encoded: int
+    skipped: int
+    failures: tuple[Outcome, ...]
+    index: Path
+
+
+def run_batch(
+    clips: Sequence[Clip],
+    job: Job,
+    engine: Engine,
+    *,
+    shard: tuple[int, int] | None = None,
+    on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+) -> Summary:
+    """Encode clips into `job.out`, and leave an index of all that is there. shard: (i, n), if these clips are one part
+    of many; it only names the index.
+
+    Raises OutputError where the folder cannot be written or another run is at work in it. What goes wrong with a clip
+    is in the summary.
+    """
+    folder = Path(job.out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be created: {error.strerror}") from error
+    name = folder / shard_name(INDEX_NAME, shard)
+    known = {record["path"]: record for file in index_files(folder) for record in _records(file)}
+    own = {record["path"]: record for record in _records(name)} if name.is_file() else {}
+    counts = {"encoded": 0, "skipped": 0}
+    failures: list[Outcome] = []
+    with atomic_output(name, overwrite=True, keep_partial=True, resume=True) as journal:
+        done = {record["path"]: record for record in _read_journal(journal)}
+        known |= done
+        own |= done
+        try:
+            for outcome in engine([Task(clip=clip, known=known.get(clip.output)) for clip in clips]):
+                if outcome.record is None:
+                    failures.append(outcome)
+                else:
+                    counts[outcome.status] += 1
+                    own[outcome.clip.output] = outcome.record
+                    journal.write(dump_line(outcome.record))
+                    journal.flush()
+                on_outcome(outcome)
+        except BaseException:
+            if not journal.tell():  # nothing was done: no journal is needed
+                partial_path(name).unlink(missing_ok=True)
+            raise
+        journal.seek(0)
+        journal.truncate()
+        journal.writelines(dump_lines(own[path] for path in sorted(own)))
+    failures.sort(key=lambda outcome: outcome.clip.output)
+    _write_failures(folder / shard_name(FAILURES_NAME, shard), failures)
+    return Summary(counts["encoded"], counts["skipped"], tuple(failures), name)
+
+
+def _records(file: Path) -> Iterator[Record]:
+    for line in file.read_text(encoding="utf-8").splitlines():
+        record = parse_line(line)
+        if record is not None:
+            yield record
+
+
+def _read_journal(journal: BinaryIO) -> list[Record]:
+    """The lines of an interrupted run; half a line at its end is cut off."""
+    data = journal.read()
+    complete = data[: data.rfind(b"\n") + 1]
+    journal.seek(len(complete))
+    journal.truncate()
+    lines = complete.decode("utf-8", errors="replace").splitlines()
+    return [record for line in lines if (record := parse_line(line)) is not None]
+
+
+def _write_failures(path: Path, failures: Iterable[Outcome]) -> None:
+    lines = [
+        dump_line({"path": failure.clip.output, "source": failure.clip.source, "error": failure.error})
+        for failure in failures
+    ]
+    if lines or path.exists():
+        with atomic_output(path, overwrite=True) as sink:
+            sink.writelines(lines)

@@ -1,0 +1,296 @@
+""".cvl -> safetensors, .npy or WebDataset shards, in the scale and order that a target wants.
+
+Owns: the files and what is recorded in them. Does not know: what targets want (`targets`), the way back (`import_`).
+
+A safetensors file holds `latents`, `logvar` where the source keeps it, and `pts`, `durations` and `flags` of the
+frames; its metadata `cvcodec.export` (JSON) says target, layout, factors and mode, and `cvcodec.header` is the header
+of the .cvl file, so that importing it again decodes to the same video. A .npy file has the same beside it, as
+`NAME.npy.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvcodec.bitstream import BitstreamReader, Header
+from cvcodec.bitstream.header_json import dump_header
+from cvcodec.codec.latent_file import latents_of
+from cvcodec.data.clips import ClipCache
+from cvcodec.data.index import dump_lines, read_index
+from cvcodec.data.shards import (
+    DESCRIPTION,
+    LATENTS,
+    LOGVAR,
+    Sample,
+    key_of,
+    npy_bytes,
+    open_shard,
+    sample_bytes,
+    write_sample,
+)
+from cvcodec.dataset.targets import TARGETS, Target, TargetName
+from cvcodec.errors import InputError, OutputError, UsageError
+from cvcodec.fileio import atomic_output, check_output, open_input
+
+Format = Literal["safetensors", "npy", "webdataset"]
+DType = Literal["auto", "fp32", "fp16"]
+
+EXPORT_KEY, HEADER_KEY = "cvcodec.export", "cvcodec.header"
+
+SHARDS_NAME = "shards.jsonl"
+"""Lists the shards of a folder: name, samples, bytes."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export wrote."""
+
+    target: Target
+    shape: tuple[int, ...]
+    """Of the latents of a single file; () for shards."""
+    clips: int
+    size_bytes: int
+    files: int
+
+
+def format_of(output: str | os.PathLike[str], *, is_folder: bool) -> Format:
+    """Which format an output's name asks for. Raises UsageError."""
+    suffix = Path(output).suffix.lower()
+    if suffix in (".safetensors", ".npy") and not is_folder:
+        return "safetensors" if suffix == ".safetensors" else "npy"
+    if is_folder and not suffix:
+        return "webdataset"
+    raise UsageError(
+        f"{os.fspath(output)}: wanted a .safetensors or .npy file for one clip, a folder for many; "
+        f"or choose with --format {'|'.join(get_args(Format))}"
+    )
+
+
+def describe_export(header: Header, target: Target, *, frames: int, latents: int, layout: str) -> dict[str, Any]:
+    """What a file of exported latents says of them."""
+    return {
+        "target": target.name,
+        "layout": layout,
+        "scaling_factor": target.scaling_factor,
+        "shift_factor": target.shift_factor,
+        "mode": "video" if header.temporal_factor > 1 else "image",
+        "temporal_factor": header.temporal_factor,
+        "spatial_factor": header.spatial_factor,
+        "latent_kind": header.latent_kind,
+        "latents": latents,
+        "frames": frames,
+        "width": header.width,
+        "height": header.height,
+        "padding": list(header.padding),
+        "time_base": str(header.time_base),
+        "average_rate_fps": None if header.average_rate is None else str(header.average_rate),
+        "model": header.model,
+        "latent_space_id": header.latent_space_id,
+        "decoder_hash": header.decoder_hash,
+        "own_scaling_factor": header.scaling_factor,
+        "own_shift_factor": header.shift_factor,
+        "windows": header.windows,
+    }
+
+
+def check_target(header: Header, target: Target, what: str) -> None:
+    """ModelMismatchError unless these latents are of the target's space."""
+    target.check(
+        channels=header.latent_channels,
+        scaling_factor=header.scaling_factor,
+        shift_factor=header.shift_factor,
+        what=f"{what} (model {header.model})",
+    )
+
+
+def export_file(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    target: TargetName = "raw",
+    kind: Format | None = None,
+    dtype: DType = "auto",
+    overwrite: bool = False,
+) -> Exported:
+    """Export one .cvl file to .safetensors or .npy. dtype: `auto` is fp16 for unscaled latents of a file that keeps
+    fp16, else fp32: an import then gives the same file again.
+
+    Raises InputError, BitstreamError, OutputError, ModelMismatchError, and UsageError where fp16 cannot hold a value.
+    """
+    kind = kind or format_of(output, is_folder=False)
+    if kind == "webdataset":
+        raise UsageError("WebDataset shards are made of a folder of .cvl files, not of one file")
+    chosen = TARGETS[target]
+    check_output(output, overwrite=overwrite, inputs=[source])
+    with open_input(source) as file:
+        reader = BitstreamReader(file)
+        header = reader.header
+        check_target(header, chosen, os.fspath(source))
+        chunks = list(reader.chunks())  # in order: this also verifies the whole file
+        latent = np.concatenate([latents_of(chunk, header) for chunk in chunks], axis=1)
+        logvar = _logvar(reader, len(chunks)) if header.logvar else None
+    values = _cast(chosen.arrange(latent), _dtype(dtype, header, chosen))
+    tensors: dict[str, NDArray[Any]] = {"latents": values}
+    if logvar is not None:
+        tensors["logvar"] = np.ascontiguousarray(chosen.order(_scaled_logvar(logvar, chosen)), values.dtype)
+    for name in ("pts", "durations", "flags"):
+        tensors[name] = np.concatenate([getattr(chunk, name) for chunk in chunks])
+    described = describe_export(
+        header, chosen, frames=chunks[-1].end_frame, latents=latent.shape[1], layout=chosen.layout
+    ) | {"chunks": [chunk.latent_count for chunk in chunks]}
+    metadata = {EXPORT_KEY: json.dumps(described), HEADER_KEY: dump_header(header).decode()}
+    if kind == "safetensors":
+        _write_safetensors(output, tensors, metadata, overwrite)
+    else:
+        _write_npy(output, tensors, metadata, overwrite)
+    return Exported(chosen, values.shape, 1, Path(output).stat().st_size, 1)
+
+
+def export_shards(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    target: TargetName = "raw",
+    dtype: DType = "auto",
+    shard_bytes: int = 1 << 30,
+    shuffle: int | None = 0,
+    overwrite: bool = False,
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+) -> Exported:
+    """Export a folder of .cvl files (or its index) to tar shards in the folder `output`.
+
+    shuffle: seed of a fixed random order, so that every shard is a fair sample; None: by path. shard_bytes: a shard is
+    closed before it grows beyond this. Raises as `export_file`; a clip of another latent space than the target's ends
+    the export, since a shard with holes would be noticed late.
+    """
+    root, folder = Path(source), Path(output)
+    records = read_index(root)
+    if not records:
+        raise InputError(f"there are no .cvl files in {root}")
+    base = root if root.is_dir() else root.parent
+    if shuffle is not None:
+        order = np.random.Generator(np.random.PCG64(shuffle)).permutation(len(records))
+        records = [records[number] for number in order]
+    _check_keys(records)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder} cannot be created: {error.strerror}") from error
+    if not overwrite and (folder / SHARDS_NAME).exists():
+        raise OutputError(f"{folder / SHARDS_NAME} exists; use -y to overwrite these shards, or name another folder")
+    done = 0
+    listing: list[dict[str, Any]] = []
+    for number, samples in enumerate(_shards(_samples(records, base, TARGETS[target], dtype), shard_bytes)):
+        name = f"shard-{number:06d}.tar"
+        count = 0
+        with atomic_output(folder / name, overwrite=overwrite) as sink, open_shard(sink) as tar:
+            for sample in samples:
+                write_sample(tar, sample)
+                count += 1
+                on_clip(done + count, len(records))
+        done += count
+        listing.append({"path": name, "samples": count, "size_bytes": (folder / name).stat().st_size})
+    with atomic_output(folder / SHARDS_NAME, overwrite=overwrite) as sink:
+        sink.writelines(dump_lines(listing))
+    total = sum(entry["size_bytes"] for entry in listing)
+    return Exported(TARGETS[target], (), len(records), total, len(listing))
+
+
+def _samples(records: Sequence[dict[str, Any]], base: Path, target: Target, dtype: DType) -> Iterator[Sample]:
+    cache = ClipCache(open_files=1, cache_bytes=0)
+    for record in records:
+        path = base / record["path"]
+        header, trailer = cache.header(path), cache.trailer(path)
+        check_target(header, target, os.fspath(path))
+        latent = target.arrange(cache.latents(path, 0, trailer.latents))
+        clip = latent if target.layout == "TCHW" else latent[0]
+        described = describe_export(
+            header, target, frames=trailer.frames, latents=trailer.latents, layout=target.clip_layout
+        )
+        described |= {"path": record["path"], "source": record["source"], "columns": record["columns"]}
+        files = {LATENTS: npy_bytes(_cast(clip, _dtype(dtype, header, target)))}
+        if header.logvar:
+            logvar = target.order(_scaled_logvar(cache.logvar(path, 0, trailer.latents), target))
+            files[LOGVAR] = npy_bytes((logvar if target.layout == "TCHW" else logvar[0]).astype(np.float16))
+        files[DESCRIPTION] = json.dumps(described, sort_keys=True).encode()
+        yield Sample(key_of(record["path"]), files)
+
+
+def _shards(samples: Iterator[Sample], limit: int) -> Iterator[Iterator[Sample]]:
+    """Samples in groups of at most `limit` bytes, and at least one; each group is to be consumed before the next."""
+    waiting = next(samples, None)
+
+    def group() -> Iterator[Sample]:
+        nonlocal waiting
+        size = 0
+        while waiting is not None:
+            size += sample_bytes(waiting.files)
+            yield waiting
+            waiting = next(samples, None)
+            if waiting is not None and size + sample_bytes(waiting.files) > limit:
+                return
+
+    while waiting is not None:
+        yield group()
+
+
+def _check_keys(records: Sequence[dict[str, Any]]) -> None:
+    seen: dict[str, str] = {}
+    for record in records:
+        other = seen.setdefault(key_of(record["path"]), record["path"])
+        if other != record["path"]:
+            raise UsageError(f"{other} and {record['path']} would have one key, {key_of(other)}; rename one of them")
+
+
+def _logvar(reader: BitstreamReader, chunks: int) -> NDArray[np.float32]:
+    return np.concatenate([reader.read_logvar(number) for number in range(chunks)], axis=1)
+
+
+def _scaled_logvar(logvar: NDArray[np.float32], target: Target) -> NDArray[np.float32]:
+    """Log-variance of the scaled latent: a factor of s adds 2 ln s."""
+    return logvar + np.float32(2 * math.log(target.scaling_factor))
+
+
+def _dtype(dtype: DType, header: Header, target: Target) -> type[np.floating[Any]]:
+    # Scaled fp16 latents would be rounded a second time.
+    exact = header.latents == "fp16" and target.scaling_factor == 1.0 and target.shift_factor == 0.0
+    return np.float16 if dtype == "fp16" or (dtype == "auto" and exact) else np.float32
+
+
+def _cast(values: NDArray[np.float32], dtype: type[np.floating[Any]]) -> NDArray[Any]:
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype)
+    if not np.isfinite(cast).all():
+        raise UsageError(f"a latent of {np.abs(values).max():g} does not fit fp16; use --dtype fp32")
+    return cast
+
+
+def _write_safetensors(
+    output: str | os.PathLike[str], tensors: dict[str, NDArray[Any]], metadata: dict[str, str], overwrite: bool
+) -> None:
+    from safetensors.numpy import save
+
+    with atomic_output(output, overwrite=overwrite) as sink:
+        sink.write(save(tensors, metadata))
+
+
+def _write_npy(
+    output: str | os.PathLike[str], tensors: dict[str, NDArray[Any]], metadata: dict[str, str], overwrite: bool
+) -> None:
+    sidecar = Path(f"{os.fspath(output)}.json")
+    check_output(sidecar, overwrite=overwrite)
+    beside = {EXPORT_KEY: json.loads(metadata[EXPORT_KEY]), HEADER_KEY: json.loads(metadata[HEADER_KEY])}
+    beside |= {name: tensors[name].tolist() for name in ("pts", "durations", "flags")}
+    with atomic_output(output, overwrite=overwrite) as sink:
+        sink.write(npy_bytes(tensors["latents"]))
+    with atomic_output(sidecar, overwrite=overwrite) as sink:
+        sink.write(json.dumps(beside, sort_keys=True).encode() + b"\n")

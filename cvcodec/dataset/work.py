@@ -1,0 +1,205 @@
+"""One clip of a run: skip what is already there, encode the rest, try again, and say how it went.
+
+Owns: when an output counts as done, retries, the atomic place of the output. Does not know: other clips, engines,
+indexes. Everything here can be sent to another machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from cvcodec.bitstream import BitstreamReader
+from cvcodec.codec import EncodeOptions
+from cvcodec.codec.encode import encode_stream
+from cvcodec.data.index import BATCH_KEY, Record, describe, identities_of
+from cvcodec.dataset.sharing import SharedEncoder
+from cvcodec.dataset.sources import Clip
+from cvcodec.errors import BitstreamError, CheckpointError, CvcodecError, InputError, OutputError, UsageError
+from cvcodec.fileio import atomic_output, partial_path
+from cvcodec.model.base import VideoAutoencoder
+
+Status = Literal["encoded", "skipped", "failed"]
+
+SAMPLE_BYTES = 1 << 16
+"""Of a source, its first, middle and last so many bytes are read to know it again. The tables of a container lie at
+either end, so that a video that was cut or encoded anew differs there."""
+
+_RETRY_DELAY_S = 0.5
+
+
+class Stopped(Exception):
+    """The run was interrupted; the clip counts as not begun."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every clip of a run is encoded with."""
+
+    out: str
+    """The output folder, absolute."""
+    options: EncodeOptions
+    settings: str
+    """Identity of model and options, see `settings_id`."""
+    overwrite: bool = False
+    """Encode again what was made from another source or with other settings, instead of failing."""
+    retries: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A clip, and what the index says of its output."""
+
+    clip: Clip
+    known: Record | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a clip ended."""
+
+    clip: Clip
+    status: Status
+    record: Record | None = None
+    """Of the index; None where it failed."""
+    error: str | None = None
+    attempts: int = 0
+    seconds: float = 0.0
+    notices: tuple[str, ...] = ()
+
+    @property
+    def pixels(self) -> int:
+        """Width * height * frames that were encoded."""
+        if self.record is None or self.status != "encoded":
+            return 0
+        return int(self.record["width"] * self.record["height"] * self.record["frames"])
+
+
+def settings_id(model: VideoAutoencoder, options: EncodeOptions) -> str:
+    """16 hex digits: everything that decides which latents a source becomes, devices and threads aside."""
+    values = asdict(options)
+    for name in ("device", "threads", "metadata"):
+        del values[name]
+    if options.latents != "quantised":
+        del values["quality"]
+    values |= {"latent_space_id": model.latent_space_id, "config": model.config.digest()}
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def source_id(path: str | os.PathLike[str]) -> str:
+    """32 hex digits: size of a file and samples of its content. Raises InputError."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+            for start in sorted({0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)}):
+                file.seek(start)
+                digest.update(file.read(SAMPLE_BYTES))
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def encode_clip(
+    task: Task,
+    job: Job,
+    encoder: SharedEncoder,
+    *,
+    on_frames: Callable[[int, int | None], None] = lambda done, total: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Outcome:
+    """Encode a clip unless that is done already. What goes wrong with it is in the outcome, never raised.
+
+    on_frames: is given frames done and expected; it may raise `Stopped`, which passes through.
+    """
+    clip, begun = task.clip, time.monotonic()
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            found = _existing(task, job)
+            if found is not None:
+                return Outcome(clip=clip, status="skipped", record=found, seconds=time.monotonic() - begun)
+            record, notices = _encode(clip, job, encoder, on_frames)
+            spent = time.monotonic() - begun
+            return Outcome(
+                clip=clip, status="encoded", record=record, attempts=attempts, seconds=spent, notices=notices
+            )
+        except Stopped:
+            raise
+        except (UsageError, CheckpointError) as error:
+            message, hopeless = str(error), True  # the same however often it is tried
+        except (CvcodecError, OSError) as error:
+            message, hopeless = str(error), False
+        except Exception as error:  # noqa: BLE001  # a defect that one clip of thousands meets must not end the run
+            message, hopeless = f"this is a defect in cvcodec, please report it: {type(error).__name__}: {error}", False
+        if hopeless or attempts > job.retries:
+            spent = time.monotonic() - begun
+            return Outcome(clip=clip, status="failed", error=_one_line(message), attempts=attempts, seconds=spent)
+        sleep(_RETRY_DELAY_S * 2 ** (attempts - 1))
+
+
+def _existing(task: Task, job: Job) -> Record | None:
+    """The index record of an output that is there and up to date. UsageError for one that is not, unless it may be
+    replaced."""
+    clip = task.clip
+    target = Path(job.out) / clip.output
+    if not target.is_file():
+        return None
+    wanted = {"source_id": source_id(clip.source), "settings": job.settings}
+    known = task.known or {}
+    # The file's name appears only when it is complete, so a look at its size is enough.
+    if known.items() >= {**wanted, "size_bytes": target.stat().st_size}.items():
+        return {**known, "source": clip.source, "columns": dict(clip.columns)}
+    try:
+        with target.open("rb") as file:
+            made: Mapping[str, str] = identities_of(BitstreamReader(file).header.metadata)
+        found = "from another source" if made.get("source_id") != wanted["source_id"] else "with other settings"
+        if all(made.get(name) == value for name, value in wanted.items()):
+            return describe(target, Path(job.out), source=clip.source, columns=clip.columns)
+    except BitstreamError as error:
+        found = f"and is damaged ({error})"
+    if not job.overwrite:
+        raise UsageError(f"{target} exists, made {found}; use -y to encode it again, or another --out")
+    return None
+
+
+def _encode(
+    clip: Clip, job: Job, encoder: SharedEncoder, on_frames: Callable[[int, int | None], None]
+) -> tuple[Record, tuple[str, ...]]:
+    target = Path(job.out) / clip.output
+    made = {"source_id": source_id(clip.source), "settings": job.settings}
+    options = replace(job.options, metadata={**job.options.metadata, BATCH_KEY: made})
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{target.parent} cannot be created: {error.strerror}") from error
+    # A partial file of a fixed name, so that a run that was killed leaves nothing that the next one does not finish.
+    with atomic_output(target, overwrite=job.overwrite, inputs=[clip.source], keep_partial=True) as sink:
+        try:
+            if target.exists() and not job.overwrite:  # since we looked, before we had the lock
+                raise OutputError(f"{target} has just been written by another process")
+            with encoder.stream():
+                result = encode_stream(
+                    clip.source,
+                    sink,
+                    model=encoder,
+                    options=options,
+                    on_progress=lambda frames, size, total: on_frames(frames, total),
+                )
+        except BaseException:
+            partial_path(target).unlink(missing_ok=True)  # ours alone: the lock on it is still held
+            raise
+    record = describe(target, Path(job.out), source=clip.source, columns=clip.columns)
+    return record, result.notices
+
+
+def _one_line(text: Any) -> str:
+    return " ".join(str(text).split())

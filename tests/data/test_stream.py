@@ -1,0 +1,155 @@
+"""`IterableLatentDataset` over shards that `export_shards` wrote, and shards read by others."""
+
+from __future__ import annotations
+
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+import cvcodec
+from cvcodec.data import IterableLatentDataset
+from cvcodec.data.shards import key_of, read_samples
+from cvcodec.dataset.export_ import export_shards
+from cvcodec.errors import InputError, UsageError
+
+
+@pytest.fixture(scope="module")
+def shards(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five clips with log-variances in several shards."""
+    out = tmp_path_factory.mktemp("shards")
+    result = export_shards(folders["fp16"], out, shard_bytes=12_000)
+    assert result.clips == 5
+    assert result.files == len(list(out.glob("*.tar"))) > 2
+    return out
+
+
+def items(data: IterableLatentDataset, workers: int = 0) -> list[dict[str, Any]]:
+    return list(DataLoader(data, batch_size=None, num_workers=workers))
+
+
+def by_key(found: list[dict[str, Any]]) -> dict[str, tuple[int, bytes]]:
+    return {item["key"]: (item["first_latent"], item["latents"].numpy().tobytes()) for item in found}
+
+
+def test_slices_hold_exactly_what_the_files_hold_there(shards: Path, folders: dict[str, Path]) -> None:
+    found = items(IterableLatentDataset(shards, latents=3, columns=["caption"]))
+    assert {item["key"] for item in found} == {"v/0", "v/1", "v/2", "v/4"}
+    for item in found:
+        with cvcodec.open(folders["fp16"] / f"{item['key']}.cvl") as file:
+            start = item["first_latent"]
+            assert np.array_equal(item["latents"].numpy(), file.latents[start : start + 3])
+        assert item["first_frame"] == 4 * item["first_latent"]
+        assert item["caption"] == f"clip {item['key'][2:]}"
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_share_the_shards_and_give_what_one_process_gives(shards: Path, workers: int) -> None:
+    data = IterableLatentDataset(shards, latents=2, posterior="sample", seed=5)
+    alone = items(data)
+    assert len(alone) == 5
+    found = items(data, workers)
+    assert len(found) == 5
+    assert by_key(found) == by_key(alone)
+
+
+def test_processes_share_the_shards_too(shards: Path) -> None:
+    whole = by_key(items(IterableLatentDataset(shards, latents=2)))
+    parts = [by_key(items(IterableLatentDataset(shards, latents=2, rank=rank, world_size=2))) for rank in (0, 1)]
+    assert parts[0].keys().isdisjoint(parts[1])
+    assert parts[0] | parts[1] == whole
+
+
+def test_epochs_differ_in_order_and_slices_and_come_back(shards: Path) -> None:
+    data = IterableLatentDataset(shards, latents=2)
+    orders = []
+    for epoch in range(6):
+        data.set_epoch(epoch)
+        orders.append([(item["key"], item["first_latent"]) for item in items(data)])
+    assert len({tuple(key for key, _ in order) for order in orders}) > 1
+    assert len({tuple(sorted(order)) for order in orders}) > 1
+    data.set_epoch(2)
+    assert [(item["key"], item["first_latent"]) for item in items(data)] == orders[2]
+
+
+def test_stored_order_is_kept_without_shuffling(shards: Path) -> None:
+    stored = [sample.key for path in sorted(shards.glob("*.tar")) for sample in read_samples(path)]
+    assert [item["key"] for item in items(IterableLatentDataset(shards, shuffle=0))] == stored
+
+
+def test_samples_are_spread_like_the_log_variance_says(shards: Path, folders: dict[str, Path]) -> None:
+    data = IterableLatentDataset(shards, posterior="sample")
+    with cvcodec.open(folders["fp16"] / "v/1.cvl") as file:
+        mean, logvar = file.latents[:], file.logvar[:]
+    errors = []
+    for epoch in range(30):
+        data.set_epoch(epoch)
+        drawn = next(item["latents"].numpy() for item in items(data) if item["key"] == "v/1")
+        errors.append((drawn - mean) / np.exp(logvar / 2))
+    assert np.std(errors) == pytest.approx(1, abs=0.02)
+
+
+def test_the_shards_of_one_export_are_the_same_bytes_as_those_of_another(
+    shards: Path, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    export_shards(folders["fp16"], tmp_path, shard_bytes=12_000)
+    for path in shards.iterdir():
+        assert path.read_bytes() == (tmp_path / path.name).read_bytes()
+
+
+def test_plain_tar_and_numpy_read_a_shard(shards: Path, folders: dict[str, Path], tmp_path: Path) -> None:
+    for shard in shards.glob("*.tar"):
+        with tarfile.open(shard) as tar:
+            tar.extractall(tmp_path, filter="data")
+    for name in range(5):
+        with cvcodec.open(folders["fp16"] / f"v/{name}.cvl") as file:
+            latents = np.load(tmp_path / f"v/{name}.latents.npy")
+            assert latents.dtype == np.float16
+            assert np.array_equal(latents, file.latents[:])
+            assert np.array_equal(np.load(tmp_path / f"v/{name}.logvar.npy"), file.logvar[:])
+
+
+def test_webdataset_reads_a_shard(shards: Path, folders: dict[str, Path]) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    paths = [str(path) for path in sorted(shards.glob("*.tar"))]
+    samples = list(webdataset.WebDataset(paths, shardshuffle=False, empty_check=False).decode())
+    assert len(samples) == 5
+    for sample in samples:
+        with cvcodec.open(folders["fp16"] / f"{sample['__key__']}.cvl") as file:
+            assert np.array_equal(sample["latents.npy"], file.latents[:])
+            assert sample["json"]["layout"] == "CTHW"
+
+
+@pytest.mark.parametrize(
+    ("path", "key"), [("a/b.cvl", "a/b"), ("b.v2.mp4.cvl", "b_v2_mp4"), ("a.b/c.d.cvl", "a.b/c_d")]
+)
+def test_keys_have_no_dots_in_their_names(path: str, key: str) -> None:
+    assert key_of(path) == key
+
+
+def test_a_shard_that_is_cut_or_no_shard_is_an_error_that_names_it(shards: Path, tmp_path: Path) -> None:
+    shard = tmp_path / "x.tar"
+    shard.write_bytes(next(shards.glob("*.tar")).read_bytes()[:1500])
+    with pytest.raises(InputError, match=r"x\.tar"):
+        list(IterableLatentDataset(shard, shuffle=0))
+    shard.write_bytes(b"no tar" * 200)
+    with pytest.raises(InputError, match=r"x\.tar"):
+        list(IterableLatentDataset(shard))
+    with pytest.raises(InputError, match="no such file"):
+        IterableLatentDataset([tmp_path / "y.tar"])
+    with pytest.raises(InputError, match=r"no \.tar shards"):
+        IterableLatentDataset(shards / "..")
+    with pytest.raises(UsageError, match="no place"):
+        IterableLatentDataset(shards, rank=2, world_size=2)
+
+
+def test_shards_without_log_variances_give_no_samples(folders: dict[str, Path], tmp_path: Path) -> None:
+    export_shards(folders["fp32"], tmp_path)
+    with pytest.raises(UsageError, match="--store-logvar"):
+        list(IterableLatentDataset(tmp_path, posterior="sample"))
+    assert torch.is_tensor(next(iter(IterableLatentDataset(tmp_path)))["latents"])

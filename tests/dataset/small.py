@@ -1,0 +1,42 @@
+"""What the data-set tests share: a small seeded model in a weights file, and folders of short clips."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from cvcodec.checkpoint import save_checkpoint
+from cvcodec.model.base import VideoAutoencoder
+from cvcodec.quantization import LatentStatistics
+from cvcodec.registry import load_model
+from cvcodec.video import Frame, VideoWriter
+from tests.model.test_mini import small_model
+
+CHANNELS = 4
+
+
+def save_small_model(path: Path, *, seed: int = 0, **changes: object) -> VideoAutoencoder:
+    """Write the weights file of a narrow random model, with statistics, and load it."""
+    model = small_model(seed=seed, **changes)
+    channels = model.config.latent_channels
+    statistics = LatentStatistics((0.0,) * channels, (1.0,) * channels)
+    save_checkpoint(path, model, statistics=statistics, card={"name": path.stem})
+    return load_model(path)
+
+
+def write_clip(path: Path, frames: int = 9, size: tuple[int, int] = (32, 32), seed: int = 0) -> Path:
+    """A clip of moving noise, lossless."""
+    width, height = size
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(0, 256, (height, width + frames, 3), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    base = Fraction(1, 25)
+    with VideoWriter(
+        path, width=width, height=height, time_base=base, rate=1 / base, codec="ffv1", threads=1
+    ) as writer:
+        for number in range(frames):
+            pixels = np.ascontiguousarray(picture[:, number : number + width])
+            writer.write(Frame(pixels=pixels, pts=number, duration=1, bit_depth=8))
+    return path

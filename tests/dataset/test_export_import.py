@@ -1,0 +1,254 @@
+"""Latents out and in again, against safetensors and numpy themselves, and decodes of what comes back."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch import Tensor
+
+import cvcodec
+from cvcodec.codec import EncodeOptions, encode_file
+from cvcodec.dataset.export_ import export_file, export_shards
+from cvcodec.dataset.import_ import ImportOptions, import_file
+from cvcodec.errors import InputError, ModelMismatchError, OutputError, UsageError
+from cvcodec.model.base import VideoAutoencoder
+from tests.dataset.small import save_small_model, write_clip
+
+SD = {"scaling_factor": 0.18215}
+SD3 = {"scaling_factor": 1.5305, "shift_factor": 0.0609, "latent_channels": 16}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, VideoAutoencoder]:
+    """Small models that say they are compatible with SD, with SD3, and with neither."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "sd": save_small_model(folder / "sd.safetensors", **SD),
+        "sd3": save_small_model(folder / "sd3.safetensors", **SD3),
+        "own": save_small_model(folder / "own.safetensors"),
+    }
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clip(tmp_path_factory.mktemp("clip") / "x.mkv", frames=22, size=(37, 25))
+
+
+def encoded(model: VideoAutoencoder, clip: Path, out: Path, **options: Any) -> Path:
+    encode_file(
+        clip, out, model=model, options=EncodeOptions(device="cpu", precision="fp32", **{"window": 3, **options})
+    )
+    return out
+
+
+def frames_of(path: Path, model: VideoAutoencoder) -> np.ndarray:
+    with cvcodec.open(path, model=model, device="cpu", precision="fp32") as file:
+        return file.frames[:]
+
+
+PAIRS = [("raw", "own"), ("sd21", "sd"), ("svd", "sd"), ("videocrafter2", "sd"), ("sd3", "sd3"), ("raw", "sd3")]
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npy"])
+@pytest.mark.parametrize(("target", "name"), PAIRS)
+@pytest.mark.parametrize("latents", ["quantised", "fp16", "fp32"])
+def test_export_then_import_gives_the_same_header_times_latents_and_frames(
+    models: dict[str, VideoAutoencoder], clip: Path, tmp_path: Path, target: Any, name: str, suffix: str, latents: str
+) -> None:
+    model = models[name]
+    source = encoded(model, clip, tmp_path / "x.cvl", latents=latents)
+    export_file(source, tmp_path / f"x.{suffix}", target=target)
+    result = import_file(tmp_path / f"x.{suffix}", tmp_path / "y.cvl")
+    assert (result.frames, result.latents, result.width, result.height) == (22, 7, 37, 25)
+    assert (result.target.name, result.mode) == (target, "video")
+    with cvcodec.open(source) as one, cvcodec.open(tmp_path / "y.cvl") as other:
+        assert other.header == one.header
+        if latents == "fp32" and target != "raw":  # scaled and back, each rounded once
+            np.testing.assert_allclose(other.latents[:], one.latents[:], rtol=2.5e-7, atol=1e-8)
+        else:
+            assert np.array_equal(other.latents[:], one.latents[:])
+        assert np.array_equal(other.pts(0, 22), one.pts(0, 22))
+        assert [entry.latent_count for entry in other.reader.index] == [
+            entry.latent_count for entry in one.reader.index
+        ]
+    wanted, got = frames_of(source, model).astype(int), frames_of(tmp_path / "y.cvl", model).astype(int)
+    assert np.abs(wanted - got).max() <= (1 if latents == "fp32" and target != "raw" else 0)
+
+
+def test_a_safetensors_file_says_what_it_holds(models: dict[str, VideoAutoencoder], clip: Path, tmp_path: Path) -> None:
+    source = encoded(models["sd"], clip, tmp_path / "x.cvl", store_logvar=True)
+    export_file(source, tmp_path / "x.safetensors", target="svd")
+    with safe_open(tmp_path / "x.safetensors", framework="np") as file:
+        assert set(file.keys()) == {"latents", "logvar", "pts", "durations", "flags"}
+        described = json.loads(file.metadata()["cvcodec.export"])
+        latents, logvar, pts = (file.get_tensor(name) for name in ("latents", "logvar", "pts"))
+    assert {name: described[name] for name in ("target", "layout", "scaling_factor", "shift_factor", "mode")} == {
+        "target": "svd",
+        "layout": "BTCHW",
+        "scaling_factor": 0.18215,
+        "shift_factor": 0.0,
+        "mode": "video",
+    }
+    assert (described["frames"], described["latents"], described["width"], described["height"]) == (22, 7, 37, 25)
+    assert described["latent_space_id"] == models["sd"].latent_space_id
+    with cvcodec.open(source) as stored:
+        assert latents.shape == (1, 7, 4, 4, 5)
+        np.testing.assert_allclose(latents[0].swapaxes(0, 1), stored.latents[:] * 0.18215, rtol=1e-6)
+        wanted = np.exp(stored.logvar[:] / 2) * 0.18215
+        np.testing.assert_allclose(np.exp(logvar[0].swapaxes(0, 1) / 2), wanted, rtol=1e-5)
+        assert np.array_equal(pts, stored.pts(0, 22))
+
+
+def test_latents_of_another_space_are_refused_both_ways(
+    models: dict[str, VideoAutoencoder], clip: Path, tmp_path: Path
+) -> None:
+    source = encoded(models["own"], clip, tmp_path / "x.cvl")
+    for target in ("sd21", "svd", "videocrafter2", "sd3"):
+        with pytest.raises(ModelMismatchError, match="train a compatible model"):
+            export_file(source, tmp_path / "x.safetensors", target=target)  # type: ignore[arg-type]
+    assert not (tmp_path / "x.safetensors").exists()
+    save_file({"latents": np.zeros((1, 25, 4, 4, 4), np.float32)}, tmp_path / "svd.safetensors")
+    with pytest.raises(ModelMismatchError, match="another latent space"):
+        import_file(
+            tmp_path / "svd.safetensors",
+            tmp_path / "y.cvl",
+            model=models["own"],
+            options=ImportOptions(target="svd"),
+        )
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "shape", "frames"),
+    [
+        ("svd", "sd", (1, 25, 4, 3, 4), 97),
+        ("videocrafter2", "sd", (1, 4, 16, 3, 4), 61),
+        ("svd", "sd", (5, 4, 3, 4), 17),
+        ("sd3", "sd3", (3, 16, 3, 4), 3),
+        ("sd21", "sd", (4, 4, 3, 4), 4),
+    ],
+)
+@torch.no_grad()
+def test_generated_latents_decode_as_the_model_decodes_them(
+    models: dict[str, VideoAutoencoder],
+    tmp_path: Path,
+    target: Any,
+    name: str,
+    shape: tuple[int, ...],
+    frames: int,
+) -> None:
+    model = models[name]
+    generated = np.random.default_rng(1).normal(0, 1, shape).astype(np.float16)
+    save_file({"latents": generated}, tmp_path / "g.safetensors")
+    result = import_file(
+        tmp_path / "g.safetensors", tmp_path / "g.cvl", model=model, options=ImportOptions(target=target)
+    )
+    assert (result.frames, result.width, result.height) == (frames, 32, 24)
+    config = model.config
+    unscaled = torch.from_numpy(generated.astype(np.float64) / config.scaling_factor + config.shift_factor).float()
+    if target in ("sd21", "sd3"):  # pictures, each decoded alone
+        pictures: list[Tensor] = [model.decode(one[None, :, None])[0, :, 0] for one in unscaled]
+        wanted = torch.stack(pictures, 1)
+    else:
+        clip = unscaled if unscaled.ndim == 5 else unscaled[None]
+        wanted = model.decode(clip if target == "videocrafter2" else clip.swapaxes(1, 2))[0]
+    codes = ((wanted.permute(1, 2, 3, 0) + 1) * 127.5).round().clamp(0, 255).numpy()
+    assert np.abs(frames_of(tmp_path / "g.cvl", model) - codes).max() <= 1
+
+
+def test_the_mode_can_be_chosen_and_batches_picked_from(models: dict[str, VideoAutoencoder], tmp_path: Path) -> None:
+    batch = np.random.default_rng(2).normal(0, 1, (2, 5, 4, 2, 2)).astype(np.float32)
+    np.save(tmp_path / "g.npy", batch)
+
+    def run(**options: Any) -> tuple[int, np.ndarray]:
+        chosen = ImportOptions(**{"target": "svd", **options})
+        result = import_file(tmp_path / "g.npy", tmp_path / "g.cvl", model=models["sd"], options=chosen, overwrite=True)
+        with cvcodec.open(tmp_path / "g.cvl") as file:
+            return result.frames, file.latents[:]
+
+    assert run()[0] == 17
+    assert run(mode="image")[0] == 5
+    assert run(frames=14)[0] == 14
+    np.testing.assert_allclose(run(clip=1)[1] * 0.18215, batch[1].swapaxes(0, 1), rtol=1e-5, atol=1e-6)
+    with pytest.raises(UsageError, match="0 to 1"):
+        run(clip=2)
+    with pytest.raises(UsageError, match="14 to 17 frames"):
+        run(frames=13)
+
+
+def test_times_follow_the_rate_that_is_asked_for(models: dict[str, VideoAutoencoder], tmp_path: Path) -> None:
+    np.save(tmp_path / "g.npy", np.zeros((1, 2, 4, 2, 2), np.float32))
+    options = ImportOptions(target="svd", rate=Fraction(30000, 1001))
+    import_file(tmp_path / "g.npy", tmp_path / "g.cvl", model=models["sd"], options=options)
+    with cvcodec.open(tmp_path / "g.cvl") as file:
+        seconds = [pts * file.header.time_base for pts in file.pts(0, 5).tolist()]
+    assert seconds == [Fraction(1001 * number, 30000) for number in range(5)]
+
+
+def test_bfloat16_and_other_names_are_read(models: dict[str, VideoAutoencoder], tmp_path: Path) -> None:
+    from safetensors.torch import save_file as save_torch
+
+    values = torch.randn(1, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0)).bfloat16()
+    save_torch({"a": values, "b": torch.zeros(3)}, tmp_path / "g.safetensors")
+    with pytest.raises(InputError, match="name one of a, b with --key"):
+        import_file(tmp_path / "g.safetensors", tmp_path / "g.cvl", options=ImportOptions(target="svd"))
+    options = ImportOptions(target="svd", key="a")
+    import_file(tmp_path / "g.safetensors", tmp_path / "g.cvl", model=models["sd"], options=options)
+    with cvcodec.open(tmp_path / "g.cvl") as file:
+        np.testing.assert_allclose(file.latents[:] * 0.18215, values[0].swapaxes(0, 1).float(), rtol=1e-5)
+
+
+def test_what_an_import_cannot_know_it_asks_for(
+    models: dict[str, VideoAutoencoder], clip: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "g.npy", np.zeros((1, 2, 4, 2, 2), np.float32))
+    with pytest.raises(UsageError, match="--from"):
+        import_file(tmp_path / "g.npy", tmp_path / "g.cvl", model=models["sd"])
+    with pytest.raises(UsageError, match="--weights"):
+        import_file(tmp_path / "g.npy", tmp_path / "g.cvl", options=ImportOptions(target="raw"))
+    export_file(encoded(models["sd"], clip, tmp_path / "x.cvl"), tmp_path / "x.npy", target="svd")
+    with pytest.raises(UsageError, match="exported for svd, not for raw"):
+        import_file(tmp_path / "x.npy", tmp_path / "g.cvl", options=ImportOptions(target="raw"))
+    np.save(tmp_path / "i.npy", np.zeros((1, 2, 4, 2, 2), np.int32))
+    with pytest.raises(InputError, match="floats"):
+        import_file(tmp_path / "i.npy", tmp_path / "g.cvl", options=ImportOptions(target="raw"))
+    (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
+    with pytest.raises(InputError, match="cannot be read as latents"):
+        import_file(tmp_path / "bad.safetensors", tmp_path / "g.cvl")
+
+
+def test_nothing_is_overwritten_unasked(models: dict[str, VideoAutoencoder], clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    source = encoded(models["own"], clip, tmp_path / "v/x.cvl")
+    for out in ("x.safetensors", "x.npy"):
+        export_file(source, tmp_path / out)
+        with pytest.raises(OutputError, match="exists"):
+            export_file(source, tmp_path / out)
+    export_shards(tmp_path / "v", tmp_path / "s")
+    with pytest.raises(OutputError, match="exists"):
+        export_shards(tmp_path / "v", tmp_path / "s")
+    export_shards(tmp_path / "v", tmp_path / "s", overwrite=True)
+
+
+def test_a_name_says_the_format_or_the_option_must(
+    models: dict[str, VideoAutoencoder], clip: Path, tmp_path: Path
+) -> None:
+    source = encoded(models["own"], clip, tmp_path / "x.cvl")
+    with pytest.raises(UsageError, match="--format"):
+        export_file(source, tmp_path / "x.bin")
+    assert export_file(source, tmp_path / "x.bin", kind="npy").shape == (1, 4, 7, 4, 5)
+    assert np.load(tmp_path / "x.bin").shape == (1, 4, 7, 4, 5)
+
+
+def test_fp16_is_refused_where_it_cannot_hold_a_latent(models: dict[str, VideoAutoencoder], tmp_path: Path) -> None:
+    np.save(tmp_path / "g.npy", np.full((1, 4, 2, 2, 2), 1e5, np.float32))
+    import_file(tmp_path / "g.npy", tmp_path / "g.cvl", model=models["own"], options=ImportOptions(target="raw"))
+    with pytest.raises(UsageError, match="--dtype fp32"):
+        export_file(tmp_path / "g.cvl", tmp_path / "h.npy", dtype="fp16")
