@@ -118,6 +118,21 @@ class BitstreamReader:
             raise BitstreamError(f"chunk {number} has no log-variance, a {record.type} record follows it")
         return unpack_logvar(record.payload, self.header, number, entry.latent_count)
 
+    def side_records(self, first: int, stop: int | None = None) -> Iterator[Record]:
+        """The records that are no chunks: those in front of the chunks [first, stop), without `stop` up to the trailer.
+        Seeks, verifies each record, reads no chunk, and refuses required records by name."""
+        count = len(self.index)
+        for number in range(first, count + 1 if stop is None else min(stop, count)):
+            before = self.index[number - 1] if number else None
+            offset = self._head.end if before is None else before.offset + before.size
+            while (record := self._next(offset)).type not in (fmt.CHNK, fmt.TRLR):
+                if record.required:
+                    raise UnsupportedError(
+                        f"record {record.type} at byte {record.offset} is required, but not known to this release"
+                    )
+                yield record
+                offset = record.end
+
     def verify(self, handled: Collection[str] = ()) -> Trailer:
         """Read and decode everything. Returns the trailer; raises BitstreamError for the first fault."""
         for record in self.records(handled):

@@ -1,11 +1,11 @@
 """Frames -> an encoded stream in MP4, MOV, Matroska or WebM. Open to other streams of the same container.
 
 The header is written with the first packet, so that streams can be added to `container` until the first `write` or
-`mux`.
+`mux`. Whoever adds some sets `before_video`, and muxes their packets when it is called.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, BinaryIO
@@ -23,11 +23,13 @@ from cvcodec.video.sink import OutputFile, OutputSpec
 _SUFFIXES = {"mp4": ".mp4", "mov": ".mov", "matroska": ".mkv", "webm": ".webm"}
 _MAX_TIMESCALE = (1 << 31) - 1
 _MILLISECOND = Fraction(1, 1000)
+_INTERLEAVE_US = "3000000"  # how long FFmpeg holds packets back for a silent stream, at most; else it is 10 s
 _DEFAULT_RATE, _MAX_RATE = Fraction(25), Fraction(240)  # SVT-AV1 refuses more than 240; times do not depend on it
 
 
 class ContainerSink:
-    """See `VideoWriter` for the arguments. container: PyAV's, `stream`: the video's."""
+    """See `VideoWriter` for the arguments. container: PyAV's, `stream`: the video's. before_video: is called with the
+    decoding time in seconds of each video packet before it is muxed, and with None after the last."""
 
     def __init__(
         self,
@@ -43,6 +45,7 @@ class ContainerSink:
         movie_timescale: int | None,
     ) -> None:
         self.notices: list[str] = []
+        self.before_video: Callable[[Fraction | None], None] | None = None
         self._spec = spec
         encoder = encoder_named(codec or default_codec(container, spec.bit_depth))
         pixel_format = choose_pixel_format(encoder, spec.width, spec.height, spec.bit_depth, chroma, self.notices)
@@ -87,15 +90,17 @@ class ContainerSink:
             )
 
     def _container_options(self, container: str, movie_timescale: int | None) -> dict[str, str]:
+        options = {"max_interleave_delta": _INTERLEAVE_US}
         if container not in ("mp4", "mov"):
-            return {}
+            return options
         # Ticks of the source's own time base, also in the edit list that holds a start other than zero.
         timescale = self._spec.time_base.denominator
         if timescale > _MAX_TIMESCALE:
             raise OutputError(f"{_SUFFIXES[container]} cannot hold time base {self._spec.time_base}; use .mkv")
-        options = {"video_track_timescale": str(timescale), "movie_timescale": str(movie_timescale or timescale)}
+        options |= {"video_track_timescale": str(timescale), "movie_timescale": str(movie_timescale or timescale)}
         if not self._file.seekable():
-            options["movflags"] = "frag_keyframe+empty_moov+default_base_moof"
+            # The index comes with the first fragment, because only then edit lists and AC-3's parameters are known.
+            options["movflags"] = "frag_keyframe+delay_moov+default_base_moof"
         return options
 
     def _add_stream(
@@ -146,6 +151,9 @@ class ContainerSink:
             self._muxed = True
             if packet.pts is not None and (duration := self._durations.pop(packet.pts, 0)):
                 packet.duration = duration
+            time = packet.dts if packet.dts is not None else packet.pts
+            if self.before_video is not None and time is not None:
+                self.before_video(time * packet.time_base)
             self.container.mux(packet)
 
     def _sane_times(self, packets: list[Any]) -> list[Any]:
@@ -165,6 +173,8 @@ class ContainerSink:
         try:
             with self._errors():
                 self._mux_video(self._sane_times(self.stream.encode(None)))
+                if self.before_video is not None:
+                    self.before_video(None)
                 self.container.close()
                 self._file.close()
         except BaseException:

@@ -29,6 +29,11 @@ from cvcodec.video.source import Source
 # before, and gives others after a seek; such files are read from the beginning.
 _TIMED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "flv", "mxf", "nut"}
 _FIRST_STEP_BACK = Fraction(2)
+_PACKET_LEAD = Fraction(1)  # seconds that packets of other streams may lie in front of the video of their time
+_PACKET_LAG = Fraction(10)  # and behind it
+
+PacketSink = Callable[[Any], None]
+"""Takes a PyAV packet, or None: see `Decoder`."""
 
 
 class Decoder:
@@ -36,13 +41,14 @@ class Decoder:
 
     stream: number among the real video streams (attached pictures do not count); None takes the first.
     threads: decoding threads, None for as many as there are cores.
-    on_packet: is given every packet of the other streams in file order (for copying them); None discards them unread.
+    on_packet: is given every packet in file order (for copying other streams than this one), and None where reading
+        starts again somewhere else; without it other streams are discarded unread.
     errors: decoding errors so far. notices: what a person should know, each once.
     Raises InputError where there is no such stream, or no decoder for it.
     """
 
     def __init__(
-        self, source: Source, *, stream: int | None, threads: int | None, on_packet: Callable[[Any], None] | None
+        self, source: Source, *, stream: int | None, threads: int | None, on_packet: PacketSink | None
     ) -> None:
         self.source = source
         self.errors = 0
@@ -133,6 +139,8 @@ class Decoder:
             if packet.stream_index == self.stream.index:
                 if packet.dts is None and packet.pts is None and packet.size == 0:
                     return  # PyAV's flush marker; `_decoded` flushes itself
+                if self._on_packet is not None:
+                    self._on_packet(packet)
                 yield packet
             elif self._on_packet is not None and packet.size:
                 self._on_packet(packet)
@@ -207,7 +215,10 @@ class Decoder:
         """
         step = _FIRST_STEP_BACK
         target = pts - 1
+        if self._on_packet is not None:
+            target -= int(_PACKET_LEAD / self.time_base)
         while self._can_seek() and target > first_pts:
+            self._forget()
             try:
                 self.container.seek(target, stream=self.stream)
             except (av.error.FFmpegError, OSError):
@@ -229,9 +240,32 @@ class Decoder:
             target = target - int(step / self.time_base)
             step *= 2
         if self.source.seekable:
+            self._forget()
             self.container.close()
             self._open()
         return self.frames()
+
+    def _forget(self) -> None:
+        if self._on_packet is not None:
+            self._on_packet(None)
+
+    def read_on(self, end: Fraction) -> None:
+        """After the last frame that is wanted: hand the packets of other streams to `on_packet` until all streams of
+        sound have passed `end`, in seconds; some containers keep them behind the video of their time."""
+        sink = self._on_packet
+        if sink is None:
+            return
+        waiting = {stream.index for stream in self.container.streams if stream.type == "audio"}
+
+        def watched(packet: Any) -> None:
+            sink(packet)
+            if packet.pts is not None and packet.pts * packet.time_base >= end:
+                waiting.discard(packet.stream_index)
+
+        self._on_packet = watched
+        for packet in self._packets():
+            if not waiting or (packet.dts is not None and packet.dts * packet.time_base > end + _PACKET_LAG):
+                return
 
     def _can_seek(self) -> bool:
         """Whether times after a seek are those that reading from the beginning gives."""

@@ -6,12 +6,12 @@ One frame through it: Decoder -> bwdif (flagged frames only) -> RGB (`convert`) 
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import av
 import numpy as np
@@ -20,7 +20,7 @@ from cvcodec.errors import InputError, UsageError
 from cvcodec.video import orientation
 from cvcodec.video.color import UNSPECIFIED, Color, ContentLight, MasteringDisplay
 from cvcodec.video.convert import BACKGROUNDS, RgbReader, bit_depth_of, check_matrix, is_gray, is_rgb
-from cvcodec.video.decoder import Decoder, container_cropping, side_data
+from cvcodec.video.decoder import Decoder, PacketSink, container_cropping, side_data
 from cvcodec.video.deinterlace import Timed, deinterlaced
 from cvcodec.video.frame import Frame, VideoInfo
 from cvcodec.video.libav import as_fraction
@@ -46,10 +46,13 @@ class VideoReader:
     deinterlace: pass frames flagged interlaced through bwdif.
     background: `black` or `white`, behind transparent pixels.
     rate: frames per second of image sequences and raw streams, which do not say (25 unless given).
-    on_packet: is given the packets of all other streams, in file order, for copying them.
+    on_packet: is given the packets of all streams, in file order, for copying those of others; and None where what came
+        before is to be forgotten, because reading starts again near `start`.
 
     info: the stream, see `VideoInfo`. notices: what a person should be told, each once; grows while reading.
     decode_errors, corrupt_frames, deinterlaced_frames: counts so far.
+    time_range: (first, end) in seconds of what is read: the trims, None where there is none. What `frames` cuts off is
+        known when iteration is over.
     Raises InputError where the source cannot be read, UsageError where options contradict each other.
     """
 
@@ -67,7 +70,7 @@ class VideoReader:
         deinterlace: bool = True,
         background: str = "black",
         rate: Fraction | None = None,
-        on_packet: Callable[[Any], None] | None = None,
+        on_packet: PacketSink | None = None,
     ) -> None:
         self._start, self._end = _trim(start, end, duration)
         if frames is not None and frames < 1:
@@ -75,6 +78,7 @@ class VideoReader:
         if background not in BACKGROUNDS:
             raise UsageError(f"background = {background!r} is not one of {', '.join(BACKGROUNDS)}")
         self._limit = frames
+        self._stopped: Fraction | None = None
         self._rotate, self._deinterlace, self._background = rotate, deinterlace, background
         self._source = Source(source, rate=rate)
         self.corrupt_frames = 0
@@ -240,6 +244,8 @@ class VideoReader:
             if item.pts < first_pts:
                 continue
             if item.pts >= last_pts or count == self._limit:
+                self._stopped = int(min(item.pts, last_pts)) * self.info.time_base
+                self._decoder.read_on(self._stopped)
                 return
             held = self._finish(item)
             count += 1
@@ -253,6 +259,12 @@ class VideoReader:
             return math.ceil((self.info.start_time + seconds - _TOLERANCE) / self.info.time_base)
 
         return ticks(self._start, -math.inf), ticks(self._end, math.inf)
+
+    @property
+    def time_range(self) -> tuple[Fraction | None, Fraction | None]:
+        """(first, end) in seconds of what is read; see the class."""
+        begin, finish = (None if time is None else self.info.start_time + time for time in (self._start, self._end))
+        return begin, finish if self._stopped is None else self._stopped
 
     def _positioned(self, first_pts: float | int) -> Iterable[Timed]:
         begin = self._first.pts

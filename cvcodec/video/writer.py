@@ -170,6 +170,11 @@ class VideoWriter:
         return self._sink.notices
 
     @property
+    def has_container(self) -> bool:
+        """Whether the output is a container that can hold other streams, so that there is an `output`."""
+        return isinstance(self._sink, ContainerSink)
+
+    @property
     def output(self) -> ContainerSink:
         """The container being written, for adding streams and muxing their packets. Raises ValueError for other
         outputs.
@@ -177,6 +182,14 @@ class VideoWriter:
         if not isinstance(self._sink, ContainerSink):
             raise ValueError(f"{self.container_name} output has no container")
         return self._sink
+
+    def begin(self, pts: int) -> None:
+        """Settle `pts_offset` for a first frame at `pts`, before it is written; `write` does it otherwise."""
+        if self._last_pts is None and pts + self.pts_offset < 0:
+            self.pts_offset = -pts
+            self.notices.append(
+                f"times are shifted by {self.pts_offset} ticks: the first frame would begin before zero"
+            )
 
     def write(self, frame: Frame) -> None:
         """Append a frame. Raises OutputError where it cannot be written, ValueError where it is not like the others
@@ -189,11 +202,7 @@ class VideoWriter:
                 f"frame is {frame.width}x{frame.height} at {frame.bit_depth} bits; "
                 f"wanted {self._spec.width}x{self._spec.height} at {self._spec.bit_depth}"
             )
-        if self._last_pts is None and frame.pts + self.pts_offset < 0:
-            self.pts_offset = -frame.pts
-            self.notices.append(
-                f"times are shifted by {self.pts_offset} ticks: the first frame would begin before zero"
-            )
+        self.begin(frame.pts)
         if self._last_pts is not None and frame.pts <= self._last_pts:
             raise ValueError(f"{frame.pts = } is not after {self._last_pts}, the frame before")
         self._last_pts = frame.pts

@@ -1,0 +1,334 @@
+"""Copied streams, chapters and tags -> the container that `VideoWriter` writes.
+
+Streams are added before the first packet of anything, packets as the video goes on: `ContainerSink` asks for those of a
+time before it writes a video packet of that time, so that FFmpeg has next to nothing to hold back. Data are muxed byte
+for byte, except where source and output containers name the same text differently: then a bitstream filter
+(mov2textsub, text2movsub) is applied, and a notice says so.
+
+Does not know: bitstreams, queues, trims.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.error
+from av.bitstream import BitStreamFilterContext
+from av.packet import PacketSideData, packet_sidedata_type_from_literal
+
+from cvcodec.copied import Chapter, CopiedContainer, CopiedPacket, CopiedStream
+from cvcodec.errors import BitstreamError, OutputError
+from cvcodec.video.carrier import set_facts, template
+from cvcodec.video.libav import captured_log, reason
+from cvcodec.video.writer import VideoWriter
+
+_MAX_TIMESCALE = (1 << 31) - 1
+_SUFFIXES = {"mp4": ".mp4", "mov": ".mov", "matroska": ".mkv", "webm": ".webm"}
+_PREFERRED = ("matroska", "mp4", "mov", "webm")  # what to suggest, in this order
+_MIME_TYPES = {"mjpeg": "image/jpeg", "png": "image/png", "bmp": "image/bmp", "gif": "image/gif", "webp": "image/webp"}
+_FILTERS = {
+    # (codec, container): (codec there, bitstream filter)
+    ("mov_text", "matroska"): ("subrip", "mov2textsub"),
+    ("subrip", "mp4"): ("mov_text", "text2movsub"),
+    ("subrip", "mov"): ("mov_text", "text2movsub"),
+    ("text", "mp4"): ("mov_text", "text2movsub"),
+    ("text", "mov"): ("mov_text", "text2movsub"),
+}
+_SIDE_DATA: Any = PacketSideData  # PyAV's stubs know of no way to make one
+_SIDE_DATA_TYPE: Any = packet_sidedata_type_from_literal
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "2.1", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}  # FFmpeg's defaults
+_ERRORS = (av.error.FFmpegError, OSError, ValueError)
+
+
+def movie_timescale(time_base: Fraction, streams: Iterable[CopiedStream]) -> int | None:
+    """Ticks per second that hold video and audio times exactly, for the edit lists of MP4 and MOV; None where there is
+    no such number, and the video's own must do."""
+    scale = time_base.denominator
+    for stream in streams:
+        if stream.kind == "audio":
+            rate = stream.facts.get("sample_rate", 0)
+            wanted = rate if isinstance(rate, int) and 0 < rate <= _MAX_TIMESCALE else stream.time_base.denominator
+            scale = math.lcm(scale, wanted)
+    return scale if scale <= _MAX_TIMESCALE else None
+
+
+class StreamRestorer:
+    """Puts what a `CopiedContainer` describes into the container of `writer`; before its first frame.
+
+    kinds: of streams to restore. offset: seconds added to all times (`VideoWriter.pts_offset`). chapters: those to
+        write.
+    Raises OutputError for audio and subtitles that the container cannot hold; data, attachments and cover art are left
+    out with a notice. BitstreamError for descriptions that are not what they should be, unless `salvage`: then their
+    streams are left out with a notice.
+    """
+
+    def __init__(
+        self,
+        writer: VideoWriter,
+        copied: CopiedContainer,
+        *,
+        kinds: Collection[str],
+        offset: Fraction,
+        chapters: Sequence[Chapter],
+        salvage: bool = False,
+    ) -> None:
+        self.notices: list[str] = []
+        self._sink = writer.output
+        self._format = writer.container_name
+        self._offset = offset
+        self._streams: dict[int, Any] = {}
+        self._time_bases = [stream.time_base for stream in copied.streams]
+        self._codecs = [stream.codec for stream in copied.streams]
+        self._extradata = [stream.extradata for stream in copied.streams]
+        self._filters: dict[int, Any] = {}
+        self._clocks: dict[int, _SampleClock] = {}
+        self._last_dts: dict[int, int] = {}
+        output: Any = self._sink.container
+        output.metadata.update(copied.metadata)
+        video = self._sink.stream
+        video.metadata.update(copied.video_metadata)
+        if copied.video_disposition:
+            video.disposition = _flags(copied.video_disposition)
+        if chapters:
+            output.set_chapters([_chapter(number, chapter, offset) for number, chapter in enumerate(chapters, 1)])
+        pictures = []
+        for number, stream in enumerate(copied.streams):
+            if stream.kind not in kinds:
+                continue
+            if stream.packets:
+                try:
+                    self._add(number, stream)
+                except BitstreamError as error:
+                    if not salvage:
+                        raise
+                    self.notices.append(f"a damaged copied stream was left out: {error}")
+            elif stream.data and (picture := self._add_content(stream)) is not None:
+                pictures.append((picture, stream.data))
+        for picture, data in pictures:  # the first packet writes the header, so after all streams
+            packet = av.Packet(data)
+            packet.pts = packet.dts = 0
+            packet.time_base = Fraction(1, 90000)
+            packet.is_keyframe = True
+            packet.stream = picture
+            self._sink.mux(packet)
+
+    def _add(self, number: int, stream: CopiedStream) -> None:
+        if stream.kind == "audio" and self._format in ("mp4", "mov"):
+            self._clocks[number] = _SampleClock(stream)
+        made = _FILTERS.get((stream.codec, self._format))
+        if made is None:
+            problem = _problem(self._format, stream)
+            if problem is not None:
+                self._refuse(stream, problem)
+                return
+        self._streams[number] = _add_to(self._sink.container, self._format, stream, self._offset)
+        if made is not None:
+            codec, name = made
+            self._filters[number] = BitStreamFilterContext(name, in_stream=stream.codec)
+            self.notices.append(
+                f"subtitle stream {stream.index}: {stream.codec} becomes {codec} (bitstream filter {name}); "
+                + ("its styles are lost" if codec == "subrip" else "markup such as <i> stays in its text")
+            )
+
+    def _refuse(self, stream: CopiedStream, problem: str) -> None:
+        suffix = _SUFFIXES[self._format]
+        better = [
+            _SUFFIXES[name]
+            for name in _PREFERRED
+            if name != self._format and ((stream.codec, name) in _FILTERS or _problem(name, stream) is None)
+        ]
+        what = f"{stream.kind} stream {stream.index} ({stream.codec})"
+        if stream.kind == "data":
+            self.notices.append(f"{what} is left out: {suffix} cannot hold it")
+            return
+        way = f"use {better[0]}, or " if better else "use "
+        raise OutputError(f"{suffix} cannot hold {what}: {problem}; {way}--no-audio to leave copied streams out")
+
+    def _add_content(self, stream: CopiedStream) -> Any:
+        """Add an attachment or cover art; gives the stream whose only packet is still to be muxed, if there is one."""
+        suffix = _SUFFIXES[self._format]
+        name = stream.metadata.get("filename") or ("cover" if stream.kind == "picture" else "attachment")
+        if self._format == "matroska":
+            mime = stream.metadata.get("mimetype") or _MIME_TYPES.get(stream.codec, "application/octet-stream")
+            if stream.kind == "picture" and "." not in name:
+                name += "." + mime.removeprefix("image/").replace("jpeg", "jpg")
+            copy: Any = self._sink.container.add_attachment(name, mime, stream.data)
+        elif self._format == "mp4" and stream.kind == "picture" and stream.codec in ("mjpeg", "png", "bmp"):
+            copy = self._sink.container.add_mux_stream(
+                stream.codec, width=_side(stream, "width"), height=_side(stream, "height")
+            )
+            copy.disposition = _flags(("attached_pic",))
+        else:
+            self.notices.append(f"{stream.kind} {name!r} is left out: {suffix} cannot hold it; .mkv can")
+            return None
+        copy.metadata.update({k: v for k, v in stream.metadata.items() if k not in ("filename", "mimetype")})
+        return copy if stream.kind == "picture" and self._format == "mp4" else None
+
+    def mux(self, packet: CopiedPacket) -> None:
+        """Write one packet, in the order of time. Raises OutputError, and BitstreamError for an impossible packet."""
+        stream = self._streams.get(packet.stream)
+        if stream is None or self._is_gap(packet):
+            return
+        known = ("new_extradata", self._extradata[packet.stream])
+        packet = packet._replace(side_data=tuple(item for item in packet.side_data if item != known))
+        made = _to_av(packet, self._time_bases[packet.stream])
+        if packet.stream in self._clocks:
+            self._clocks[packet.stream].retime(made, packet)
+        time_base = made.time_base
+        made.stream = stream
+        made_by_filter = self._filters.get(packet.stream)
+        items = [made]
+        if made_by_filter is not None:
+            try:
+                items = made_by_filter.filter(made)
+            except _ERRORS as error:
+                raise OutputError(f"subtitle at pts {packet.pts} cannot be converted: {reason(error)}") from error
+        for item in items:
+            item.stream = stream
+            item.time_base = time_base
+            self._shift(item, packet.stream)
+            self._sink.mux(item)
+
+    def _is_gap(self, packet: CopiedPacket) -> bool:
+        """The empty texts between MP4's subtitles: its muxer makes them anew, other containers have none."""
+        return packet.data == b"\0\0" and self._codecs[packet.stream] == "mov_text"
+
+    def _shift(self, item: Any, number: int) -> None:
+        """Times as the container wants them: with the offset, and never backwards."""
+        if self._offset:
+            ticks = round(self._offset / item.time_base)
+            item.pts, item.dts = item.pts + ticks, item.dts + ticks
+        last = self._last_dts.get(number)
+        if last is not None and item.dts < last:
+            notice = f"copied stream {number}: packets with backward times were moved to their predecessors'"
+            if notice not in self.notices:
+                self.notices.append(notice)
+            item.dts = last
+            item.pts = max(item.pts, last)
+        self._last_dts[number] = item.dts
+
+
+class _SampleClock:
+    """Times of sound to the sample, where the source rounded them to coarser ticks (Matroska: milliseconds).
+
+    A packet that begins within one tick of where the one before ended begins there."""
+
+    def __init__(self, stream: CopiedStream) -> None:
+        rate, frame = stream.facts.get("sample_rate", 0), stream.facts.get("frame_size", 0)
+        self._rate = rate if isinstance(rate, int) and 0 < rate < 1 << 31 else 0
+        self._frame = frame if isinstance(frame, int) and 0 < frame < 1 << 20 else 0
+        self._ticks = stream.time_base * self._rate  # samples in a tick
+        self._opus = stream.codec == "opus"
+        delay = stream.facts.get("delay", 0)
+        self._next = -delay if isinstance(delay, int) else 0
+
+    def retime(self, made: Any, packet: CopiedPacket) -> None:
+        """Change the times of `made`, a PyAV packet made of `packet`."""
+        length = packet.duration * self._ticks if self._opus else Fraction(self._frame)
+        if self._ticks <= 1 or not length or length.denominator != 1 or made.dts != made.pts:
+            return
+        exact = made.pts * self._ticks
+        start = self._next if abs(self._next - exact) <= self._ticks else round(exact)
+        self._next = start + int(length)
+        padding = sum(int.from_bytes(data[4:8], "little") for name, data in packet.side_data if name == "skip_samples")
+        made.time_base = Fraction(1, self._rate)
+        made.pts = made.dts = start
+        made.duration = max(0, int(length) - (0 if self._opus else padding))
+
+
+def _add_to(output: Any, container: str, stream: CopiedStream, offset: Fraction) -> Any:
+    """Add `stream` to a PyAV output container."""
+    filtered = _FILTERS.get((stream.codec, container))
+    if filtered is not None:
+        copy: Any = output.add_mux_stream(filtered[0], time_base=stream.time_base)
+    else:
+        with template(stream, delay=_delay(container, stream, offset)) as source:
+            copy = output.add_stream_from_template(source, opaque=True)
+        set_facts(copy, stream)
+        if stream.kind == "audio" and container in ("mp4", "mov") and "channels" in copy.codec_context.layout.name:
+            # MP4 has no place for channels of unknown place.
+            copy.codec_context.layout = _LAYOUTS.get(copy.codec_context.channels, copy.codec_context.layout.name)
+        copy.time_base = stream.time_base
+    copy.disposition = _flags(stream.disposition)
+    copy.metadata.clear()
+    copy.metadata.update(stream.metadata)
+    return copy
+
+
+def _delay(container: str, stream: CopiedStream, offset: Fraction) -> int | None:
+    """Samples of priming before zero that Matroska has to be told of; MP4's edit lists need not be told."""
+    if container not in ("matroska", "webm") or stream.kind != "audio":
+        return None
+    if stream.facts.get("delay") == 0:  # said outright: the priming was cut off
+        return 0
+    if stream.start is None:
+        return None
+    rate, known = stream.facts.get("sample_rate", 0), stream.facts.get("delay", 0)
+    samples = -round((stream.start * stream.time_base + offset) * rate)
+    return samples if samples > known and abs(samples - known) > rate * stream.time_base else None
+
+
+def _problem(container: str, stream: CopiedStream) -> str | None:
+    """Why `container` cannot hold `stream`, found by trying; None where it can."""
+    with captured_log() as lines:
+        output = av.open(io.BytesIO(), "w", format=container)
+        try:
+            _add_to(output, container, stream, Fraction(0))
+            output.start_encoding()
+        except BitstreamError:
+            raise
+        except _ERRORS as error:
+            if type(error) is ValueError:
+                return "no such codec in this format"
+            return lines[-1] if lines else reason(error)
+        finally:
+            with suppress(*_ERRORS):
+                output.close()
+    return None
+
+
+def _to_av(packet: CopiedPacket, time_base: Fraction) -> Any:
+    made: Any = av.Packet(packet.data)
+    made.pts = packet.pts if packet.pts is not None else packet.dts
+    made.dts = packet.dts if packet.dts is not None else packet.pts
+    if made.pts is None:
+        raise BitstreamError(f"a packet of copied stream {packet.stream} has no time")
+    made.duration = packet.duration
+    made.time_base = time_base
+    made.is_keyframe, made.is_corrupt = packet.keyframe, packet.corrupt
+    for name, content in packet.side_data:
+        try:
+            item = _SIDE_DATA(_SIDE_DATA_TYPE(name), len(content))
+        except ValueError:  # of a later FFmpeg
+            continue
+        if content:
+            item.update(content)
+            made.set_sidedata(item)
+    return made
+
+
+def _flags(names: Iterable[str]) -> int:
+    known = av.stream.Disposition.__members__
+    return sum(int(known[name]) for name in set(names) if name in known)
+
+
+def _side(stream: CopiedStream, name: str) -> int:
+    value = stream.facts.get(name, 0)
+    return value if isinstance(value, int) and 0 <= value < 1 << 16 else 0
+
+
+def _chapter(number: int, chapter: Chapter, offset: Fraction) -> dict[str, Any]:
+    ticks = round(offset / chapter.time_base)
+    return {
+        "id": number,
+        "start": chapter.start + ticks,
+        "end": chapter.end + ticks,
+        "time_base": chapter.time_base,
+        "metadata": dict(chapter.metadata),
+    }
