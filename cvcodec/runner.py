@@ -91,8 +91,7 @@ class ModelRunner:
         if self._cast:
             self._model = copy.deepcopy(model).to(self.device, dtype_of("bf16"))
         else:
-            first = next(model.parameters())
-            there = (first.device, first.dtype) == (self.device, torch.float32)
+            there = all((p.device, p.dtype) == (self.device, torch.float32) for p in model.parameters())
             self._model = model if there else copy.deepcopy(model).to(self.device, torch.float32)
 
     @property
