@@ -41,7 +41,7 @@ def main() -> None:
     cvcodec("encode", clip, latents, "-y")
     cvcodec("info", latents)
     cvcodec("decode", latents, decoded, "-y")
-    cvcodec("eval", latents, "--reference", clip, "--picture", picture, "-y")
+    cvcodec("eval", latents, "--reference", clip, "--frames", "75", "--picture", picture, "-y")
     print(f"\nDone in {time.monotonic() - started:.0f} s. Left behind:")
     for path, what in (
         (clip, "the source"),
