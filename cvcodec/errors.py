@@ -3,7 +3,7 @@
     CvcodecError                 exit code 1   the root: anything a person can cause or repair
     ├── UsageError               exit code 2   options that do not fit together or are out of range
     ├── InputError               exit code 3   a source that cannot be read: missing, not a video, damaged
-    ├── OutputError              exit code 4   a destination that cannot be written: exists, same as source, codec limits
+    ├── OutputError              exit code 4   a destination that cannot be written: exists, is the source, codec limits
     ├── BitstreamError           exit code 5   a .cvl file that is not what the specification says
     │   ├── TruncatedError                     ... it ends before it should
     │   ├── ChecksumError                      ... a stored checksum does not match

@@ -4,7 +4,7 @@ Owns: where tiles lie, their cross-fade weights, and the accumulation into one o
 Does not know: models, devices, time (every tile holds all T of its clip).
 
 Tiles have equal size, no larger than their number demands, and are spread evenly from the top left to the bottom right.
-Of each tile, `context` latents beside every inner edge are discarded; where the rest of two neighbours overlaps, `blend`
+Of each tile, `context` latents at every inner edge are discarded; where the rest of two neighbours overlaps, `blend`
 latents in the middle are cross-faded. So with context at least the receptive field, the result equals the untiled one.
 """
 
