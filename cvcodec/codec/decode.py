@@ -26,7 +26,7 @@ from cvcodec.codec.headers import info_from_header
 from cvcodec.codec.latent_file import check_model
 from cvcodec.codec.notices import Notices
 from cvcodec.device import set_threads
-from cvcodec.errors import OutputError, UsageError
+from cvcodec.errors import BitstreamError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, atomic_path, check_output, is_standard_stream, open_input
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.pipeline import WriteBehind
@@ -189,8 +189,12 @@ class Decoder:
             behind = stack.enter_context(
                 WriteBehind(write, limit=min(256, max(4, _BEHIND_BYTES // frame_bytes)), name="video-writer")
             )
-            for frame in self.frames():
-                behind.put(frame)
+            try:
+                for frame in self.frames():
+                    behind.put(frame)
+            except BitstreamError:  # a pipe was cut: what was verified before still flows
+                behind.finish()
+                raise
             behind.finish()
             if not writer.frames:
                 raise UsageError("no frames lie in the range that was asked for")
