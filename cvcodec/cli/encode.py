@@ -27,12 +27,7 @@ def encode(
         bool,
         typer.Option("--store-logvar", help="Keep the posterior's log-variance, for training on samples of it."),
     ] = False,
-    rdo: Annotated[
-        bool,
-        typer.Option(
-            "--rdo/--no-rdo", help="Choose symbols by what they cost and what they lose, or take the nearest ones."
-        ),
-    ] = True,
+    rdo: options.Rdo = "time",
     windows: Annotated[
         Literal["auto", "context", "official"],
         typer.Option("--windows", help="official: chunks and tiles of the official CV-VAE code. auto: by model."),
@@ -83,7 +78,6 @@ def encode(
     quiet: options.Quiet = False,
 ) -> None:
     """Encode a video: any container, size, frame count and colour; no frame is dropped, nothing is resized."""
-    from cvcodec.bitstream.rate_distortion import STRENGTH
     from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, encode_file
     from cvcodec.fileio import check_output, is_standard_stream, open_input
     from cvcodec.registry import load_model
@@ -95,7 +89,7 @@ def encode(
     chosen = EncodeOptions(
         quality=DEFAULT_QUALITY if quality is None else quality,
         latents=latents,
-        rate_distortion=STRENGTH if rdo else 0.0,
+        rdo=rdo,
         store_logvar=store_logvar,
         windows=windows,
         window=window,

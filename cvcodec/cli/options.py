@@ -75,6 +75,15 @@ Quality = Annotated[
         rich_help_panel=_MODEL,
     ),
 ]
+Rdo = Annotated[
+    Literal["none", "time", "all"],
+    typer.Option(
+        "--rdo",
+        help="Choose symbols by cost and loss where the latent before predicts them (time), everywhere (all: best "
+        "PSNR, less texture), or take the nearest ones.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Window = Annotated[
     int | None,
     typer.Option(

@@ -21,10 +21,9 @@ from torch import Tensor
 
 from cvcodec import tiling
 from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, BitstreamWriter, Chunk, Header
-from cvcodec.bitstream.rate_distortion import STRENGTH
 from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind, make_header, make_quantizer
 from cvcodec.codec.notices import Notices
-from cvcodec.codec.requantise import quantised
+from cvcodec.codec.requantise import RateDistortion, quantised
 from cvcodec.device import available_memory, set_threads
 from cvcodec.errors import InputError, NumericalError, UsageError
 from cvcodec.fileio import atomic_output
@@ -53,8 +52,9 @@ class EncodeOptions:
     """0 to 100: ten more halve the quantiser's steps."""
     latents: LatentsKind = "quantised"
     """`quantised`, or the latents themselves as `fp16` or `fp32`, for caching."""
-    rate_distortion: float = STRENGTH
-    """Squared quantiser steps that a bit is worth when symbols are chosen; 0 takes the nearest ones."""
+    rdo: RateDistortion = "time"
+    """Which symbols are chosen by what they cost and what they lose: `none`, those that the latent before predicts
+    (`time`), or `all`, which is best for PSNR and takes texture."""
     store_logvar: bool = False
     """Keep the posterior's log-variance as well (fp16), for training that draws fresh samples."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
@@ -322,7 +322,7 @@ class _Encoder:
     def _stored(self, latent: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
         """What the file keeps of a chunk's latents. Raises NumericalError for what its type cannot hold."""
         if self._quantizer is not None:
-            return quantised(latent, self._quantizer, self._options.rate_distortion)
+            return quantised(latent, self._quantizer, self._options.rdo)
         with np.errstate(over="ignore"):  # infinity is refused below
             values = latent.astype(dtype)
         if not np.isfinite(values).all():

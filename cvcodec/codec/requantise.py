@@ -6,23 +6,35 @@ Owns: that the result is the same, byte for byte. Does not know: models, frames.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import BitstreamReader, BitstreamWriter
-from cvcodec.bitstream.rate_distortion import choose_symbols
+from cvcodec.bitstream.rate_distortion import STRENGTH, choose_symbols
 from cvcodec.codec.headers import make_quantizer
 from cvcodec.errors import NumericalError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quantization import Quantizer
 
+RateDistortion = Literal["none", "time", "all"]
+"""Which symbols are chosen by what they cost and what they lose: none (all are the nearest ones), those that the latent
+before predicts (what stands still stays still), or all (the best PSNR, at the expense of texture)."""
 
-def requantise(source: BinaryIO, sink: Any, *, model: VideoAutoencoder, quality: float, rate_distortion: float) -> int:
+_STRENGTHS: dict[RateDistortion, tuple[float, float]] = {
+    "none": (0.0, 0.0),
+    "time": (STRENGTH, 0.0),
+    "all": (STRENGTH, STRENGTH),
+}
+
+
+def requantise(
+    source: BinaryIO, sink: Any, *, model: VideoAutoencoder, quality: float, rdo: RateDistortion = "time"
+) -> int:
     """Write the latents of `source`, a .cvl of fp32 or fp16 latents, as symbols of `quality` into `sink`: its bytes.
 
-    model: the one that made them; its statistics give the steps. rate_distortion: see `EncodeOptions`.
+    model: the one that made them; its statistics give the steps. rdo: see `EncodeOptions`.
     Raises UsageError for a file that is quantised already, BitstreamError, NumericalError.
     """
     reader = BitstreamReader(source)
@@ -40,13 +52,14 @@ def requantise(source: BinaryIO, sink: Any, *, model: VideoAutoencoder, quality:
     with BitstreamWriter(sink, header) as writer:
         for chunk in reader.chunks():
             latent = chunk.symbols.astype(np.float32)
-            writer.write_chunk(dataclasses.replace(chunk, symbols=quantised(latent, quantizer, rate_distortion)))
+            writer.write_chunk(dataclasses.replace(chunk, symbols=quantised(latent, quantizer, rdo)))
     return writer.bytes_written
 
 
-def quantised(latent: NDArray[np.float32], quantizer: Quantizer, rate_distortion: float) -> NDArray[np.int32]:
+def quantised(latent: NDArray[np.float32], quantizer: Quantizer, rdo: RateDistortion) -> NDArray[np.int32]:
     """The symbols of one chunk, (C, t, h, w). Raises NumericalError for what cannot be quantised."""
+    time, space = _STRENGTHS[rdo]
     try:
-        return choose_symbols(latent, quantizer, strength=rate_distortion)
+        return choose_symbols(latent, quantizer, time=time, space=space)
     except ValueError as error:
         raise NumericalError(str(error)) from error

@@ -128,7 +128,7 @@ def test_fp16_latents_keep_8_bits_exactly() -> None:
 @pytest.mark.parametrize("quality", [30.0, 50.0, 75.5])
 def test_quantisation_is_the_only_loss_and_stays_within_half_a_step(quality: float) -> None:
     pictures = noise(9, 12, 16)
-    file = encoded(pictures, EncodeOptions(quality=quality, rate_distortion=0.0, device="cpu", precision="fp32"))
+    file = encoded(pictures, EncodeOptions(quality=quality, rdo="none", device="cpu", precision="fp32"))
     step = 0.1 * 2 ** ((50 - quality) / 10) * 127.5  # of PatchModel's channels, in code values
     errors = [
         np.abs(frame.pixels.astype(int) - picture.astype(int)).max()

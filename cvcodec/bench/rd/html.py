@@ -1,0 +1,204 @@
+"""Everything a bench found, on one page that needs nothing else: curves as SVG, frames as PNG inside it.
+
+Owns: the page. Does not know: how numbers come about.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from cvcodec.bench.rd import chart, summary
+from cvcodec.bench.rd.chart import Line
+from cvcodec.bench.rd.measure import Row
+
+PictureOf = Callable[[str], Path | None]
+"""From the key of a row, or the name of a clip, to its picture."""
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d2125; --dim: #5d6670; --grid: #dfe3e7; --page: #fff; --wash: #f4f6f8; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e9ec; --dim: #a0a9b2; --grid: #3a4148; --page: #16191c; --wash: #1f2428; }
+}
+body { margin: 0 auto; max-width: 1180px; padding: 24px; font: 15px/1.5 system-ui, sans-serif; color: var(--ink);
+  background: var(--page); }
+h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 40px 0 8px; } h3 { font-size: 16px; }
+p.dim, figcaption, .dim { color: var(--dim); font-size: 13px; }
+.charts, .frames { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); }
+.frames { grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); }
+figure { margin: 0; } figure img { width: 100%; image-rendering: pixelated; display: block; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: 3px 10px; text-align: right; border-bottom: 1px solid var(--grid); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } th { color: var(--dim); font-weight: 600; }
+code, pre { font: 12px/1.5 ui-monospace, monospace; } pre { background: var(--wash); padding: 12px; overflow-x: auto; }
+details { margin: 12px 0; } summary { cursor: pointer; }
+"""
+
+
+def lines_of(rows: Sequence[Row], metric: summary.Metric, clip: str | None = None) -> list[Line]:
+    """The curves of a clip, or the means over clips."""
+    names = summary.series_of(rows)
+    lines = []
+    for series in names:
+        own = [row for row in summary.on_curves(rows) if row.series == series]
+        found = (
+            summary.mean_points(rows, series, metric) if clip is None else summary.points(rows, clip, series, metric)
+        )
+        words = {row.bpp: row.point for row in own if row.clip == clip}
+        ours = own[0].codec == "cvcodec"
+        points = [(rate, value, words.get(rate, "")) for rate, value in found]
+        # Two presets of an encoder share a colour; the second is dashed.
+        codecs = list(dict.fromkeys(name.split()[0] for name in names))
+        same = [name for name in names if name.split()[0] == series.split()[0]]
+        color = chart.COLORS[codecs.index(series.split()[0]) % len(chart.COLORS)]
+        lines.append(Line(series, color, not ours and same.index(series) > 0, points))
+    return lines
+
+
+def charted(rows: Sequence[Row]) -> list[summary.Metric]:
+    """The metrics that have values."""
+    return [metric for metric in summary.METRICS if any(getattr(row, metric.key) is not None for row in rows)]
+
+
+def page(
+    rows: Sequence[Row],
+    *,
+    anchor: str | None,
+    facts: dict[str, Any],
+    machine: str,
+    invocation: str,
+    picture_of: PictureOf,
+) -> str:
+    """The page. `facts`: name -> value lines of its head; `invocation`: the command that made it."""
+    clips = summary.clips_of(rows)
+    metrics = charted(rows)
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
+        f"<title>cvcodec bench, {len(clips)} clips</title><style>{_STYLE}</style>",
+        f"<h1>Rate and distortion of {len(clips)} clip{'s' if len(clips) != 1 else ''}</h1>",
+        f'<p class="dim">{escape(machine)}</p>',
+        f"<pre>{escape(invocation)}</pre>",
+        "<table>" + "".join(_pair(name, value) for name, value in facts.items()) + "</table>",
+        "<h2>Means over clips</h2>",
+        _charts(rows, metrics, None),
+    ]
+    if anchor:
+        found = summary.differences(rows, anchor)
+        parts += [
+            f"<h2>BD-rate against {escape(anchor)}</h2>",
+            '<p class="dim">Rate for the same quality, mean over clips of the logarithm: −20 % is a fifth less. '
+            "Speeds are whole commands on the machine above.</p>",
+            _markdown(summary.difference_table(found, summary.speeds(rows))),
+            "<details><summary>Clip by clip</summary>",
+            _per_clip(found, clips),
+            "</details>",
+        ]
+        lpips = next(metric for metric in summary.METRICS if metric.key == "lpips")
+        if same := summary.at_same_rate(rows, anchor, lpips):
+            parts += [
+                f"<h2>LPIPS at the same rate, below {summary.LOW_BPP:g} bits per pixel</h2>",
+                _markdown(summary.same_rate_table(same, anchor)),
+            ]
+    for clip in clips:
+        parts += [f"<h2>{escape(clip)}</h2>", _charts(rows, metrics, clip), _frames(rows, clip, picture_of)]
+    parts += [
+        "<h2>Every encode</h2><details><summary>Numbers</summary>",
+        _all(rows, metrics),
+        "</details><details><summary>Commands</summary><pre>",
+        escape("\n".join(dict.fromkeys(row.command for row in rows))),
+        "</pre></details></html>",
+    ]
+    return "\n".join(parts)
+
+
+def _pair(name: str, value: Any) -> str:
+    return f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>"
+
+
+def _charts(rows: Sequence[Row], metrics: Sequence[summary.Metric], clip: str | None) -> str:
+    drawn = []
+    for metric in metrics:
+        if metric.key in ("psnr_y_db", "ssim") and clip is not None:
+            continue  # the means show them; a clip shows what is asked for first
+        lines = lines_of(rows, metric, clip)
+        svg = chart.chart(metric.label, metric.label, lines, falling=metric.key == "lpips")
+        drawn.append(f"<figure>{svg}</figure>")
+    if clip is None and drawn:
+        drawn.append(f"<figure>{chart.legend(lines_of(rows, metrics[0]))}</figure>")
+    return f'<div class="charts">{"".join(drawn)}</div>'
+
+
+def _frames(rows: Sequence[Row], clip: str, picture_of: PictureOf) -> str:
+    """The middle frame of the clip, of ours, and of what was made to match its size."""
+    parts = []
+    own = [row for row in rows if row.clip == clip]
+    for quality in sorted({row.matched for row in own if row.matched is not None}):
+        shown = [row for row in own if row.codec == "cvcodec" and row.value == quality]
+        shown += [row for row in own if row.matched == quality]
+        figures = [_figure(picture_of(clip), "source")]
+        figures += [_figure(picture_of(row.key), _caption(row)) for row in shown]
+        parts.append(f'<h3>At the size of quality {quality:g}</h3><div class="frames">{"".join(figures)}</div>')
+    return "\n".join(parts)
+
+
+def _caption(row: Row) -> str:
+    values = [f"{row.bpp:.4f} bpp"]
+    values += [f"{row.psnr_db:.2f} dB"] if row.psnr_db is not None else []
+    values += [f"LPIPS {row.lpips:.4f}"] if row.lpips is not None else []
+    return f"{row.series}, {row.point}: {', '.join(values)} (whole clip)"
+
+
+def _figure(path: Path | None, caption: str) -> str:
+    if path is None or not path.exists():
+        return ""
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = escape(caption)
+    return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
+
+
+def _markdown(text: str) -> str:
+    """The tables and sentences of `summary`, as HTML."""
+    parts: list[str] = []
+    table: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+            if all(set(cell) <= set("-:") and cell for cell in cells):
+                continue
+            tag = "td" if table else "th"
+            table.append("<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>")
+            continue
+        if table:
+            parts.append(f'<div class="scroll"><table>{"".join(table)}</table></div>')
+            table = []
+        if line:
+            parts.append(f"<p>{escape(line)}</p>")
+    return "\n".join(parts)
+
+
+def _per_clip(found: Sequence[summary.Difference], clips: Sequence[str]) -> str:
+    lines = [f"| curve, metric | {' | '.join(clips)} |", "|---|" + "---:|" * len(clips)]
+    for entry in found:
+        cells = [f"{value:+.1f} %" if (value := entry.clips.get(clip)) is not None else "–" for clip in clips]
+        lines.append(f"| {entry.series}, {entry.metric} | {' | '.join(cells)} |")
+    return _markdown("\n".join(lines))
+
+
+def _all(rows: Sequence[Row], metrics: Sequence[summary.Metric]) -> str:
+    names = ["clip", "curve", "point", "bytes", "bpp", "kbit/s", *(metric.label for metric in metrics)]
+    lines = [f"| {' | '.join([*names, 'encode fps', 'decode fps'])} |", "|---|" + "---|" * (len(names) + 1)]
+    for row in rows:
+        values = [getattr(row, metric.key) for metric in metrics]
+        cells = [row.clip, row.series, row.point, str(row.size_bytes), f"{row.bpp:.4f}", f"{row.bitrate_bps / 1e3:.1f}"]
+        cells += [
+            "–" if value is None else f"{value:.{metric.digits}f}"
+            for value, metric in zip(values, metrics, strict=True)
+        ]
+        cells += ["–" if value is None else f"{value:.3g}" for value in (row.encode_fps, row.decode_fps)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return _markdown("\n".join(lines))

@@ -1,0 +1,299 @@
+"""One clip in one setting: encoded, decoded, timed and measured.
+
+Seconds are those of the whole way, for ours and theirs alike: an encode reads the clip's file and writes a file, a
+decode reads that file and gives RGB frames; models are loaded. What is measured is the decoder's frames against the
+clip's, both RGB.
+
+Our model runs once for all qualities of a clip: its latents are kept and quantised anew, which gives the very bytes
+that `encode` writes. The time of an encode is taken from one at the default quality.
+
+Owns: this procedure. Does not know: which clips and settings, what becomes of the rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvcodec.bench.rd.cache import Cache
+from cvcodec.bench.rd.clips import Clip
+from cvcodec.bench.rd.settings import Setting, command
+from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
+from cvcodec.codec.requantise import RateDistortion, requantise
+from cvcodec.device import select_device
+from cvcodec.errors import InputError, OutputError
+from cvcodec.evaluation.measure import evaluate
+from cvcodec.evaluation.report import Rate, Report
+from cvcodec.fileio import atomic_output
+from cvcodec.metrics.lpips import Lpips
+from cvcodec.model.base import VideoAutoencoder
+from cvcodec.video import Frame, VideoInfo, VideoReader, VideoWriter
+from cvcodec.video.sizes import stream_bytes
+
+METRICS = ("psnr", "ssim", "ms_ssim", "lpips")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What came out. Rates are real bytes: our whole file, the packets of their video stream. None: not measured."""
+
+    clip: str
+    codec: str
+    model: str
+    preset: str
+    value: float | None
+    series: str
+    point: str
+    width: int
+    height: int
+    frames: int
+    size_bytes: int
+    bpp: float
+    bitrate_bps: float
+    psnr_db: float | None
+    psnr_y_db: float | None
+    ssim: float | None
+    ms_ssim: float | None
+    lpips: float | None
+    lpips_name: str | None
+    encode_fps: float | None
+    decode_fps: float | None
+    command: str
+    key: str = ""
+    """Of its picture in the cache."""
+    matched: float | None = None
+    """Quality of ours whose size this was made to have; such a row is no part of a curve."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, units in the keys."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Row:
+        """Inverse of `to_dict`. TypeError for other keys."""
+        return cls(**values)
+
+
+@dataclass(kw_only=True)
+class Workbench:
+    """All that encodes share. Not for use by several threads at once where models run; encoders may."""
+
+    cache: Cache
+    models: Mapping[str, VideoAutoencoder]
+    weights: Mapping[str, str] = field(default_factory=dict)
+    """What `--weights` calls each model, for commands."""
+    metrics: Collection[str] = METRICS
+    lpips: Lpips | None = None
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    rdo: RateDistortion = "time"
+    timed: bool = True
+    """Note seconds; not where several encodes share the machine."""
+    _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def measure(self, clip: Clip, setting: Setting) -> Row:
+        """The row, from the cache if it is there; its picture and the clip's own are kept as well.
+
+        Raises InputError, OutputError, UsageError, NumericalError or DeviceError.
+        """
+        key = self.cache.key(clip.digest, self._facts(setting))
+        known = self.cache.load(key)
+        if known is not None and not (self.timed and known.get("encode_fps") is None):
+            try:
+                return dataclasses.replace(Row.from_dict(known), clip=clip.name)
+            except TypeError:
+                pass  # of another release
+        if setting.ours:
+            with self._turn:
+                row, shown = self._ours(clip, setting, key)
+        else:
+            row, shown = self._theirs(clip, setting, key)
+        for name, pixels, white in shown:
+            self.cache.store_picture(name, np.rint(pixels * (255.0 / white)).clip(0, 255).astype(np.uint8))
+        self.cache.store(key, row.to_dict())
+        return row
+
+    def _facts(self, setting: Setting) -> dict[str, Any]:
+        facts = {**setting.to_dict(), "metrics": sorted(self.metrics), "lpips": self.lpips and self.lpips.name}
+        if setting.ours:
+            model = self.models[setting.model]
+            # The name may stand for other weights one day, the identities never do.
+            facts |= {"space": model.latent_space_id, "decoder": model.decoder_hash, "precision": self.precision}
+            facts |= {"rdo": self.rdo, "device": self.device}
+        return facts
+
+    # ------------------------------------------------------------------------------------------------ ours
+
+    def _ours(self, clip: Clip, setting: Setting, key: str) -> tuple[Row, list[tuple[str, NDArray[Any], int]]]:
+        model = self.models[setting.model]
+        latents, encode_s = self._latents(clip, setting, model)
+        if setting.value is None:
+            file, size = io.BytesIO(latents.read_bytes()), latents.stat().st_size
+        else:
+            file = io.BytesIO()
+            with latents.open("rb") as source:
+                size = requantise(source, file, model=model, quality=setting.value, rdo=self.rdo)
+            file.seek(0)
+        decoder = Decoder(
+            file,
+            model=model,
+            options=DecodeOptions(device=self.device, precision=self.precision, threads=self.threads),
+            on_notice=lambda text: None,
+        )
+        decoded = Timed(decoder.frames())
+        report = self._compare(clip, decoded, decoder.info, size)
+        return self._row(clip, setting, key, report, encode_s, decoded.seconds)
+
+    def _latents(self, clip: Clip, setting: Setting, model: VideoAutoencoder) -> tuple[Path, float | None]:
+        """The file of a clip's fp32 latents, and the seconds of an encode at the default quality."""
+        facts = {**self._facts(dataclasses.replace(setting, value=None)), "kept": "latents"}
+        path = self.cache.folder / f"{self.cache.key(clip.digest, facts)}.cvl"
+        seconds = path.with_suffix(".seconds")
+        options = EncodeOptions(
+            rdo=self.rdo,
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+            reader=clip.reader,
+        )
+
+        def encode(target: Path, options: EncodeOptions) -> float:
+            result = encode_file(
+                clip.path, target, model=model, options=options, overwrite=True, on_notice=lambda text: None
+            )
+            return result.seconds
+
+        if not path.exists():
+            encode(path, dataclasses.replace(options, latents="fp32"))
+        if not self.timed:
+            return path, None
+        if not seconds.exists():
+            with tempfile.TemporaryDirectory(prefix="cvcodec-") as folder:
+                taken = encode(Path(folder) / "timed.cvl", options)
+            with atomic_output(seconds, overwrite=True) as file:
+                file.write(json.dumps(taken).encode())
+        return path, float(json.loads(seconds.read_text(encoding="utf-8")))
+
+    # ------------------------------------------------------------------------------------------------ theirs
+
+    def _theirs(self, clip: Clip, setting: Setting, key: str) -> tuple[Row, list[tuple[str, NDArray[Any], int]]]:
+        with tempfile.TemporaryDirectory(prefix="cvcodec-") as folder:
+            file = Path(folder) / "encoded.mp4"
+            encode_s = encode_with(clip, setting, file, threads=self.threads)
+            begun = time.perf_counter()
+            with VideoReader(file, threads=self.threads) as reader:
+                frames = sum(1 for _ in reader)
+            decode_s = time.perf_counter() - begun
+            if frames != clip.frames:
+                raise OutputError(f"{setting.codec} kept {frames} of the {clip.frames} frames of {clip.name}")
+            with VideoReader(file, threads=self.threads) as reader:
+                report = self._compare(clip, reader, reader.info, stream_bytes(file)[0])
+        return self._row(clip, setting, key, report, encode_s, decode_s)
+
+    # ------------------------------------------------------------------------------------------------ both
+
+    def _compare(self, clip: Clip, test: Iterable[Frame], info: VideoInfo, size: int) -> Report:
+        with clip.open() as reference:
+            return evaluate(
+                reference,
+                test,
+                reference_time_base=reference.info.time_base,
+                test_time_base=info.time_base,
+                metrics=self.metrics,
+                matrix=clip.color.matrix,
+                whites=(
+                    reference.info.color.white_code(reference.info.bit_depth),
+                    info.color.white_code(info.bit_depth),
+                ),
+                lpips=self.lpips,
+                device=select_device(self.device),
+                align="start",
+                rate=Rate(size_bytes=size, pixels=clip.pixels, duration_s=clip.duration_s),
+                keep=clip.frames // 2,
+            )
+
+    def _row(
+        self, clip: Clip, setting: Setting, key: str, report: Report, encode_s: float | None, decode_s: float
+    ) -> tuple[Row, list[tuple[str, NDArray[Any], int]]]:
+        if report.frames != clip.frames:
+            raise InputError(f"{clip.name}: only {report.frames} of {clip.frames} frames have a partner")
+        values = report.to_dict()
+        row = Row(
+            clip=clip.name,
+            series=setting.series,
+            point=setting.point,
+            **setting.to_dict(),
+            **{
+                name: values[name]
+                for name in ("width", "height", "frames", "size_bytes", "bpp", "bitrate_bps", "psnr_db", "psnr_y_db")
+            },
+            **{name: values[name] for name in ("ssim", "ms_ssim", "lpips", "lpips_name")},
+            encode_fps=clip.frames / encode_s if self.timed and encode_s else None,
+            decode_fps=clip.frames / decode_s if self.timed and decode_s else None,
+            command=command(
+                setting,
+                clip.path.name,
+                weights=self.weights.get(setting.model, setting.model),
+                trim=clip.reader,
+            ),
+            key=key,
+        )
+        kept = report.kept
+        assert kept is not None
+        return row, [(key, kept.test, kept.whites[1]), (source_key(clip), kept.reference, kept.whites[0])]
+
+
+def source_key(clip: Clip) -> str:
+    """Name of the picture of a clip itself in the cache."""
+    return f"source-{clip.digest}"
+
+
+def encode_with(clip: Clip, setting: Setting, target: Path, *, threads: int | None = None) -> float:
+    """Encode a clip with a conventional encoder into an .mp4, as 4:2:0 of 8 bits (10 for deeper clips) with the
+    source's matrix; the seconds it took. Raises InputError, OutputError or UsageError."""
+    begun = time.perf_counter()
+    with clip.open() as reader:
+        info = dataclasses.replace(reader.info, display_matrix=None, rotation=0)
+        with VideoWriter.like(
+            target,
+            info,
+            color=clip.color,
+            codec=setting.codec,
+            crf=setting.value,
+            preset=setting.preset,
+            container="mp4",
+            threads=threads,
+        ) as writer:
+            for frame in reader:
+                writer.write(frame)
+    return time.perf_counter() - begun
+
+
+class Timed:
+    """An iterator and the seconds spent inside it."""
+
+    def __init__(self, items: Iterator[Frame]) -> None:
+        self._items = items
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self
+
+    def __next__(self) -> Frame:
+        begun = time.perf_counter()
+        try:
+            return next(self._items)
+        finally:
+            self.seconds += time.perf_counter() - begun

@@ -1,0 +1,267 @@
+"""Rows -> curves, means over clips, BD-rates, what others have at our rates; and tables of these in Markdown.
+
+BD-rates are averaged over clips as logarithms, so that twice and half the rate cancel; a clip whose curves reach no
+common quality is left out and counted. SSIM and MS-SSIM enter as -10 log10(1 - x) (dB), LPIPS with its sign turned.
+
+Owns: these numbers and words. Does not know: where rows come from, pages, charts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from cvcodec.bench.rd.bjontegaard import bd_rate, interpolate, percent
+from cvcodec.bench.rd.measure import Row
+from cvcodec.errors import UsageError
+
+LOW_BPP = 0.1
+"""Rates below are low: where a perceptual comparison is of interest."""
+
+Points = list[tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One of the numbers of a row, as an axis."""
+
+    key: str
+    label: str
+    quality: Callable[[float], float]
+    """The larger the better, on a scale where differences mean the same everywhere."""
+    digits: int
+
+
+METRICS = (
+    Metric("psnr_db", "PSNR RGB (dB)", lambda x: x, 2),
+    Metric("psnr_y_db", "PSNR Y (dB)", lambda x: x, 2),
+    Metric("ssim", "SSIM", lambda x: -10 * math.log10(max(1 - x, 1e-10)), 4),
+    Metric("ms_ssim", "MS-SSIM", lambda x: -10 * math.log10(max(1 - x, 1e-10)), 4),
+    Metric("lpips", "LPIPS", lambda x: -x, 4),
+)
+
+
+def on_curves(rows: Iterable[Row]) -> list[Row]:
+    """The rows that are points of curves: quantised, and not made to match."""
+    return [row for row in rows if row.matched is None and row.value is not None]
+
+
+def clips_of(rows: Iterable[Row]) -> list[str]:
+    """Names, in order."""
+    return list(dict.fromkeys(row.clip for row in rows))
+
+
+def series_of(rows: Iterable[Row]) -> list[str]:
+    """Names of the curves, ours first, in order."""
+    ordered = sorted(on_curves(rows), key=lambda row: row.codec != "cvcodec")
+    return list(dict.fromkeys(row.series for row in ordered))
+
+
+def points(rows: Iterable[Row], clip: str, series: str, metric: Metric) -> Points:
+    """(bpp, value) of one curve by ascending rate; of the metric itself."""
+    found = [
+        (row.bpp, value)
+        for row in on_curves(rows)
+        if (row.clip, row.series) == (clip, series) and (value := getattr(row, metric.key)) is not None
+    ]
+    return sorted(found)
+
+
+def mean_points(rows: Iterable[Row], series: str, metric: Metric) -> Points:
+    """(bpp, value) of a curve, each point the mean over clips at one setting; of settings every clip has."""
+    rows = list(rows)
+    clips = set(clips_of(on_curves(rows)))
+    settings: dict[str, dict[str, tuple[float, float]]] = {}
+    for row in on_curves(rows):
+        value = getattr(row, metric.key)
+        if row.series == series and value is not None:
+            settings.setdefault(row.point, {})[row.clip] = (row.bpp, value)
+    return sorted(
+        (fmean(rate for rate, _ in found.values()), fmean(value for _, value in found.values()))
+        for found in settings.values()
+        if set(found) == clips
+    )
+
+
+@dataclass(frozen=True)
+class Difference:
+    """BD-rate of a curve against the anchor's, over clips."""
+
+    series: str
+    metric: str
+    percent: float | None
+    """Rate for the same quality: -20 is a fifth less. None where no clip has a common quality."""
+    clips: dict[str, float | None]
+    """The same of each clip."""
+
+    @property
+    def counted(self) -> int:
+        """Clips in the mean."""
+        return sum(value is not None for value in self.clips.values())
+
+
+def differences(rows: Sequence[Row], anchor: str) -> list[Difference]:
+    """Every other curve against the series `anchor`, by every metric that was measured."""
+    found = []
+    for series in series_of(rows):
+        if series == anchor:
+            continue
+        for metric in METRICS:
+            if all(getattr(row, metric.key) is None for row in rows):
+                continue
+            logs = {
+                clip: bd_rate(
+                    [(rate, metric.quality(value)) for rate, value in points(rows, clip, anchor, metric)],
+                    [(rate, metric.quality(value)) for rate, value in points(rows, clip, series, metric)],
+                )
+                for clip in clips_of(on_curves(rows))
+            }
+            known = [value for value in logs.values() if value is not None]
+            clips = {clip: None if value is None else percent(value) for clip, value in logs.items()}
+            found.append(Difference(series, metric.key, percent(fmean(known)) if known else None, clips))
+    return found
+
+
+@dataclass(frozen=True)
+class AtSameRate:
+    """One point of ours below `LOW_BPP`, and what another curve has at its rate."""
+
+    clip: str
+    model: str
+    quality: float
+    bpp: float
+    metric: str
+    ours: float
+    theirs: float
+
+
+def at_same_rate(rows: Sequence[Row], other: str, metric: Metric) -> list[AtSameRate]:
+    """All points of ours below `LOW_BPP` bits per pixel whose rate the series `other` reaches."""
+    found = []
+    for row in on_curves(rows):
+        value = getattr(row, metric.key)
+        if row.codec != "cvcodec" or row.bpp >= LOW_BPP or value is None or row.value is None:
+            continue
+        theirs = interpolate(points(rows, row.clip, other, metric), row.bpp)
+        if theirs is not None:
+            found.append(AtSameRate(row.clip, row.model, row.value, row.bpp, metric.key, value, theirs))
+    return found
+
+
+def speeds(rows: Iterable[Row]) -> dict[str, tuple[float | None, float | None]]:
+    """Mean (encode, decode) frames per second of each series."""
+    found: dict[str, tuple[float | None, float | None]] = {}
+    rows = [row for row in rows if row.matched is None]
+    for series in dict.fromkeys(row.series for row in rows):
+        own = [row for row in rows if row.series == series]
+        encode = [row.encode_fps for row in own if row.encode_fps is not None]
+        decode = [row.decode_fps for row in own if row.decode_fps is not None]
+        found[series] = fmean(encode) if encode else None, fmean(decode) if decode else None
+    return found
+
+
+# ---------------------------------------------------------------------------------------------------- Markdown
+
+
+def quality_table(rows: Sequence[Row]) -> str:
+    """Quality -> mean bpp, PSNR, LPIPS over clips, for each of our models."""
+    ours = [row for row in rows if row.codec == "cvcodec" and row.matched is None]
+    lines = []
+    for model in dict.fromkeys(row.model for row in ours):
+        own = [row for row in ours if row.model == model]
+        name = next((row.lpips_name for row in own if row.lpips_name), "LPIPS")
+        lines += [
+            f"`{model}`, mean of {len(clips_of(own))} clips:",
+            "",
+            f"| quality | bits per pixel | PSNR RGB (dB) | PSNR Y (dB) | SSIM | {name} |",
+            "|---:|---:|---:|---:|---:|---:|",
+        ]
+        for value in sorted({row.value for row in own if row.value is not None}):
+            lines.append(_quality_line(f"{value:g}", [row for row in own if row.value == value]))
+        if raw := [row for row in own if row.value is None]:
+            lines.append(_quality_line("not quantised", raw, rate=False))
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def _quality_line(name: str, rows: Sequence[Row], *, rate: bool = True) -> str:
+    def mean(key: str, digits: int) -> str:
+        values = [value for row in rows if (value := getattr(row, key)) is not None]
+        return f"{fmean(values):.{digits}f}" if values else "–"
+
+    cells = [mean("bpp", 4) if rate else "–", mean("psnr_db", 2), mean("psnr_y_db", 2), mean("ssim", 4)]
+    return f"| {' | '.join([name, *cells, mean('lpips', 4)])} |"
+
+
+def difference_table(found: Sequence[Difference], speed: dict[str, tuple[float | None, float | None]]) -> str:
+    """BD-rates of every series against the anchor, and speeds."""
+    keys = list(dict.fromkeys(entry.metric for entry in found))
+    labels = [re.sub(r" \(dB\)", "", metric.label) for metric in METRICS if metric.key in keys]
+    lines = [
+        f"| | {' | '.join(f'BD-rate, {label}' for label in labels)} | encode fps | decode fps |",
+        "|---|" + "---:|" * (len(keys) + 2),
+    ]
+    for series in speed:
+        cells = []
+        for key in keys:
+            entry = next((entry for entry in found if (entry.series, entry.metric) == (series, key)), None)
+            cells.append("anchor" if entry is None else _percent(entry))
+        rates = ["–" if value is None else f"{value:.3g}" for value in speed[series]]
+        lines.append(f"| {series} | {' | '.join([*cells, *rates])} |")
+    return "\n".join(lines)
+
+
+def _percent(entry: Difference) -> str:
+    if entry.percent is None:
+        return "no common quality"
+    partial = "" if entry.counted == len(entry.clips) else f" ({entry.counted} of {len(entry.clips)} clips)"
+    return f"{entry.percent:+.1f} %{partial}"
+
+
+def same_rate_table(found: Sequence[AtSameRate], other: str) -> str:
+    """Clip by clip."""
+    better = sum(entry.ours < entry.theirs if entry.metric == "lpips" else entry.ours > entry.theirs for entry in found)
+    label = next((metric.label for metric in METRICS if found and metric.key == found[0].metric), "value")
+    lines = [
+        f"Ours is better at {better} of {len(found)} points below {LOW_BPP:g} bits per pixel.",
+        "",
+        f"| clip | model | quality | bits per pixel | {label}, ours | {label}, {other} |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    lines += [
+        f"| {entry.clip} | {entry.model} | {entry.quality:g} | {entry.bpp:.4f} | {entry.ours:.4f} "
+        f"| {entry.theirs:.4f} |"
+        for entry in found
+    ]
+    return "\n".join(lines)
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+    """`text` with everything between `<!-- NAME -->` and `<!-- /NAME -->` replaced. UsageError where these are not."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
+        raise UsageError(f"the file has no block to replace: it wants one line {begin} and, below it, {end}")
+    head, tail = text.index(begin) + len(begin), text.index(end)
+    return f"{text[:head]}\n{content.strip()}\n{text[tail:]}"
+
+
+def to_dict(rows: Sequence[Row], anchor: str | None) -> dict[str, Any]:
+    """Everything, in JSON types."""
+    found = differences(rows, anchor) if anchor else []
+    return {
+        "anchor": anchor,
+        "rows": [row.to_dict() for row in rows],
+        "bd_rate_percent": [
+            {"series": entry.series, "metric": entry.metric, "mean": entry.percent, "clips": entry.clips}
+            for entry in found
+        ],
+        "at_same_rate": [
+            {**vars(entry), "other": anchor} for metric in METRICS for entry in at_same_rate(rows, anchor, metric)
+        ]
+        if anchor
+        else [],
+    }
