@@ -19,6 +19,27 @@ _POLL_S = 0.1  # how often a thread that waits for room looks whether it should 
 _PATIENCE_S = 2.0  # how long an interrupted run waits for a thread that is inside a read or write: a pipe may be silent
 
 
+def in_thread(function: Callable[[], T], *, name: str) -> T:
+    """`function()`, computed in a thread of its own while this one waits and can be interrupted.
+
+    For calls that read or write a pipe inside FFmpeg, which loses a KeyboardInterrupt that arrives there. An
+    interrupted wait leaves the thread behind.
+    """
+    results: queue.SimpleQueue[tuple[T] | BaseException] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put((function(),))
+        except BaseException as error:  # noqa: BLE001  # raised in the thread that waits
+            results.put(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    result = results.get()
+    if isinstance(result, BaseException):
+        raise result
+    return result[0]
+
+
 class ReadAhead(Generic[T]):
     """Iterates over `source` in a thread of its own, at most `limit` items ahead.
 
