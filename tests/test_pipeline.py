@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from cvcodec import pipeline
-from cvcodec.pipeline import ReadAhead, WriteBehind
+from cvcodec.pipeline import ReadAhead, WriteBehind, in_thread
 
 
 class Broken(Exception):
@@ -134,3 +134,13 @@ def test_a_sink_that_never_answers_does_not_hold_up_its_producer(monkeypatch: py
             raise KeyboardInterrupt
         assert behind.stuck
     answer.set()
+
+
+def test_a_call_in_a_thread_gives_its_result_or_raises_its_exception() -> None:
+    assert in_thread(threading.current_thread, name="worker").name == "worker"
+
+    def fail() -> None:
+        raise Broken
+
+    with pytest.raises(Broken):
+        in_thread(fail, name="worker")

@@ -371,6 +371,24 @@ def test_a_stopped_encode_leaves_nothing_at_the_final_path(
 
 
 @posix
+def test_an_encode_is_stopped_while_ffmpeg_still_waits_for_the_beginning_of_a_pipe(here: Path) -> None:
+    options = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": here}
+    with process("encode", "-", "out.cvl", "-w", "tiny.safetensors", **options) as child:
+        assert child.stdin is not None and child.stderr is not None
+        child.stdin.write((here / "in.mkv").read_bytes()[:200])
+        child.stdin.flush()
+        for _ in range(600):
+            if list(here.glob(".cvcodec-*")):
+                break
+            time.sleep(0.1)
+        time.sleep(1.0)  # by now it reads
+        child.send_signal(signal.SIGINT)
+        assert child.wait(60) == 130
+        assert one_line(child.stderr.read()) == "cvcodec: error: interrupted"
+    assert names(here) == []
+
+
+@posix
 def test_a_reader_that_leaves_early_ends_the_decode_without_words(here: Path) -> None:
     options = ["-w", "tiny.safetensors", "--format", "raw"]
     with process("decode", "a.cvl", "-", *options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=here) as child:
