@@ -23,14 +23,14 @@ def info(
 ) -> None:
     """Show what a .cvl file holds: model, quality, size, times, colours, streams, bytes."""
     from cvcodec.bitstream import BitstreamReader
-    from cvcodec.codec.decode import COPIED_RECORDS
+    from cvcodec.bitstream.copied import COPIED_TYPES
     from cvcodec.fileio import open_input
 
     with open_input(source) as file:
         reader = BitstreamReader(file)
-        trailer = reader.verify(COPIED_RECORDS) if check else reader.trailer
+        trailer = reader.verify(COPIED_TYPES) if check else reader.trailer
         if trailer is None:  # a pipe: totals are known when everything has been read
-            for _ in reader.records(COPIED_RECORDS):
+            for _ in reader.records(COPIED_TYPES):
                 pass
             trailer = reader.trailer
         assert trailer is not None
@@ -49,8 +49,8 @@ def info(
 
 def describe(header: Header, trailer: Trailer, *, duration_s: float | None) -> dict[str, Any]:
     """Everything `info --json` prints of a file, units in the keys."""
+    from cvcodec.bitstream.copied import copied_bytes
     from cvcodec.bitstream.format import FOOTER_BYTES, RECORD_OVERHEAD, VERSION
-    from cvcodec.codec.decode import copied_bytes
 
     stored = sum(total.size for total in trailer.records.values())
     copied = copied_bytes(trailer)

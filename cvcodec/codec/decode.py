@@ -6,6 +6,7 @@ Does not know: command lines, names of models, what windows or the entropy coder
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import time
@@ -19,12 +20,15 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from cvcodec import tiling
-from cvcodec.bitstream import BitstreamReader, Chunk, Header, Trailer
+from cvcodec.bitstream import BitstreamReader, Chunk, Header
+from cvcodec.bitstream.format import CHNK
 from cvcodec.codec.encode import Progress, StrPath
 from cvcodec.codec.feed import ChunkFeed
 from cvcodec.codec.headers import info_from_header
 from cvcodec.codec.latent_file import check_model
 from cvcodec.codec.notices import Notices
+from cvcodec.codec.passthrough import PassthroughPlayer
+from cvcodec.copied import KINDS
 from cvcodec.device import set_threads
 from cvcodec.errors import BitstreamError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, atomic_path, check_output, is_standard_stream, open_input
@@ -35,9 +39,6 @@ from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
 from cvcodec.video import Frame, VideoInfo, VideoWriter
 from cvcodec.video.source import SEQUENCE_PATTERN
 from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
-
-COPIED_RECORDS = ("STRM", "PKTS")
-"""Types of the records that hold streams copied from the source."""
 
 _BEHIND_BYTES = 96 << 20  # decoded frames that may wait for the encoder of the output
 
@@ -57,6 +58,10 @@ class DecodeOptions:
     precision: str = "auto"
     threads: int | None = None
     """CPU threads of the model."""
+    kinds: tuple[str, ...] = KINDS
+    """Copied streams to restore, of `cvcodec.copied.KINDS`; none for a silent video."""
+    tags: bool = True
+    """Restore chapters and tags too; otherwise only languages, dispositions and the names of attachments."""
     writer: dict[str, Any] = field(default_factory=dict)
     """Further arguments for `VideoWriter`: codec, crf, preset, chroma, container, ..."""
 
@@ -161,6 +166,8 @@ class Decoder:
         )
         self._plan = Plan.from_header(self.header, family=loaded.config.family)
         self._bounds = self._pts_bounds()
+        self._player: PassthroughPlayer | None = None
+        self._chunks: Iterator[Chunk] | None = None
         self.model_seconds = 0.0
 
     @property
@@ -177,11 +184,15 @@ class Decoder:
         frame_bytes = self.header.width * self.header.height * (3 if self.header.bit_depth == 8 else 6)
         expected = self.expected_frames
         with ExitStack() as stack:
-            writer = VideoWriter.like(target, self.info, **self.options.writer)
+            player = self._open_player()
+            options = player.writer_options(self.header.time_base) | self.options.writer
+            writer = VideoWriter.like(target, self.info, **options)
             behind: WriteBehind[Frame] | None = None
             stack.callback(lambda: None if behind is not None and behind.stuck else writer.abort())  # unless closed
 
             def write(frame: Frame) -> None:
+                if not writer.frames:
+                    player.attach(writer, frame.pts, self.header.time_base)
                 writer.write(frame)
                 if on_progress is not None:
                     on_progress(writer.frames, 0, expected)
@@ -243,8 +254,42 @@ class Decoder:
                         corrupt=shown.concealed,
                     )
                     if not left:
+                        self._stop_player(feed.times[0].pts if feed.times else shown.pts + (shown.duration or 0))
                         return
         feed.finish()
+
+    def _open_player(self) -> PassthroughPlayer:
+        """What puts the copied streams beside the frames, fed with all that precedes the first chunk."""
+        begin, end = (None if math.isinf(pts) else int(pts) * self.header.time_base for pts in self._bounds)
+        player = PassthroughPlayer(
+            kinds=self.options.kinds, metadata=self.options.tags, begin=begin, end=end, on_notice=self.notices
+        )
+        self._player = player
+        if self._in_order:
+            chunks = self._feed_player(player)
+            first = next(chunks, None)
+            self._chunks = chunks if first is None else itertools.chain([first], chunks)
+            return player
+        assert self._reader.trailer is not None
+        for record in self._reader.side_records(0, 1):
+            player.feed(record.type, record.payload)
+        chunk = self._reader.trailer.chunk_of_frame(self._frame_range()[0]) if self.expected_frames else 0
+        for record in self._reader.side_records(1 if player.looks_back else max(1, chunk)):
+            player.feed(record.type, record.payload)
+            if player.passed:
+                break
+        return player
+
+    def _feed_player(self, player: PassthroughPlayer) -> Iterator[Chunk]:
+        for record in self._reader.records():
+            if record.type == CHNK:
+                yield self._reader.decode(record)
+            else:
+                player.feed(record.type, record.payload)
+
+    def _stop_player(self, pts: int) -> None:
+        if self._player is not None:
+            self._player.stop(pts * self.header.time_base)
 
     def _decode(self, latent: Tensor) -> Tensor:
         begun = time.perf_counter()
@@ -255,11 +300,10 @@ class Decoder:
     def _feed(self) -> tuple[ChunkFeed, tuple[int, int | None], int | None]:
         """The chunks that are needed, the latents to decode, and how many the video has where that is known."""
         trailer = self._reader.trailer
-        options = self.options
-        if trailer is None or (options.start, options.end, options.duration, options.frames) == (None,) * 4:
+        if trailer is None or self._in_order:
             # In order, so that every record is verified and the trailer compared with what was read.
             total = trailer.latents if trailer is not None else None
-            return ChunkFeed(self._reader.chunks(), self.header), (0, total), total
+            return ChunkFeed(self._chunks or self._reader.chunks(), self.header), (0, total), total
         factor = self.header.temporal_factor
         first, last = self._frame_range()
         latents = tiling.latents_of_frames(first, last, factor)
@@ -270,6 +314,13 @@ class Decoder:
         )
         chunks: Iterator[Chunk] = (self._reader.read_chunk(number) for number in numbers)
         return ChunkFeed(chunks, self.header), latents, trailer.latents
+
+    @property
+    def _in_order(self) -> bool:
+        """Whether the whole file is read, from its beginning."""
+        options = self.options
+        trims = options.start, options.end, options.duration, options.frames
+        return self._reader.trailer is None or trims == (None,) * 4
 
     def _frame_range(self) -> tuple[int, int]:
         """Frames [first, last) of the chunks that the trim meets."""
@@ -320,8 +371,3 @@ def check_sequence(pattern: StrPath, *, overwrite: bool = False) -> None:
     there = next((entry for entry in sorted(path.parent.iterdir()) if name.fullmatch(entry.name)), None)
     if there is not None and not overwrite:
         raise OutputError(f"{there} exists; use -y to overwrite images of that name")
-
-
-def copied_bytes(trailer: Trailer) -> int:
-    """Bytes of a file that are streams copied from the source, with framing: no part of a rate."""
-    return sum(total.size for kind, total in trailer.records.items() if kind in COPIED_RECORDS)

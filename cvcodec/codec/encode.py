@@ -23,7 +23,9 @@ from cvcodec import tiling
 from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, BitstreamWriter, Chunk, Header
 from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind, make_header, make_quantizer
 from cvcodec.codec.notices import Notices
+from cvcodec.codec.passthrough import PassthroughRecorder
 from cvcodec.codec.requantise import RateDistortion, quantised
+from cvcodec.copied import KINDS
 from cvcodec.device import available_memory, set_threads
 from cvcodec.errors import InputError, NumericalError, UsageError
 from cvcodec.fileio import atomic_output
@@ -69,6 +71,10 @@ class EncodeOptions:
     precision: str = "auto"
     threads: int | None = None
     """CPU threads of the model."""
+    kinds: tuple[str, ...] = KINDS
+    """Streams to copy beside the picture, of `cvcodec.copied.KINDS`; none for a silent file."""
+    tags: bool = True
+    """Copy chapters and tags too; otherwise only languages, dispositions and the names of attachments."""
     reader: dict[str, Any] = field(default_factory=dict)
     """Further arguments for `VideoReader`: stream, start, end, duration, frames, rotate, deinterlace, ..."""
 
@@ -82,6 +88,8 @@ class EncodeResult:
     width: int
     height: int
     size_bytes: int
+    copied_bytes: int
+    """Of which streams copied from the source."""
     seconds: float
     """Wall time of the whole command."""
     model_seconds: float
@@ -97,8 +105,8 @@ class EncodeResult:
 
     @property
     def bpp(self) -> float:
-        """Bits per pixel of the source."""
-        return 8 * self.size_bytes / self.pixels
+        """Bits per pixel of the source, of everything but copied streams."""
+        return 8 * (self.size_bytes - self.copied_bytes) / self.pixels
 
     @property
     def megapixels_per_s(self) -> float:
@@ -113,6 +121,7 @@ class EncodeResult:
             "width": self.width,
             "height": self.height,
             "size_bytes": self.size_bytes,
+            "copied_bytes": self.copied_bytes,
             "bpp": self.bpp,
             "seconds": self.seconds,
             "model_seconds": self.model_seconds,
@@ -162,9 +171,11 @@ def encode_stream(
     notices = Notices(on_notice)
     with ExitStack() as stack:
         set_threads(options.threads)
-        reader = VideoReader(source, **options.reader)
+        recorder = PassthroughRecorder(kinds=options.kinds, metadata=options.tags, on_notice=notices)
+        reader = VideoReader(source, on_packet=recorder.on_packet, **options.reader)
         frames: ReadAhead[Frame] | None = None
         stack.callback(lambda: None if frames is not None and frames.stuck else reader.close())
+        recorder.begin(reader)
         info = reader.info
         notices.extend(reader.notices)
         runner: ClipEncoder = (
@@ -183,7 +194,7 @@ def encode_stream(
             itemsize=2 if runner.precision != "fp32" else 4,
             on_notice=notices,
         )
-        encoder = _Encoder(sink, info, runner, plan, options, notices, on_progress, reader.expected_frames)
+        encoder = _Encoder(sink, info, runner, plan, options, notices, on_progress, reader.expected_frames, recorder)
         frame_bytes = info.width * info.height * (3 if info.bit_depth == 8 else 6)
         limit = min(_AHEAD_FRAMES, max(2 * _PIECE_FRAMES, _AHEAD_BYTES // frame_bytes))
         frames = stack.enter_context(ReadAhead(reader, limit=limit, name="video-reader"))
@@ -197,6 +208,7 @@ def encode_stream(
             width=info.width,
             height=info.height,
             size_bytes=encoder.size,
+            copied_bytes=encoder.copied,
             seconds=time.perf_counter() - started,
             model_seconds=encoder.model_seconds,
             precision=runner.precision,
@@ -227,15 +239,16 @@ class _Encoder:
         notices: Notices,
         on_progress: Progress | None,
         expected_frames: int | None,
+        recorder: PassthroughRecorder,
     ) -> None:
-        self._expected_frames = expected_frames
+        self._expected_frames, self._recorder = expected_frames, recorder
         self._sink, self._info, self._runner, self._plan = sink, info, runner, plan
         self._options, self._notices, self._on_progress = options, notices, on_progress
         self._times: deque[_Times] = deque()
         self._quantizer = make_quantizer(runner.model, options.quality) if options.latents == "quantised" else None
         self._writer: BitstreamWriter | None = None
         self._latents = 0
-        self.frames = self.chunks = self.size = 0
+        self.frames = self.chunks = self.size = self.copied = 0
         self.model_seconds = 0.0
 
     def run(self, frames: Iterable[Frame]) -> None:
@@ -256,6 +269,7 @@ class _Encoder:
             behind.finish()
         if self._writer is None:
             raise InputError("the source has no frames in the range that was asked for")
+        self._write_copied(self._writer, None)
         self._writer.close()
         self.size = self._writer.bytes_written
 
@@ -297,6 +311,7 @@ class _Encoder:
         if self._writer is None:
             # Only now, so that tiles that had to shrink for the first window are recorded as they were used.
             self._writer = BitstreamWriter(self._sink, self._header())
+        self._write_copied(self._writer, [time.pts for time in times])
         chunk = Chunk(
             index=self._writer.chunks,
             first_latent=self._writer.latents,
@@ -318,6 +333,10 @@ class _Encoder:
         self.size = self._writer.bytes_written
         if self._on_progress is not None:
             self._on_progress(self.frames, self.size, self._expected_frames)
+
+    def _write_copied(self, writer: BitstreamWriter, pts: list[int] | None) -> None:
+        for kind, payload in self._recorder.take(pts):
+            self.copied += writer.write_record(kind, payload)
 
     def _stored(self, latent: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
         """What the file keeps of a chunk's latents. Raises NumericalError for what its type cannot hold."""

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from cvcodec.bitstream import BitstreamReader, Header
+from cvcodec.bitstream.copied import copied_bytes
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
-from cvcodec.codec.decode import copied_bytes
 from cvcodec.evaluation.measure import evaluate
 from cvcodec.evaluation.report import Rate, Report
 from cvcodec.evaluation.selfcheck import HEIGHT, TIME_BASE, WIDTH, selfcheck_frames
