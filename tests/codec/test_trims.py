@@ -14,7 +14,7 @@ from cvcodec.bitstream import BitstreamReader
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_stream
 from cvcodec.errors import CvcodecError, UsageError
 from tests.codec.clips import Pipe, Watched, noise, write_rgb
-from tests.codec.models import tiny_mini
+from tests.codec.models import tiny_mini, tiny_official
 from tests.codec.patch_model import PatchModel
 
 # 30 frames, the first shown at 2 s; frames 10 to 12 follow each other quickly, then comes a long one.
@@ -107,15 +107,19 @@ def test_a_trimmed_decode_reads_only_the_chunks_of_its_windows(tmp_path: Path, s
     assert read == needed
 
 
-def test_part_of_a_file_decodes_to_what_the_whole_decodes_to(tmp_path: Path) -> None:
-    model = tiny_mini()
+@pytest.mark.parametrize("kind", ["mini", "official", "official in context windows", "image"])
+def test_part_of_a_file_decodes_to_what_the_whole_decodes_to(tmp_path: Path, kind: str) -> None:
+    model = tiny_official() if "official" in kind else tiny_mini(video=kind == "mini")
     model.latent_space_id = model.decoder_hash = "0" * 16
     sink = io.BytesIO()
     write_rgb(str(tmp_path / "in.nut"), noise(45, 24, 24))
-    options = EncodeOptions(latents="fp16", device="cpu", precision="fp32")
+    windows: Any = "context" if "context" in kind else "auto"
+    window = 3 if "context" in kind else None
+    options = EncodeOptions(latents="fp16", device="cpu", precision="fp32", windows=windows, window=window)
     encode_stream(str(tmp_path / "in.nut"), sink, model=model, options=options)
     whole = decode(io.BytesIO(sink.getvalue()), model)
-    for start, end in [(0, 10), (7, 20), (13, 14), (30, 45), (44, 45)]:
+    assert len(whole) == 45
+    for start, end in [(0, 10), (7, 20), (13, 14), (17, 18), (30, 45), (44, 45)]:
         part = decode(io.BytesIO(sink.getvalue()), model, start=Fraction(start, 25), end=Fraction(end, 25))
         assert [frame.pts for frame in part] == [frame.pts for frame in whole[start:end]]
         for ours, theirs in zip(part, whole[start:end], strict=True):
