@@ -33,7 +33,7 @@ from cvcodec.device import set_threads
 from cvcodec.errors import BitstreamError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, atomic_path, check_output, is_standard_stream, open_input
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.pipeline import WriteBehind
+from cvcodec.pipeline import WriteBehind, in_thread
 from cvcodec.plan import Plan
 from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
 from cvcodec.video import Frame, VideoInfo, VideoWriter
@@ -209,7 +209,7 @@ class Decoder:
             behind.finish()
             if not writer.frames:
                 raise UsageError("no frames lie in the range that was asked for")
-            writer.close()
+            in_thread(writer.close, name="video-closer")
             self.notices.extend(writer.notices)
             frames = writer.frames
         return DecodeResult(

@@ -31,7 +31,7 @@ from cvcodec.errors import InputError, NumericalError, UsageError
 from cvcodec.fileio import atomic_output
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import LOGVAR_RANGE
-from cvcodec.pipeline import ReadAhead, WriteBehind
+from cvcodec.pipeline import ReadAhead, WriteBehind, in_thread
 from cvcodec.plan import Plan, WindowMode
 from cvcodec.runner import ClipEncoder, ModelRunner, frames_to_tensor
 from cvcodec.video import Frame, VideoInfo, VideoReader
@@ -172,7 +172,9 @@ def encode_stream(
     with ExitStack() as stack:
         set_threads(options.threads)
         recorder = PassthroughRecorder(kinds=options.kinds, metadata=options.tags, on_notice=notices)
-        reader = VideoReader(source, on_packet=recorder.on_packet, **options.reader)
+        reader = in_thread(
+            lambda: VideoReader(source, on_packet=recorder.on_packet, **options.reader), name="video-opener"
+        )
         frames: ReadAhead[Frame] | None = None
         stack.callback(lambda: None if frames is not None and frames.stuck else reader.close())
         recorder.begin(reader)
