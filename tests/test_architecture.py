@@ -20,7 +20,7 @@ LAYERS = (
     ("importers", "plan", "registry", "runner"),
     ("codec",),
     ("calibration", "data", "evaluation"),
-    ("bench", "dataset", "integrations", "training"),
+    ("bench", "dataset", "integrations", "target", "training"),
     ("cvcodec",),
     ("cli",),
     ("__main__", "demo"),

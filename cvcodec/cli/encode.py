@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from contextlib import ExitStack
 from typing import Annotated, Any, Literal
 
 import typer
 
 from cvcodec.cli import options, report
+from cvcodec.errors import UsageError
 
 _INPUT = "Input"
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def parse_target(text: str) -> tuple[str, float]:
+    """`psnr=32`, `lpips=0.15`, `size=2M` (bytes) or `bitrate=200k` (bits per second) to a kind and a number, with k, M
+    and G for thousands and Ki, Mi and Gi for 1024s. Raises typer.BadParameter."""
+    found = re.fullmatch(r"\s*(psnr|lpips|size|bitrate)\s*=\s*(\d+\.?\d*|\.\d+)\s*([kmg]i?)?\s*", text.lower())
+    if not found or (found[3] and found[1] in ("psnr", "lpips")) or not float(found[2]):
+        raise typer.BadParameter(
+            f"{text!r} is not a target; wanted psnr=32 (dB), lpips=0.15, size=2M (bytes) or bitrate=200k (bit/s)"
+        )
+    return found[1], float(found[2]) * _UNITS[found[3] or ""]
 
 
 def encode(
@@ -27,6 +43,16 @@ def encode(
         bool,
         typer.Option("--store-logvar", help="Keep the posterior's log-variance, for training on samples of it."),
     ] = False,
+    target: Annotated[
+        Any,
+        typer.Option(
+            "--target",
+            metavar="psnr=DB|lpips=X|size=BYTES|bitrate=BPS",
+            parser=parse_target,
+            help="Choose the quality by what comes out, tried on short pieces of the video.",
+            show_default=False,
+        ),
+    ] = None,
     rdo: options.Rdo = "time",
     windows: Annotated[
         Literal["auto", "context", "official"],
@@ -70,6 +96,8 @@ def encode(
             rich_help_panel=_INPUT,
         ),
     ] = True,
+    audio: options.Audio = True,
+    metadata: options.Metadata = True,
     device: options.Device = options.AUTO,
     precision: options.Precision = options.AUTO,
     threads: options.Threads = None,
@@ -81,9 +109,15 @@ def encode(
     from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, encode_file
     from cvcodec.fileio import check_output, is_standard_stream, open_input
     from cvcodec.registry import load_model
+    from cvcodec.target import Target, encode_to_target
 
     piped_in, piped_out = is_standard_stream(source), is_standard_stream(destination)
     check_output(destination, overwrite=overwrite, inputs=[] if piped_in else [source])
+    if target is not None and quality is not None:
+        raise UsageError("--target chooses the quality: it and --quality exclude each other")
+    if target is not None and piped_in:
+        raise UsageError("--target reads the video more than once, which standard input cannot: give it a file")
+    goal = None if target is None else Target(*target)
     name = weights or DEFAULT_MODEL
     model = load_model(name)
     chosen = EncodeOptions(
@@ -97,6 +131,8 @@ def encode(
         device=device,
         precision=precision,
         threads=threads,
+        **({} if audio else {"kinds": ()}),
+        tags=metadata,
         reader={
             "start": start,
             "end": end,
@@ -110,20 +146,29 @@ def encode(
     with ExitStack() as stack:
         opened: Any = stack.enter_context(open_input(source)) if piped_in else source
         meter = stack.enter_context(report.progress("encode", quiet=quiet))
-        result = encode_file(
-            opened,
-            destination,
-            model=model,
-            options=chosen,
-            overwrite=overwrite,
-            on_progress=meter,
-            on_notice=report.note,
-        )
+        common: dict[str, Any] = {"overwrite": overwrite, "on_progress": meter, "on_notice": report.note}
+        if goal is None:
+            result = encode_file(opened, destination, model=model, options=chosen, **common)
+        else:
+            result, found = encode_to_target(source, destination, goal, model=model, options=chosen, **common)
+            chosen = dataclasses.replace(chosen, quality=found.quality)
     if json:
-        record = {"command": "encode", "source": source, "output": destination, "model": getattr(model, "name", name)}
+        record: dict[str, Any] = {
+            "command": "encode",
+            "source": source,
+            "output": destination,
+            "model": getattr(model, "name", name),
+        }
         quality = chosen.quality if latents == "quantised" else None
-        report.emit({**record, "latents": latents, "quality": quality, **result.to_dict()}, to_stderr=piped_out)
+        wanted = {} if goal is None else {"target": goal.kind, "target_value": goal.value}
+        report.emit(
+            {**record, "latents": latents, "quality": quality, **wanted, **result.to_dict()}, to_stderr=piped_out
+        )
     elif not quiet:
+        if goal is not None:
+            report.say(
+                f"quality {found.quality:g}: {goal.describe(found.predicted)} expected, {goal.describe()} wanted"
+            )
         report.say(
             f"{destination}: {result.frames} frames of {result.width}x{result.height}, "
             f"{report.format_size(result.size_bytes)}, {result.bpp:.4f} bpp, {result.megapixels_per_s:.2f} Mpixel/s"

@@ -3,7 +3,7 @@
 import pytest
 import typer
 
-from cvcodec.cli import options
+from cvcodec.cli import encode, options
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,26 @@ def test_windows_are_a_number_or_auto_and_tiles_may_be_none() -> None:
 def test_a_window_of_anything_else_is_refused(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="wanted auto or a whole number from 1"):
         options.parse_latents(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("psnr=32", ("psnr", 32.0)),
+        ("lpips=.15", ("lpips", 0.15)),
+        ("size=2M", ("size", 2e6)),
+        (" SIZE = 1.5Gi ", ("size", 1.5 * 2**30)),
+        ("size=900", ("size", 900.0)),
+        ("bitrate=200k", ("bitrate", 200e3)),
+    ],
+)
+def test_a_target_is_a_kind_and_a_number_with_a_unit(text: str, target: tuple[str, float]) -> None:
+    assert encode.parse_target(text) == target
+
+
+@pytest.mark.parametrize(
+    "text", ["psnr", "psnr=", "psnr=3k", "size=0", "size=-1", "ssim=0.9", "size=2T", "bitrate=x"]
+)
+def test_what_is_no_target_is_refused_with_the_four_kinds(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="wanted psnr=32"):
+        encode.parse_target(text)

@@ -166,6 +166,8 @@ class Workbench:
             device=self.device,
             precision=self.precision,
             threads=self.threads,
+            kinds=(),
+            tags=False,
             reader=clip.reader,
         )
 
