@@ -62,6 +62,8 @@ def decode(
         typer.Option("--duration", metavar="TIME", parser=options.parse_time, help="Decode so much, from --start on."),
     ] = None,
     frames: Annotated[int | None, typer.Option("--frames", min=1, metavar="N", help="Decode at most N frames.")] = None,
+    audio: options.Audio = True,
+    metadata: options.Metadata = True,
     device: options.Device = options.AUTO,
     precision: options.Precision = options.AUTO,
     threads: options.Threads = None,
@@ -71,6 +73,7 @@ def decode(
 ) -> None:
     """Decode a .cvl file to a video with the source's frames, times, colours and size."""
     from cvcodec.codec import DecodeOptions, decode_file
+    from cvcodec.copied import KINDS
     from cvcodec.fileio import is_standard_stream
     from cvcodec.registry import load_model
 
@@ -89,6 +92,8 @@ def decode(
         device=device,
         precision=precision,
         threads=threads,
+        kinds=KINDS if audio else (),
+        tags=metadata,
         writer={key: value for key, value in given.items() if value is not None},
     )
     with report.progress("decode", quiet=quiet) as meter:

@@ -14,6 +14,7 @@ import typer
 _MODEL = "Model"
 _HARDWARE = "Hardware"
 _REPORT = "Output"
+_STREAMS = "Sound and the rest"
 
 AUTO: Literal["auto"] = "auto"
 """Default of `--device` and `--precision`."""
@@ -156,4 +157,20 @@ Json = Annotated[
 Quiet = Annotated[
     bool,
     typer.Option("--quiet", help="No progress bar.", rich_help_panel=_REPORT),
+]
+Audio = Annotated[
+    bool,
+    typer.Option(
+        "--audio/--no-audio",
+        help="Copy sound, subtitles and attachments, packet by packet; or leave them out.",
+        rich_help_panel=_STREAMS,
+    ),
+]
+Metadata = Annotated[
+    bool,
+    typer.Option(
+        "--metadata/--no-metadata",
+        help="Copy chapters and tags; or only languages, dispositions and the names of attachments.",
+        rich_help_panel=_STREAMS,
+    ),
 ]
