@@ -19,7 +19,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from cvcodec import __version__
-from cvcodec.cli import bench, decode, encode, eval, info, models, report, train
+from cvcodec.cli import batch, bench, decode, encode, eval, export, import_, info, models, report, train
 from cvcodec.errors import CvcodecError, DeviceError
 
 DEBUG_VARIABLE = "CVCODEC_DEBUG"
@@ -57,6 +57,9 @@ app.command("decode", no_args_is_help=True)(decode.decode)
 app.command("info", no_args_is_help=True)(info.info)
 app.command("eval")(eval.evaluate)
 app.command("bench", no_args_is_help=True)(bench.bench)
+app.command("batch", no_args_is_help=True)(batch.batch)
+app.command("export", no_args_is_help=True)(export.export)
+app.command("import", no_args_is_help=True)(import_.import_latents)
 app.add_typer(models.app, name="models")
 app.add_typer(train.app, name="train")
 

@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cvcodec.bitstream import BitstreamReader, Header, Trailer
+from cvcodec.bitstream import BitstreamReader, ChunkInfo, Header, Trailer
 from cvcodec.codec.latent_file import latents_of
 from cvcodec.errors import BitstreamError, InputError, UsageError
+
+_KEPT_PTS = 4096  # chunks; half a kilobyte each
 
 Floats = NDArray[np.floating[Any]]
 
@@ -62,6 +64,7 @@ class ClipCache:
         self._files: OrderedDict[Path, BitstreamReader] = OrderedDict()
         self._chunks: OrderedDict[tuple[Path, str, int], Floats] = OrderedDict()
         self._held = 0
+        self._pts: OrderedDict[tuple[Path, int], NDArray[np.int64]] = OrderedDict()
 
     def header(self, path: Path) -> Header:
         """What the file says of itself."""
@@ -79,6 +82,7 @@ class ClipCache:
 
         def decode(number: int) -> Floats:
             chunk = reader.read_chunk(number)
+            self._keep_pts(path, chunk)
             return latents_of(chunk, reader.header) if reader.header.steps else chunk.symbols
 
         return self._slice(path, "latents", decode, start, stop)
@@ -92,14 +96,25 @@ class ClipCache:
 
     def pts(self, path: Path, start: int, stop: int) -> NDArray[np.int64]:
         """Time stamps of frames [start, stop), cut where the file ends."""
-        reader, trailer = self._reader(path), self.trailer(path)
+        trailer = self.trailer(path)
         parts = [np.zeros(0, np.int64)]
         position, stop = start, min(stop, trailer.frames)
         while position < stop:
-            info = reader.read_info(trailer.chunk_of_frame(position))
-            parts.append(info.pts[position - info.first_frame : stop - info.first_frame])
+            number = trailer.chunk_of_frame(position)
+            first = trailer.index[number].first_frame
+            known = self._pts.get((path, number))
+            if known is None:
+                known = self._keep_pts(path, self._reader(path).read_info(number))
+            parts.append(known[position - first : stop - first])
             position += len(parts[-1])
         return np.concatenate(parts)
+
+    def _keep_pts(self, path: Path, info: ChunkInfo) -> NDArray[np.int64]:
+        """Remember the time stamps of a chunk, which cost as much to read as its latents."""
+        self._pts[path, info.index] = info.pts
+        while len(self._pts) > _KEPT_PTS:
+            self._pts.popitem(last=False)
+        return info.pts
 
     def _slice(
         self, path: Path, kind: str, decode: Callable[[int], Floats], start: int, stop: int

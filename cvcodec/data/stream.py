@@ -5,6 +5,7 @@ Owns: which shard goes to which worker, and the order. Does not know: the layout
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ class IterableLatentDataset(IterableDataset[dict[str, Any]]):
     posterior: `mean`, or `sample`, which draws from the posterior; that wants shards with log-variances.
     rank, world_size: of this process among those that share the shards; None: what torch.distributed says, else alone.
     columns: of the manifest, to be given as text.
+    endless: go on with the next epoch instead of ending, so that workers never stand still between epochs.
     transform: applied to the finished item.
 
     An item is a dict: `latents` (C, n, h, w) float32, in the space and order that the shard was written for (so
@@ -53,6 +55,7 @@ class IterableLatentDataset(IterableDataset[dict[str, Any]]):
         rank: int | None = None,
         world_size: int | None = None,
         columns: Sequence[str] = (),
+        endless: bool = False,
         transform: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
         if latents is not None and latents < 1:
@@ -62,7 +65,7 @@ class IterableLatentDataset(IterableDataset[dict[str, Any]]):
         self.shards = _find(source)
         self._length, self._seed, self._shuffle, self._posterior = latents, seed, shuffle, posterior
         self._rank, self._world_size = rank, world_size
-        self._columns, self._transform = tuple(columns), transform
+        self._columns, self._endless, self._transform = tuple(columns), endless, transform
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
@@ -70,11 +73,19 @@ class IterableLatentDataset(IterableDataset[dict[str, Any]]):
         self._epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[Any]:
-        items = self._items()
+        items = self._epochs()
         return items if self._transform is None else map(self._transform, items)
 
-    def _items(self) -> Iterator[dict[str, Any]]:
-        epoch = int(self._epoch)
+    def _epochs(self) -> Iterator[dict[str, Any]]:
+        for epoch in itertools.count(int(self._epoch)):
+            anything = False
+            for item in self._items(epoch):
+                anything = True
+                yield item
+            if not (self._endless and anything):
+                return
+
+    def _items(self, epoch: int) -> Iterator[dict[str, Any]]:
         order = list(range(len(self.shards)))
         if self._shuffle:
             generator_for(self._seed, epoch, SHARDS).shuffle(order)

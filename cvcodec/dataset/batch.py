@@ -5,7 +5,7 @@ Owns: the index and its journal, the list of failures. Does not know: who encode
 While a run goes on, its index lies in `index.jsonl.partial`, a line for each clip that is done, in the order in which
 they ended; a run that was killed is resumed from it. At the end the lines are sorted and the file gets its name, so
 that the same clips leave the same index however often they were interrupted. Its lock keeps a second run out of the
-folder; shards have an index each. Nothing that is in an index is ever dropped from it.
+folder; shards have an index each. What other runs wrote into it stays in it, as long as the file is there.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def run_batch(
             raise
         journal.seek(0)
         journal.truncate()
-        journal.writelines(dump_lines(own[path] for path in sorted(own)))
+        journal.writelines(dump_lines(own[path] for path in sorted(own) if (folder / path).is_file()))
     failures.sort(key=lambda outcome: outcome.clip.output)
     _write_failures(folder / shard_name(FAILURES_NAME, shard), failures)
     return Summary(counts["encoded"], counts["skipped"], tuple(failures), name)

@@ -87,7 +87,7 @@ def settings_id(model: VideoAutoencoder, options: EncodeOptions) -> str:
     for name in ("device", "threads", "metadata"):
         del values[name]
     if options.latents != "quantised":
-        del values["quality"]
+        del values["quality"], values["rdo"]
     values |= {"latent_space_id": model.latent_space_id, "config": model.config.digest()}
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,18 @@ def test_epochs_differ_in_order_and_slices_and_come_back(shards: Path) -> None:
     assert len({tuple(sorted(order)) for order in orders}) > 1
     data.set_epoch(2)
     assert [(item["key"], item["first_latent"]) for item in items(data)] == orders[2]
+
+
+def test_an_endless_stream_goes_on_with_the_next_epochs(shards: Path) -> None:
+    data = IterableLatentDataset(shards, latents=2)
+    epochs = []
+    for epoch in (3, 4, 5):
+        data.set_epoch(epoch)
+        epochs += [(item["key"], item["first_latent"]) for item in items(data)]
+    endless = IterableLatentDataset(shards, latents=2, endless=True)
+    endless.set_epoch(3)
+    assert [(item["key"], item["first_latent"]) for item in islice(endless, 15)] == epochs
+    assert list(IterableLatentDataset(shards, latents=99, endless=True)) == [], "it ends where nothing is long enough"
 
 
 def test_stored_order_is_kept_without_shuffling(shards: Path) -> None:

@@ -154,6 +154,7 @@ def test_devices_and_threads_are_no_settings_but_everything_else_is(model: Video
     assert {settings_id(model, options) for options in same} == {settings_id(model, base)}
     changes: dict[str, Any] = {
         "quality": 74.0,
+        "rdo": "none",
         "latents": "fp16",
         "store_logvar": True,
         "windows": "context",
@@ -211,6 +212,18 @@ def test_a_defect_that_one_clip_meets_does_not_end_the_run(
     assert summary.encoded == 5
     assert "ZeroDivisionError: by nought" in str(summary.failures[0].error)
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_an_index_keeps_what_other_runs_wrote_while_the_files_are_there(
+    model: VideoAutoencoder, tmp_path: Path
+) -> None:
+    for number in range(3):
+        write_clip(tmp_path / f"v{number}/{number}.mkv", seed=number)
+        encode(model, tmp_path / f"v{number}", tmp_path / "out")
+    assert list(index_of(tmp_path / "out")) == ["0.cvl", "1.cvl", "2.cvl"]
+    (tmp_path / "out/1.cvl").unlink()
+    encode(model, tmp_path / "v0", tmp_path / "out")
+    assert list(index_of(tmp_path / "out")) == ["0.cvl", "2.cvl"]
 
 
 def test_shards_write_indexes_of_their_own_which_together_are_the_whole(

@@ -8,6 +8,7 @@ from here, once to each node.
 from __future__ import annotations
 
 import dataclasses
+import platform
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -36,8 +37,8 @@ class Encoder:
         self._encoder = SharedEncoder(model, device="auto", precision=job.options.precision, batch=batch)
 
     def ready(self) -> str:
-        """Answers once the model is loaded."""
-        return str(self._encoder.device)
+        """Answers once the model is loaded: where it is."""
+        return f"{self._encoder.device} of {platform.node()}"
 
     def encode(self, task: Task) -> Outcome:
         """One clip."""
@@ -132,6 +133,7 @@ class _Run:
             else:
                 if task is None:
                     worker.free, self._failed_starts = self._jobs, 0
+                    self._on_notice(f"a worker is ready on {result}")
                 else:
                     worker.free, outcome = worker.free + 1, result
             self._hand_out(waiting)

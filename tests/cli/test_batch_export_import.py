@@ -1,0 +1,139 @@
+"""The commands `batch`, `export` and `import`: exit codes, one-line errors, what they print and leave behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cvcodec.cli import app
+from tests.dataset.small import save_small_model, write_clip
+
+
+@dataclass
+class Result:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def cvcodec(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """The program in this process: importing torch anew for every command would take longer than all of them."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(app, "_exit_on_signals", lambda: None)
+
+    def run(*arguments: str | Path) -> Result:
+        code = app.run(app.app, list(map(str, arguments)))
+        return Result(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with weights, SD's space, and two clips and a corrupt one."""
+    folder = tmp_path_factory.mktemp("place")
+    save_small_model(folder / "sd.safetensors", scaling_factor=0.18215)
+    save_small_model(folder / "own.safetensors")
+    for number in range(2):
+        write_clip(folder / f"v/{number}.mkv", seed=number)
+    (folder / "v/broken.mp4").write_bytes(b"no video")
+    return folder
+
+
+def test_a_failed_clip_is_named_listed_and_makes_the_exit_code_1(cvcodec: Run, place: Path) -> None:
+    result = cvcodec("batch", place / "v", "--out", place / "out", "-w", place / "sd.safetensors", "--retries", "0")
+    assert result.returncode == 1
+    warning, last = result.stderr.splitlines()
+    assert "warning" in warning
+    assert "broken.mp4" in warning
+    assert "2 encoded, 0 already there, 1 failed" in last
+    assert not result.stdout
+    assert sorted(path.name for path in (place / "out").iterdir()) == [
+        "0.cvl",
+        "1.cvl",
+        "failures.jsonl",
+        "index.jsonl",
+    ]
+
+
+def test_json_is_one_object_for_each_file(cvcodec: Run, place: Path) -> None:
+    result = cvcodec(
+        *("batch", place / "v/0.mkv", place / "v/1.mkv", "--out", place / "json", "-w", place / "sd.safetensors"),
+        *("--json", "--latents", "fp16", "--store-logvar", "--batch", "2", "--jobs", "2"),
+    )
+    assert result.returncode == 0
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert {line["path"] for line in lines} == {"0.cvl", "1.cvl"}
+    assert {line["status"] for line in lines} == {"encoded"}
+    assert all(line["logvar"] and line["latents_kind"] == "fp16" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--shard", "2/2"], "no shard"),
+        (["--address", "auto"], "--engine ray"),
+        (["--device", "cpu,cpu"], "twice"),
+    ],
+)
+def test_options_that_do_not_fit_are_one_line_and_exit_code_2(
+    cvcodec: Run, place: Path, arguments: list[str], match: str
+) -> None:
+    result = cvcodec("batch", place / "v", "--out", place / "none", "-w", place / "sd.safetensors", *arguments)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert match in line
+    assert not list((place / "none").rglob("*"))
+
+
+def test_export_and_import_make_a_file_that_decodes(cvcodec: Run, place: Path, tmp_path: Path) -> None:
+    write_clip(tmp_path / "x.mkv")
+    weights = place / "sd.safetensors"
+    assert cvcodec("encode", tmp_path / "x.mkv", tmp_path / "x.cvl", "-w", weights).returncode == 0
+    exported = cvcodec("export", tmp_path / "x.cvl", tmp_path / "x.safetensors", "--for", "svd", "--json")
+    assert exported.returncode == 0
+    said = json.loads(exported.stdout)
+    assert (said["layout"], said["shape"], said["scaling_factor"]) == ("BTCHW", [1, 3, 4, 4, 4], 0.18215)
+    imported = cvcodec("import", tmp_path / "x.safetensors", tmp_path / "y.cvl")
+    assert imported.returncode == 0
+    assert "9 frames of 32x32" in imported.stderr
+    decoded = cvcodec("decode", tmp_path / "y.cvl", tmp_path / "y.mkv", "-w", weights, "--codec", "ffv1")
+    assert decoded.returncode == 0
+
+
+def test_generated_latents_import_and_decode(cvcodec: Run, place: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "g.npy", np.zeros((1, 25, 4, 2, 2), np.float16))
+    weights = place / "sd.safetensors"
+    result = cvcodec(
+        *("import", tmp_path / "g.npy", tmp_path / "g.cvl", "--from", "svd", "-w", weights, "--fps", "28", "--json")
+    )
+    assert result.returncode == 0
+    assert json.loads(result.stdout)["frames"] == 97
+
+
+def test_another_vaes_latents_are_refused_with_the_way_out(cvcodec: Run, place: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "g.npy", np.zeros((1, 25, 4, 2, 2), np.float16))
+    weights = place / "own.safetensors"
+    result = cvcodec("import", tmp_path / "g.npy", tmp_path / "g.cvl", "--from", "svd", "-w", weights)
+    assert result.returncode == 6
+    (line,) = result.stderr.splitlines()
+    assert "another latent space" in line
+    assert not (tmp_path / "g.cvl").exists()
+
+
+def test_a_folder_exports_to_shards(cvcodec: Run, place: Path, tmp_path: Path) -> None:
+    out = place / "shards-source"
+    assert cvcodec("batch", place / "v/0.mkv", "-o", out, "-w", place / "sd.safetensors").returncode == 0
+    result = cvcodec("export", out, tmp_path / "s", "--format", "webdataset", "--shard-size", "1M")
+    assert result.returncode == 0
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["shard-000000.tar", "shards.jsonl"]

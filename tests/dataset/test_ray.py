@@ -1,0 +1,236 @@
+"""Ray: two nodes as processes of their own on the loopback address, one killed in the middle of a run; and, with a
+cluster that is only pretended, what happens to the clips of workers that are lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cvcodec.dataset.batch import Summary, run_batch
+from cvcodec.dataset.engines import ray as engine
+from cvcodec.dataset.sources import find_clips
+from cvcodec.dataset.work import Outcome, Task
+from cvcodec.errors import DeviceError, MissingDependencyError
+from cvcodec.model.base import VideoAutoencoder
+from tests.dataset.small import write_clip
+from tests.dataset.test_batch import encode, make_job, tree
+
+CLIPS = 80
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def node(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Ray node of two processors, in a session of its own, so that all of it can be killed."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=2", "--disable-usage-stats"]
+    command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        yield process
+    finally:
+        kill(process)
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """A node and everything that it started, without a word of farewell."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def wait_for(address: str, nodes: int) -> None:
+    """Until the cluster has that many nodes."""
+    import ray
+
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            ray.init(address=address, log_to_driver=False, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError):
+            time.sleep(0.5)
+            continue
+        try:
+            while time.monotonic() < deadline:
+                if sum(entry["Alive"] for entry in ray.nodes()) >= nodes:
+                    return
+                time.sleep(0.2)
+        finally:
+            ray.shutdown()
+    raise TimeoutError(f"no cluster of {nodes} nodes at {address}")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="kills a process group")
+@pytest.mark.skipif("CVCODEC_TEST_RAY" not in os.environ, reason="starts a cluster: CVCODEC_TEST_RAY=1 runs it")
+def test_a_node_killed_midway_costs_no_output_and_changes_none(model: VideoAutoencoder, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'cvcodec[ray]'")
+    source = tmp_path / "v"
+    for number in range(CLIPS):
+        write_clip(source / f"{number:02d}.mkv", frames=60, size=(48, 48), seed=number)
+    encode(model, source, tmp_path / "local")
+
+    job = make_job(model, tmp_path / "ray", retries=5)
+    outcomes: list[Outcome] = []
+    notices: list[str] = []
+    with ExitStack() as stack:
+        temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray"))  # short: sockets lie in it
+        address = f"127.0.0.1:{free_port()}"
+        head = [f"--port={address.rpartition(':')[2]}", "--include-dashboard=false", f"--temp-dir={temporary}"]
+        stack.enter_context(node("--head", *head))
+        wait_for(address, 1)
+        second = stack.enter_context(node(f"--address={address}"))
+        wait_for(address, 2)
+
+        def note(outcome: Outcome) -> None:
+            if len(notices) == 2:  # both workers are ready
+                outcomes.append(outcome)
+                if len(outcomes) == 5:
+                    kill(second)
+
+        summary = run_batch(
+            find_clips([source]),
+            job,
+            lambda tasks: engine.run_ray(
+                tasks, job, model, address=address, workers=2, jobs=2, on_notice=notices.append
+            ),
+            on_outcome=note,
+        )
+    assert summary.failures == ()
+    assert summary.encoded + summary.skipped == CLIPS
+    assert [" ".join(text.split()[:4]) for text in notices] == [
+        "a worker is ready",
+        "a worker is ready",
+        "a worker was lost;",
+    ]
+    assert tree(tmp_path / "ray") == tree(tmp_path / "local")
+
+
+class Lost(Exception):
+    """What the pretended cluster raises for a worker that is gone."""
+
+
+class PretendedRay:
+    """As much of Ray as the engine uses. Actors work when they are waited for, and die at the calls in `deaths`,
+    counted from 1 over all of them (0: at their start)."""
+
+    class exceptions:
+        RayActorError = Lost
+        WorkerCrashedError = Lost
+
+    def __init__(self, deaths: set[int], *, dead_starts: int = 0) -> None:
+        self.deaths, self.dead_starts = deaths, dead_starts
+        self.calls = 0
+        self.actors: list[PretendedActor] = []
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"CPU": 4.0}
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def remote(self, kind: Any) -> PretendedRay:
+        self.kind = kind
+        return self
+
+    def options(self, **wanted: Any) -> Any:
+        return SimpleNamespace(remote=lambda *arguments: PretendedActor(self, self.kind(*arguments)))
+
+    def wait(self, answers: list[Answer], num_returns: int) -> tuple[list[Answer], list[Answer]]:
+        return [answers[-1]], answers[:-1]  # the newest first, so that order is no help
+
+    def get(self, answer: Answer) -> Any:
+        return answer()
+
+
+Answer = Callable[[], Any]
+
+
+class PretendedActor:
+    def __init__(self, ray: PretendedRay, real: Any) -> None:
+        self.ray, self.real, self.dead = ray, real, ray.dead_starts > len(ray.actors)
+        ray.actors.append(self)
+        self.ready, self.encode = (
+            SimpleNamespace(remote=self._call("ready")),
+            SimpleNamespace(remote=self._call("encode")),
+        )
+
+    def _call(self, name: str) -> Callable[..., Answer]:
+        def answer(*arguments: Any) -> Any:
+            if name == "encode" and not self.dead:
+                self.ray.calls += 1
+                self.dead = self.ray.calls in self.ray.deaths
+            if self.dead:
+                raise Lost("it is gone")
+            return getattr(self.real, name)(*arguments)
+
+        return lambda *arguments: lambda: answer(*arguments)
+
+
+def pretended_run(
+    monkeypatch: pytest.MonkeyPatch, ray: PretendedRay, model: VideoAutoencoder, videos: Path, out: Path
+) -> Summary:
+    monkeypatch.setattr(engine, "ray", ray)
+    job = make_job(model, out)
+    return run_batch(find_clips([videos]), job, lambda tasks: engine.run_ray(tasks, job, model, workers=2, jobs=2))
+
+
+@pytest.mark.parametrize("deaths", [set(), {1}, {1, 2}, {3, 4, 6}])
+def test_clips_of_lost_workers_are_encoded_by_others(
+    model: VideoAutoencoder, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: set[int]
+) -> None:
+    ray = PretendedRay(deaths)
+    assert pretended_run(monkeypatch, ray, model, videos, tmp_path / "ray").encoded == 6
+    encode(model, videos, tmp_path / "local")
+    assert tree(tmp_path / "ray") == tree(tmp_path / "local")
+    assert len(ray.actors) == 2 + len(deaths)
+
+
+def test_a_clip_that_costs_worker_after_worker_is_given_up(
+    model: VideoAutoencoder, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = engine.Encoder.encode
+
+    def encode_but_one(self: Any, task: Task) -> Outcome:
+        if "clip 4" in task.clip.source:
+            raise Lost("it took all the memory")
+        return real(self, task)
+
+    monkeypatch.setattr(engine.Encoder, "encode", encode_but_one)
+    summary = pretended_run(monkeypatch, PretendedRay(set()), model, videos, tmp_path)
+    assert summary.encoded == 5
+    assert "3 workers were lost while they encoded it" in str(summary.failures[0].error)
+
+
+def test_workers_that_never_start_end_the_run(
+    model: VideoAutoencoder, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DeviceError, match="cannot start workers: it is gone"):
+        pretended_run(monkeypatch, PretendedRay(set(), dead_starts=99), model, videos, tmp_path)
+
+
+def test_without_ray_the_engine_says_what_to_install(
+    model: VideoAutoencoder, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "ray", None)
+    job = make_job(model, tmp_path)
+    with pytest.raises(MissingDependencyError, match=r"cvcodec\[ray\]"):
+        run_batch(find_clips([videos]), job, lambda tasks: engine.run_ray(tasks, job, model))
