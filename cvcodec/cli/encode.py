@@ -107,6 +107,7 @@ def encode(
 ) -> None:
     """Encode a video: any container, size, frame count and colour; no frame is dropped, nothing is resized."""
     from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, encode_file
+    from cvcodec.copied import KINDS
     from cvcodec.fileio import check_output, is_standard_stream, open_input
     from cvcodec.registry import load_model
     from cvcodec.target import Target, encode_to_target
@@ -131,7 +132,7 @@ def encode(
         device=device,
         precision=precision,
         threads=threads,
-        **({} if audio else {"kinds": ()}),
+        kinds=KINDS if audio else (),
         tags=metadata,
         reader={
             "start": start,
