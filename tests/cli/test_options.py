@@ -69,9 +69,7 @@ def test_a_target_is_a_kind_and_a_number_with_a_unit(text: str, target: tuple[st
     assert encode.parse_target(text) == target
 
 
-@pytest.mark.parametrize(
-    "text", ["psnr", "psnr=", "psnr=3k", "size=0", "size=-1", "ssim=0.9", "size=2T", "bitrate=x"]
-)
+@pytest.mark.parametrize("text", ["psnr", "psnr=", "psnr=3k", "size=0", "size=-1", "ssim=0.9", "size=2T", "bitrate=x"])
 def test_what_is_no_target_is_refused_with_the_four_kinds(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="wanted psnr=32"):
         encode.parse_target(text)
