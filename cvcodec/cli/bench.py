@@ -151,6 +151,10 @@ def bench(
     lpips_variant: Annotated[
         Literal["auto", "standard", "shift-tolerant", "none"], typer.Option("--lpips-variant", help="As for eval.")
     ] = "auto",
+    lpips_every: Annotated[
+        int,
+        typer.Option("--lpips-every", min=1, metavar="N", help="Take LPIPS, the slowest metric, of every Nth frame."),
+    ] = 1,
     device: options.Device = options.AUTO,
     precision: options.Precision = options.AUTO,
     threads: options.Threads = None,
@@ -176,6 +180,7 @@ def bench(
         vae,
         metrics_without_lpips=lpips_variant == "none",
         lpips_variant=lpips_variant,
+        lpips_every=lpips_every,
         device=device,
         precision=precision,
         threads=threads,
@@ -208,6 +213,7 @@ def _workbench(
     *,
     metrics_without_lpips: bool,
     lpips_variant: str,
+    lpips_every: int,
     device: str,
     precision: str,
     threads: int | None,
@@ -238,6 +244,7 @@ def _workbench(
         weights=named,
         metrics=metrics,
         lpips=None if metrics_without_lpips else Lpips.load("alex", lpips_variant),
+        lpips_every=lpips_every,
         device=device,
         precision=precision,
         threads=threads,
@@ -286,7 +293,7 @@ def _write(
             "protocol": protocol,
             "models": ", ".join(bench.models),
             "symbols chosen by rate and distortion (--rdo)": bench.rdo,
-            "LPIPS": bench.lpips.name if bench.lpips else "not measured",
+            "LPIPS": f"{bench.lpips.name}, every {bench.lpips_every}. frame" if bench.lpips else "not measured",
             "PyAV": version("av"),
         },
         machine=harness.describe_machine(machine),

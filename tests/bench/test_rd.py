@@ -23,6 +23,8 @@ from cvcodec.bench.rd.run import matching_settings, run
 from cvcodec.codec import EncodeOptions, encode_stream
 from cvcodec.codec.requantise import requantise
 from cvcodec.errors import InputError, UsageError
+from cvcodec.metrics import backbones, lpips_weights
+from cvcodec.metrics.lpips import Lpips
 from cvcodec.registry import load_model
 from cvcodec.video import VideoReader
 
@@ -216,6 +218,18 @@ def test_the_paper_s_protocol_takes_every_third_frame_and_the_middle(tmp_path):
     write_clip(tmp_path / "short.mp4", 64, 64, 96)
     with pytest.raises(InputError, match="too few frames"):
         clips.open_clip(tmp_path / "short.mp4", protocol="cvvae", reader={}, folder=tmp_path / "kept")
+
+
+def test_lpips_of_every_third_frame_is_that_of_the_whole_metric_and_others_are_left_out():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        whole = Lpips(backbones.build_standard("squeeze"), lpips_weights.read_linear("squeeze"), "seeded")
+        x, y = torch.rand(2, 7, 3, 32, 32) * 2 - 1
+    strided = measure.Strided(whole, 3)
+    values = torch.cat([strided(x[:2], y[:2]), strided(x[2:3], y[2:3]), strided(x[3:], y[3:])])
+    assert values.isnan().tolist() == [False, True, True, False, True, True, False]
+    torch.testing.assert_close(values[::3], whole(x, y)[::3])
+    assert (strided.name, strided.minimum_side) == (whole.name, whole.minimum_side)
 
 
 def test_unknown_encoders_and_impossible_crfs_are_refused():

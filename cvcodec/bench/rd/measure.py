@@ -15,6 +15,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import math
 import tempfile
 import threading
 import time
@@ -24,7 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cvcodec.bench.rd.cache import Cache
 from cvcodec.bench.rd.clips import Clip
@@ -42,6 +45,8 @@ from cvcodec.video import Frame, VideoInfo, VideoReader, VideoWriter
 from cvcodec.video.sizes import stream_bytes
 
 METRICS = ("psnr", "ssim", "ms_ssim", "lpips")
+
+_BATCH_PIXELS = 1 << 18  # little memory at a time: larger batches spend their time on page faults
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,8 @@ class Workbench:
     """What `--weights` calls each model, for commands."""
     metrics: Collection[str] = METRICS
     lpips: Lpips | None = None
+    lpips_every: int = 1
+    """LPIPS, by far the slowest metric, is taken of every so many frames."""
     device: str = "auto"
     precision: str = "auto"
     threads: int | None = None
@@ -126,7 +133,8 @@ class Workbench:
         return row
 
     def _facts(self, setting: Setting) -> dict[str, Any]:
-        facts = {**setting.to_dict(), "metrics": sorted(self.metrics), "lpips": self.lpips and self.lpips.name}
+        facts = {**setting.to_dict(), "metrics": sorted(self.metrics)}
+        facts |= {"lpips": self.lpips.name, "lpips_every": self.lpips_every} if self.lpips else {}
         if setting.ours:
             model = self.models[setting.model]
             # The name may stand for other weights one day, the identities never do.
@@ -219,11 +227,12 @@ class Workbench:
                     reference.info.color.white_code(reference.info.bit_depth),
                     info.color.white_code(info.bit_depth),
                 ),
-                lpips=self.lpips,
+                lpips=None if self.lpips is None else Strided(self.lpips, self.lpips_every),
                 device=select_device(self.device),
                 align="start",
                 rate=Rate(size_bytes=size, pixels=clip.pixels, duration_s=clip.duration_s),
                 keep=clip.frames // 2,
+                batch_pixels=_BATCH_PIXELS,
             )
 
     def _row(
@@ -281,6 +290,23 @@ def encode_with(clip: Clip, setting: Setting, target: Path, *, threads: int | No
             for frame in reader:
                 writer.write(frame)
     return time.perf_counter() - begun
+
+
+class Strided(Lpips):
+    """LPIPS of the first of every `every` pairs; NaN, which means leave out, of the others."""
+
+    def __init__(self, metric: Lpips, every: int) -> None:
+        super().__init__(metric.backbone, list(metric.linear), metric.name)
+        self._every, self._seen = every, 0
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """As `Lpips.forward`, in order of frames."""
+        chosen = (torch.arange(len(x)) + self._seen) % self._every == 0
+        self._seen += len(x)
+        values = torch.full((len(x),), math.nan, device=x.device)
+        if bool(chosen.any()):
+            values[chosen] = super().forward(x[chosen], y[chosen]).float()
+        return values
 
 
 class Timed:
