@@ -1,6 +1,8 @@
 """PyAV's rough edges, in one place: fractions, one-line error texts, log capture. Knows no streams and no pixels."""
 
+import gc
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -12,6 +14,12 @@ import av.logging
 
 # PyAV hands FFmpeg's messages to Python loggers under this name; people see our errors and notices instead.
 logging.getLogger("libav").addHandler(logging.NullHandler())
+
+# A container and its streams refer to each other, so that codecs of closed files wait for the garbage collector. In a
+# process that was forked meanwhile, such as a worker of a data loader, it would free them there, and wait for ever for
+# the codecs' threads, which a fork does not copy. What was inherited is never collected in the child instead.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=gc.freeze)
 
 
 def as_fraction(value: Any) -> Fraction | None:
