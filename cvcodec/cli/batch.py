@@ -44,12 +44,15 @@ def batch(
     store_logvar: Annotated[
         bool, typer.Option("--store-logvar", help="Keep the posterior's log-variance, for training on samples of it.")
     ] = False,
+    rdo: options.Rdo = "time",
     windows: Annotated[
         Literal["auto", "context", "official"],
         typer.Option("--windows", help="official: chunks and tiles of the official CV-VAE code. auto: by model."),
     ] = "auto",
     window: options.Window = None,
     tile: options.Tile = None,
+    audio: options.Audio = True,
+    metadata: options.Metadata = True,
     engine: Annotated[
         Literal["local", "ray"],
         typer.Option("--engine", help="This machine, or a Ray cluster.", rich_help_panel=_WORK),
@@ -120,6 +123,7 @@ def batch(
 ) -> None:
     """Encode many videos: mirrored .cvl files and an index; run it again to resume, it skips what is done."""
     from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions
+    from cvcodec.copied import KINDS
     from cvcodec.dataset.batch import run_batch
     from cvcodec.dataset.sources import find_clips, parse_shard, shard_of
     from cvcodec.dataset.work import Job, settings_id
@@ -137,10 +141,13 @@ def batch(
     chosen = EncodeOptions(
         quality=DEFAULT_QUALITY if quality is None else quality,
         latents=latents,
+        rdo=rdo,
         store_logvar=store_logvar,
         windows=windows,
         window=window,
         tile=tile,
+        kinds=KINDS if audio else (),
+        tags=metadata,
         precision=precision,
         threads=threads,
     )
