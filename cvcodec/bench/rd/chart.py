@@ -56,7 +56,7 @@ def chart(title: str, label: str, lines: Sequence[Line], *, falling: bool = Fals
     for value in ticks:
         parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y(value):.1f}" y2="{y(value):.1f}" {grid}/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:g}</text>')
-    for rate in _rate_ticks(10**low, 10**high):
+    for rate in rate_ticks(10**low, 10**high):
         parts.append(f'<line x1="{x(rate):.1f}" x2="{x(rate):.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}" {grid}/>')
         parts.append(f'<text x="{x(rate):.1f}" y="{HEIGHT - _BOTTOM + 15}" text-anchor="middle">{rate:g}</text>')
     middle, centre = (_TOP + HEIGHT - _BOTTOM) / 2, (_LEFT + WIDTH - _RIGHT) / 2
@@ -100,7 +100,7 @@ def _ticks(low: float, high: float) -> list[float]:
     return [round(number * step, 12) for number in range(first, max(last, first + 1) + 1)]
 
 
-def _rate_ticks(low: float, high: float) -> list[float]:
+def rate_ticks(low: float, high: float) -> list[float]:
     """Ones, twos and fives of each decade within the range."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     rates = [round(digit * 10.0**decade, 12) for decade in decades for digit in (1, 2, 5)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
-from cvcodec.bench.rd.chart import Line
+from cvcodec.bench.rd.chart import Line, rate_ticks
 from cvcodec.errors import MissingDependencyError
 
 Panel = tuple[str, str, Sequence[Line], bool]
@@ -39,6 +39,9 @@ def draw(panels: Sequence[Panel], *, kind: str) -> bytes:
                 label=line.name,
             )
         axes.set_xscale("log")
+        ticks = rate_ticks(*axes.get_xlim())
+        axes.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
+        axes.set_xticks([], minor=True)
         axes.set_xlabel("bits per pixel")
         axes.set_ylabel(label)
         axes.set_title(title)
