@@ -50,6 +50,7 @@ WARM_UP = 16
 """Slices that are not counted: starting workers and opening files."""
 
 _SHARDS = 8
+_REPEATS = 1000  # slices of each clip that can be drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,14 +127,14 @@ class Files(Dataset[Tensor]):
         self.length, self.read = length, read
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.paths) * _REPEATS
 
     def __getitem__(self, item: int) -> Tensor:
         def choose(latents: int) -> slice:
             chosen = draw_slice(generator_for(0, 0, ITEM, item), latents, self.length)
             return slice(chosen.start, chosen.stop)
 
-        return self.read(self.paths[item], choose).float()
+        return self.read(self.paths[item % len(self.paths)], choose).float()
 
 
 def read_torch(path: Path, choose: Callable[[int], slice]) -> Tensor:
@@ -207,8 +208,13 @@ def measure(data: Any, workers: int, *, seconds: float, skip: int) -> tuple[floa
 def readers(folder: Path, length: int, clips: int) -> Iterator[tuple[str, Path, Any, int]]:
     """(name, where its files are, data set, slices to skip)."""
     for kind in KINDS:
-        yield f".cvl {kind}", folder / kind, LatentDataset(folder / kind, latents=length, cache_mb=0), WARM_UP
-        cached = LatentDataset(folder / kind, latents=length, cache_mb=4096)
+        yield (
+            f".cvl {kind}",
+            folder / kind,
+            LatentDataset(folder / kind, latents=length, repeats=_REPEATS, cache_mb=0),
+            WARM_UP,
+        )
+        cached = LatentDataset(folder / kind, latents=length, repeats=_REPEATS, cache_mb=4096)
         yield f".cvl {kind}, cached", folder / kind, cached, 6 * clips
     yield "torch.save", folder / "pt", Files(folder / "pt", length, read_torch), WARM_UP
     yield "torch.save, mmap", folder / "pt", Files(folder / "pt", length, read_torch_mapped), WARM_UP

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -165,7 +166,10 @@ def batch(
             if json:
                 report.emit(_line(outcome))
             elif outcome.error is not None:
-                report.warn(f"{outcome.clip.source}: {outcome.error}")
+                report.warn(f"{outcome.clip.source}: {outcome.error}", console=monitor.console)
+
+        def say(text: str) -> None:
+            report.note(text, console=monitor.console)
 
         def work(tasks: Sequence[Task]) -> Iterator[Outcome]:
             if engine == "local":
@@ -179,7 +183,7 @@ def batch(
                     jobs=jobs,
                     batch=batch_size,
                     on_frames=monitor.frames,
-                    on_notice=report.note,
+                    on_notice=say,
                 )
             from cvcodec.dataset.engines.ray import run_ray
 
@@ -191,7 +195,7 @@ def batch(
                 workers=workers,
                 jobs=jobs,
                 batch=batch_size,
-                on_notice=report.note,
+                on_notice=say,
             )
 
         summary = run_batch(clips, job, work, shard=part, on_outcome=finished)
@@ -222,7 +226,9 @@ def _line(outcome: Outcome) -> dict[str, object]:
 class _Monitor:
     """Counts for the table; its methods are called from several threads."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, console: Console | None) -> None:
+        self.console = console
+        """Where the table is shown, and lines go above it; None: there is no table."""
         self._total = total
         self._lock = threading.Lock()
         self._active: dict[str, tuple[int, int | None]] = {}
@@ -264,15 +270,10 @@ class _Monitor:
 
 @contextlib.contextmanager
 def _watch(total: int, *, hidden: bool) -> Iterator[_Monitor]:
-    monitor = _Monitor(total)
     if hidden or not report.stderr_is_terminal():
-        yield monitor
+        yield _Monitor(total, None)
         return
-    with Live(
-        monitor,
-        console=report.stderr_console(),
-        refresh_per_second=_REFRESHES_PER_S,
-        transient=True,
-        redirect_stderr=True,
-    ):
+    console = report.stderr_console()
+    monitor = _Monitor(total, console)
+    with Live(monitor, console=console, refresh_per_second=_REFRESHES_PER_S, transient=True):
         yield monitor

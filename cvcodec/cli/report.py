@@ -37,9 +37,9 @@ def error(message: str) -> None:
     _line("error", "bold red", message)
 
 
-def warn(message: str) -> None:
-    """One yellow line on standard error."""
-    _line("warning", "bold yellow", message)
+def warn(message: str, *, console: Console | None = None) -> None:
+    """One yellow line on standard error; above the live table of `console`, if one is shown there."""
+    _line("warning", "bold yellow", message, console)
 
 
 def say(message: str) -> None:
@@ -48,16 +48,16 @@ def say(message: str) -> None:
         stderr_console().print(Text(" ".join(message.split())), soft_wrap=True, highlight=False)
 
 
-def note(message: str) -> None:
+def note(message: str, *, console: Console | None = None) -> None:
     """One plain line on standard error: something done on the user's behalf that is worth saying once."""
-    _line("note", "bold cyan", message)
+    _line("note", "bold cyan", message, console)
 
 
-def _line(kind: str, style: str, message: str) -> None:
+def _line(kind: str, style: str, message: str, console: Console | None = None) -> None:
     # A Text is printed as it is: no markup, so that a file may be called [red].mp4, and no wrapping at 80 columns.
     text = Text.assemble(("cvcodec: ", ""), (f"{kind}: ", style), " ".join(message.split()))
     with contextlib.suppress(OSError):  # nobody reads standard error any more
-        stderr_console().print(text, soft_wrap=True, highlight=False)
+        (console or stderr_console()).print(text, soft_wrap=True, highlight=False)
 
 
 def emit(record: Mapping[str, Any], *, to_stderr: bool = False) -> None:
