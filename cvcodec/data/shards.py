@@ -25,6 +25,9 @@ from cvcodec.errors import InputError
 
 LATENTS, LOGVAR, DESCRIPTION = "latents.npy", "logvar.npy", "json"
 
+SHARDS_NAME = "shards.jsonl"
+"""Lists the shards of a folder: path, samples, size_bytes. Others that lie there are of an older export."""
+
 _BLOCK = 512
 
 

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from cvcodec.data.index import read_index
 from cvcodec.data.posterior import values_of
-from cvcodec.data.shards import LATENTS, LOGVAR, Sample, read_samples
+from cvcodec.data.shards import LATENTS, LOGVAR, SHARDS_NAME, Sample, read_samples
 from cvcodec.data.slices import BUFFER, SAMPLE, SHARDS, draw_slice, generator_for
 from cvcodec.errors import InputError, UsageError
 
@@ -26,7 +27,7 @@ StrPath = str | os.PathLike[str]
 class IterableLatentDataset(IterableDataset[dict[str, Any]]):
     """Random slices of latents from the shards of `cvcodec export --format webdataset`.
 
-    source: a folder of .tar shards, or a list of shards.
+    source: a folder of .tar shards (those that its shards.jsonl lists, if there is one), or a list of shards.
     latents: length of a slice; None: whole clips. Clips that are shorter are skipped.
     seed: the same seed and epoch give the same slices, whatever the number of workers and processes; their order
         depends on that number.
@@ -157,7 +158,11 @@ class IterableLatentDataset(IterableDataset[dict[str, Any]]):
 def _find(source: StrPath | Sequence[StrPath]) -> list[Path]:
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
-        found = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+        listing = path / SHARDS_NAME
+        if listing.is_file():
+            found = [path / str(record["path"]) for record in read_index(listing)]
+        else:
+            found = sorted(path.glob("*.tar")) if path.is_dir() else [path]
     else:
         found = [Path(entry) for entry in source]
     if not found:

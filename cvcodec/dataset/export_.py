@@ -30,6 +30,7 @@ from cvcodec.data.shards import (
     DESCRIPTION,
     LATENTS,
     LOGVAR,
+    SHARDS_NAME,
     Sample,
     key_of,
     npy_bytes,
@@ -45,9 +46,6 @@ Format = Literal["safetensors", "npy", "webdataset"]
 DType = Literal["auto", "fp32", "fp16"]
 
 EXPORT_KEY, HEADER_KEY = "cvcodec.export", "cvcodec.header"
-
-SHARDS_NAME = "shards.jsonl"
-"""Lists the shards of a folder: name, samples, bytes."""
 
 
 @dataclass(frozen=True)

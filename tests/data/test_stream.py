@@ -115,6 +115,16 @@ def test_the_shards_of_one_export_are_the_same_bytes_as_those_of_another(
         assert path.read_bytes() == (tmp_path / path.name).read_bytes()
 
 
+def test_shards_of_an_older_export_are_not_read_with_those_of_a_newer_one(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    export_shards(folders["fp32"], tmp_path, shard_bytes=12_000)
+    before = len(list(tmp_path.glob("*.tar")))
+    assert export_shards(folders["fp32"], tmp_path, overwrite=True).files == 1 < before
+    assert len(list(tmp_path.glob("*.tar"))) == before, "nothing is deleted"
+    assert len(items(IterableLatentDataset(tmp_path))) == 5
+
+
 def test_plain_tar_and_numpy_read_a_shard(shards: Path, folders: dict[str, Path], tmp_path: Path) -> None:
     for shard in shards.glob("*.tar"):
         with tarfile.open(shard) as tar:
