@@ -1,6 +1,7 @@
 """What every test runs under: few threads, no model folder but an empty one, no colours."""
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,12 @@ os.environ["OMP_NUM_THREADS"] = str(max(1, min(2, (os.cpu_count() or 1) // _WORK
 os.environ["COLUMNS"] = "120"
 for _variable in ("FORCE_COLOR", "CVCODEC_DEBUG", "TTY_COMPATIBLE"):
     os.environ.pop(_variable, None)
+
+# Shells start background jobs with interrupts ignored, nohup with hang-ups, and programs that tests start inherit it.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 import hypothesis  # noqa: E402
 
