@@ -166,7 +166,8 @@ class Workbench:
 
     def _latents(self, clip: Clip, setting: Setting, model: VideoAutoencoder) -> tuple[Path, float | None]:
         """The file of a clip's fp32 latents, and the seconds of an encode at the default quality."""
-        facts = {**self._facts(dataclasses.replace(setting, value=None)), "kept": "latents"}
+        facts = {**self._facts(dataclasses.replace(setting, value=None)), "rdo": None, "metrics": None, "lpips": None}
+        facts |= {"lpips_every": None, "kept": "latents"}
         path = self.cache.folder / f"{self.cache.key(clip.digest, facts)}.cvl"
         seconds = path.with_suffix(".seconds")
         options = EncodeOptions(
