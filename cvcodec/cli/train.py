@@ -16,7 +16,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from cvcodec.training.config import JOB_DEFAULTS, Job, TrainConfig, check_values, read_config_file
+from cvcodec.training.config import JOB_DEFAULTS, Job, TrainConfig
+from cvcodec.training.config_file import check_values, read_config_file
 
 app = typer.Typer(no_args_is_help=True, help="Train a 2D VAE, a compatible video VAE, or any checkpoint further.")
 
@@ -25,7 +26,9 @@ _JOB_HELP: dict[Job, str] = {
     "video-vae": "Inflate a 2D VAE and train the video VAE, its latents held in the 2D VAE's space (paper, section 3).",
     "finetune": "Train a checkpoint further; --freeze encoder keeps every existing .cvl file valid.",
 }
-_CONFIG_HELP = "TOML file with any of the options below as keys (underscores for dashes); options on the line win."
+_CONFIG_HELP = (
+    "TOML or YAML file with any of the options below as keys (underscores for dashes); options on the line win."
+)
 
 
 def _train_command(job: Job) -> Callable[..., None]:
@@ -44,7 +47,7 @@ def _train_command(job: Job) -> Callable[..., None]:
             raise typer.Exit(128 + signal.SIGINT)
 
     hints = typing.get_type_hints(TrainConfig)
-    argument = typer.Argument(metavar="[CONFIG.toml]", help=_CONFIG_HELP, show_default=False)
+    argument = typer.Argument(metavar="[CONFIG]", help=_CONFIG_HELP, show_default=False)
     parameters = [
         inspect.Parameter(
             "config_file",
@@ -109,7 +112,9 @@ def plot(
 @app.command("ablations")
 def ablations(
     which: Annotated[str, typer.Argument(help="table6, table7, blocks or all.", metavar="table6|table7|blocks|all")],
-    config_file: Annotated[Path, typer.Argument(help="Config of the rows: data, image_vae ...", metavar="CONFIG.toml")],
+    config_file: Annotated[
+        Path, typer.Argument(help="Config of the rows: data, image_vae ...", metavar="CONFIG")
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for runs and tables.")] = Path("ablations"),
     minutes: Annotated[float, typer.Option("--minutes", help="Training time of each row.")] = 20.0,
     steps: Annotated[int, typer.Option("--steps", help="Length of each row in steps instead.")] = 0,

@@ -1,9 +1,7 @@
-"""The training config: one flat frozen dataclass; each field is a key of the TOML file and an option of the command.
+"""The training config: one flat frozen dataclass; each field is a key of the config file and an option of the command.
 
-Owns: fields, defaults, their help texts, cross-checks, reading and writing TOML, the batch specifications.
-Does not know: torch, data, models.
-
-A TOML file may group the keys in tables of any name (`[data]`, `[loss]`); the tables are flattened.
+Owns: fields, defaults, their help texts, cross-checks, writing TOML, the batch specifications.
+Does not know: torch, data, models, reading files (`config_file`).
 """
 
 from __future__ import annotations
@@ -11,15 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import tomllib
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from cvcodec.errors import InputError, UsageError
+from cvcodec.errors import UsageError
 
 Job = Literal["image-vae", "video-vae", "finetune"]
 JOBS: tuple[Job, ...] = ("image-vae", "video-vae", "finetune")
@@ -259,49 +252,3 @@ JOB_DEFAULTS: dict[Job, dict[str, Any]] = {
     "finetune": {"batches": ("3x9x128",), "regularization": "none", "rate": 2e-4, "muon_rate": 0.004},
 }
 """Defaults of fields that depend on the job."""
-
-
-def read_config_file(path: str | Path) -> dict[str, Any]:
-    """The keys of a TOML config, tables flattened, types checked. InputError or UsageError, naming file and key."""
-    try:
-        with open(path, "rb") as file:
-            document = tomllib.load(file)
-    except OSError as error:
-        raise InputError(f"cannot read config {path}: {error.strerror or error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{path} is not TOML: {error}") from error
-    flat: dict[str, Any] = {}
-    for key, value in document.items():
-        for name, item in (value if isinstance(value, dict) else {key: value}).items():
-            if name in flat:
-                raise UsageError(f"{path}: {name} is given twice")
-            flat[name] = item
-    return check_values(flat, where=str(path))
-
-
-def check_values(values: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """`values`, lists made tuples and whole numbers floats where wanted. UsageError for unknown keys or types."""
-    hints = typing.get_type_hints(TrainConfig)
-    unknown = sorted(set(values) - set(hints))
-    if unknown:
-        raise UsageError(f"{where}: no such setting: {', '.join(unknown)}; see cvcodec train video-vae --help")
-    return {name: _checked(value, hints[name], f"{where}: {name}") for name, value in values.items()}
-
-
-def _checked(value: Any, hint: Any, what: str) -> Any:
-    if isinstance(hint, types.UnionType):
-        options = [option for option in typing.get_args(hint) if option is not type(None)]
-        return None if value is None else _checked(value, options[0], what)
-    origin = typing.get_origin(hint)
-    if origin is Literal:
-        if value not in typing.get_args(hint):
-            raise UsageError(f"{what} is {value!r}; wanted one of {', '.join(typing.get_args(hint))}")
-        return value
-    if origin is tuple:
-        items = value if isinstance(value, list | tuple) else [value]
-        return tuple(_checked(item, typing.get_args(hint)[0], what) for item in items)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise UsageError(f"{what} is {value!r}; wanted {hint.__name__}")
-    return value

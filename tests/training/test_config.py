@@ -1,16 +1,18 @@
-"""The config: TOML in and out, checks that name what is wrong."""
+"""The config: TOML in and out, YAML in, checks that name what is wrong."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cvcodec.errors import InputError, UsageError
-from cvcodec.training.config import JOB_DEFAULTS, BatchShape, TrainConfig, check_values, read_config_file
+from cvcodec.errors import InputError, MissingDependencyError, UsageError
+from cvcodec.training.config import JOB_DEFAULTS, BatchShape, TrainConfig
+from cvcodec.training.config_file import check_values, read_config_file
 
 LEAST: dict[str, Any] = {"output": "run", "data": ("folder",), "steps": 10, "batches": ("2x5x32",)}
 
@@ -46,6 +48,55 @@ def test_a_bad_file_is_refused_by_name(tmp_path: Path, text: str, message: str) 
     (tmp_path / "c.toml").write_text(text)
     with pytest.raises(UsageError, match=message):
         read_config_file(tmp_path / "c.toml")
+
+
+def test_yaml_and_toml_of_the_same_settings_are_the_same_config(tmp_path: Path) -> None:
+    pytest.importorskip("yaml")
+    (tmp_path / "c.toml").write_text(
+        'steps = 3\ndata = ["one", "two"]\nkl_weight = 0.5\nbatches = ["3x9x128*0.2@0.6"]\n'
+        '[optimiser]\nrate = 1e-3\nepsilon = 1.5e-8\n[model]\nhalf_3d = false\nfreeze = "none"\n'
+    )
+    (tmp_path / "c.yaml").write_text(
+        "# a comment\nsteps: 3\ndata: [one, two]\nkl_weight: 0.5\nbatches:\n  - 3x9x128*0.2@0.6\n"
+        "optimiser:\n  rate: 1e-3\n  epsilon: 1.5e-8\nmodel: {half_3d: false, freeze: none}\n"
+    )
+    values = read_config_file(tmp_path / "c.yaml")
+    assert values == read_config_file(tmp_path / "c.toml")
+    assert values["rate"] == 0.001
+    assert values["epsilon"] == 1.5e-8
+    (tmp_path / "empty.YML").write_text("# nothing\n")
+    assert read_config_file(tmp_path / "empty.YML") == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stepz: 3", "no such setting: stepz"),
+        ("steps: 3.5", "steps is 3.5; wanted int"),
+        ("steps: '3'", "wanted int"),
+        ("mapping: last", "wanted one of first, average, slice, random"),
+        ("steps: [1", "is not YAML"),
+        ("steps: 1\nsteps: 2", "given twice"),
+        ("steps: 1\na:\n  steps: 2", "given twice"),
+        ("- steps", "is no config"),
+        ("3: 4", "is no config"),
+        ("name: !!python/object/apply:os.getcwd []", "is not YAML"),
+        ("name: '\udcff'", "is not UTF-8"),
+    ],
+)
+def test_a_bad_yaml_file_is_refused_by_name_on_one_line(tmp_path: Path, text: str, message: str) -> None:
+    pytest.importorskip("yaml")
+    (tmp_path / "c.yml").write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(UsageError, match=message) as caught:
+        read_config_file(tmp_path / "c.yml")
+    assert "\n" not in str(caught.value)
+
+
+def test_yaml_without_its_package_names_the_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    (tmp_path / "c.yaml").write_text("steps: 3\n")
+    with pytest.raises(MissingDependencyError, match=r"cvcodec\[yaml\].*TOML"):
+        read_config_file(tmp_path / "c.yaml")
 
 
 def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:

@@ -264,7 +264,8 @@ RANK = """
 import sys, json
 import torch
 torch.set_num_threads(1)
-from cvcodec.training.config import TrainConfig, check_values
+from cvcodec.training.config import TrainConfig
+from cvcodec.training.config_file import check_values
 from cvcodec.training.trainer import train
 train("video-vae", TrainConfig(**check_values(json.loads(sys.argv[1]), where="test")))
 """
