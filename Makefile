@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV   ?= .venv
 # A video of your own for `make demo`.
 CLIP   ?=
+# For `make ablations`: clips and photos to train on, minutes of CPU time for each row, a config for more (TOML, YAML).
+DATA    ?=
+MINUTES ?= 20
+CONFIG  ?=
 # More arguments for the program behind a target: make test ARGS="-k bitstream", make bench ARGS="--json".
 ARGS   ?=
 
@@ -14,7 +18,7 @@ BIN := $(VENV)/bin
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format bench gpu-check wheel clean distclean
+.PHONY: help env demo test lint format bench ablations gpu-check wheel clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +42,9 @@ format: $(VENV)/.dev ## let ruff rewrite what it can
 
 bench: $(VENV)/.demo ## speed of encode and decode on this machine, in Mpixel/s
 	@$(BIN)/python -m cvcodec.bench.speed $(ARGS)
+
+ablations: $(VENV)/.demo ## the paper's Tables 6 and 7 at small scale: DATA=clips/ MINUTES=20 a row
+	@$(BIN)/cvcodec train ablations all $(CONFIG) $(if $(DATA),--data "$(DATA)") --minutes $(MINUTES) $(ARGS)
 
 gpu-check: $(VENV)/.demo ## parity, memory and speed on your CUDA card
 	@$(BIN)/python -m cvcodec.bench.gpu_check $(ARGS)

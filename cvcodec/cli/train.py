@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cvcodec.training.ablations import MINUTES, run_ablations
 from cvcodec.training.config import JOB_DEFAULTS, Job, TrainConfig
 from cvcodec.training.config_file import check_values, read_config_file
 
@@ -111,17 +112,33 @@ def plot(
 
 @app.command("ablations")
 def ablations(
-    which: Annotated[str, typer.Argument(help="table6, table7, blocks or all.", metavar="table6|table7|blocks|all")],
-    config_file: Annotated[
-        Path, typer.Argument(help="Config of the rows: data, image_vae ...", metavar="CONFIG")
+    which: Annotated[
+        str,
+        typer.Argument(
+            help="A row (none, encoder, decoder, both; first, average, slice, random; 2d-3d, 3d), a table (table6, "
+            "table7, blocks), or all.",
+            metavar="ROW|TABLE|all",
+        ),
     ],
+    config_file: Annotated[
+        Path | None, typer.Argument(help="Config of the rows, as for video-vae.", metavar="[CONFIG]")
+    ] = None,
+    data: Annotated[list[str] | None, typer.Option("--data", help="As for video-vae.")] = None,
+    image_vae: Annotated[
+        str | None, typer.Option("--image-vae", help="The 2D model of all rows.", show_default="trained first")
+    ] = None,
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for runs and tables.")] = Path("ablations"),
-    minutes: Annotated[float, typer.Option("--minutes", help="Training time of each row.")] = 20.0,
+    minutes: Annotated[float, typer.Option("--minutes", help="CPU time of each row.")] = MINUTES,
     steps: Annotated[int, typer.Option("--steps", help="Length of each row in steps instead.")] = 0,
 ) -> None:
-    """Train the rows of the paper's Tables 6 and 7, and 2D+3D against all-3D, for equal times, and tabulate them."""
-    from cvcodec.training.ablations import run_ablations
+    """Train the rows of the paper's Tables 6 and 7, and 2D+3D against all-3D, for equal times, and tabulate them.
 
-    values = dict(JOB_DEFAULTS["video-vae"]) | read_config_file(config_file)
+    What is finished is not trained again: the same command continues a series. Rows are measured on the whole
+    validation split (33 frames, short side 256, latents not quantised). The tables are ablations.md and .json, too.
+    """
+    values = read_config_file(config_file) if config_file is not None else {}
+    given = {"data": data, "image_vae": image_vae, "threads": threads}
+    values |= check_values({name: value for name, value in given.items() if value}, where="options")
     for line in run_ablations(which, values, output, minutes=minutes, steps=steps):
         typer.echo(line)

@@ -2,23 +2,29 @@
 
 Owns: the rows, running those that are missing, the tables next to the paper's numbers. Does not know: the trainer.
 
-Each row is a run of its own in OUTPUT/ROW; a row that is finished is not trained again, so an interrupted series
-continues where it stopped. All rows start from the same 2D model, data and seed.
+Each row is a run of its own in a folder under OUTPUT; a row that is finished is not trained again, so an interrupted
+series continues where it stopped, and rows may be run one by one. All start from the same 2D model, data and seed. The
+2D model is trained first, for the time of a row, where the config names none. Time is CPU time unless the config says
+otherwise: on a shared machine minutes of the wall clock are not equal.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cvcodec.errors import UsageError
-from cvcodec.training.config import TrainConfig
+from cvcodec.fileio import atomic_output
+from cvcodec.training.config import JOB_DEFAULTS, Job, TrainConfig
+from cvcodec.training.config_file import read_config_file
 from cvcodec.training.log import LOG_NAME, read_log
-from cvcodec.training.state import STATE_NAME
+
+MINUTES = 20.0
+"""Training time of a row, unless asked otherwise."""
 
 
 @dataclass(frozen=True)
@@ -27,21 +33,31 @@ class Row:
 
     name: str
     changes: Mapping[str, Any]
-    paper: tuple[float, float, float]
-    """PSNR, SSIM, LPIPS on WebVid, as the paper prints them (Tables 6, 7 and 1)."""
+    paper: tuple[float, float, float] | None
+    """PSNR in dB, SSIM, LPIPS on WebVid, as the paper prints them (Tables 6, 7 and 1); None: it has no such row."""
+
+    @property
+    def folder(self) -> str:
+        """Of the run: the same setting in two tables is one run (`decoder`, `random` and `2d-3d`)."""
+        settings = {**_BASE, **self.changes}
+        blocks = "2d-3d" if settings["half_3d"] else "3d"
+        if settings["regularization"] == "none":
+            return f"none-{blocks}"
+        return f"{settings['regularization']}-{settings['mapping']}-{blocks}"
 
 
 TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
     "table6": (
-        "Table 6: type of regularisation",
+        "Table 6: type of regularisation (mapping: random)",
         (
+            Row("none", {"regularization": "none"}, None),
             Row("encoder", {"regularization": "encoder"}, (26.0, 0.748, 0.222)),
             Row("decoder", {"regularization": "decoder"}, (28.0, 0.803, 0.158)),
             Row("both", {"regularization": "both"}, (27.6, 0.795, 0.176)),
         ),
     ),
     "table7": (
-        "Table 7: mapping",
+        "Table 7: mapping (regularisation: decoder)",
         (
             Row("first", {"mapping": "first"}, (26.6, 0.771, 0.191)),
             Row("average", {"mapping": "average"}, (27.9, 0.801, 0.172)),
@@ -57,78 +73,160 @@ TABLES: dict[str, tuple[str, tuple[Row, ...]]] = {
         ),
     ),
 }
-_COLUMNS = ("psnr_db", "ssim", "lpips_alex", "psnr_db_image_decoder", "psnr_db_image_encoder")
 _BASE: dict[str, Any] = {"regularization": "decoder", "mapping": "random", "half_3d": True}
+_DEFAULTS: dict[str, Any] = {
+    "latent_channels": 4,  # the paper's subject
+    "clock": "cpu",
+    # The whole validation split, as the paper measures: 33 frames, unquantised. Once, at the end.
+    "validation_clips": 1000,
+    "validation_frames": 33,
+    "validation_qualities": (75.0,),
+    "validate_minutes": 0.0,
+    "validate_first": False,
+}
+_OF_IMAGE_VAE = (
+    *("data", "val_fraction", "cache", "cache_gigabytes", "cache_side", "segment_frames", "workers"),
+    *("seed", "device", "precision", "threads", "clock", "log_every", "checkpoint_minutes", "statistics_clips"),
+    *("latent_channels", "widths", "encoder_blocks", "decoder_blocks", "unit_step", "default_quality"),
+    *("validation_clips", "validation_frames", "validation_side", "validation_lpips", "validate_minutes"),
+    *("validation_qualities", "validate_first"),
+)
+"""Settings of the rows that the 2D model, where it is trained here, shares with them."""
+_NO_MATTER = ("output", "resume", "name", "threads", "workers", "cache", "cache_gigabytes")
+"""Settings that may differ between the parts of a series."""
+_COLUMNS = ("psnr_db", "ssim", "lpips_alex", "psnr_db_image_decoder", "psnr_db_image_encoder")
+_PAPER = ("psnr_db", "ssim", "lpips")
+
+Numbers = Mapping[str, float]
+
+
+def row_names() -> list[str]:
+    """Of all rows, in the tables' order."""
+    return [row.name for _, rows in TABLES.values() for row in rows]
 
 
 def run_ablations(
-    which: str, values: Mapping[str, Any], output: Path, *, minutes: float = 20.0, steps: int = 0
+    which: str, values: Mapping[str, Any], output: Path, *, minutes: float = MINUTES, steps: int = 0
 ) -> Iterator[str]:
-    """Train the rows of `which` (a table's name or `all`) and give the lines of the tables in Markdown.
+    """Train what is missing of `which` (a row, a table or `all`); give the tables in Markdown, with all rows done.
 
-    `values`: fields of the rows' config. Writes ablations.md and ablations.json to OUTPUT. UsageError for another name.
+    `values`: fields of the rows' config. Writes ablations.md and ablations.json to OUTPUT after each row. UsageError
+    for another name, or when a run in OUTPUT has other settings; KeyboardInterrupt when a signal stops a run.
     """
-    if which != "all" and which not in TABLES:
-        raise UsageError(f"no ablation is called {which!r}; wanted {', '.join(TABLES)} or all")
-    tables = list(TABLES) if which == "all" else [which]
+    if which != "all" and which not in (*TABLES, *row_names()):
+        raise UsageError(f"no ablation is called {which!r}; wanted {', '.join((*row_names(), *TABLES))} or all")
     length = {"steps": steps, "minutes": 0.0} if steps else {"steps": 0, "minutes": minutes}
-    lines: list[str] = []
-    numbers: dict[str, dict[str, dict[str, float]]] = {}
-    for table in tables:
-        title, rows = TABLES[table]
-        numbers[table] = {}
-        for row in rows:
-            changes = {**_BASE, **row.changes}
-            # The same setting in two tables is one run: Table 6 "decoder", Table 7 "random" and "2d-3d".
-            folder = output / "-".join(str(changes[name]).lower() for name in ("regularization", "mapping", "half_3d"))
-            config = TrainConfig(**{**values, **changes, **length, "output": str(folder)})
-            numbers[table][row.name] = _finished(config, folder) or _train(config, folder)
-        lines += [*_markdown(title, rows, numbers[table]), ""]
-    (output / "ablations.md").write_text("\n".join(lines), encoding="utf-8")
-    (output / "ablations.json").write_text(json.dumps(numbers, indent=2) + "\n", encoding="utf-8")
-    yield from lines
+    values = {**JOB_DEFAULTS["video-vae"], **_DEFAULTS, **values, **length}
+    if not values.get("image_vae"):
+        values["image_vae"] = str(_image_vae(values, output))
+    numbers: dict[str, Numbers] = {}
+    chosen = [row for name, (_, rows) in TABLES.items() for row in rows if which in ("all", name, row.name)]
+    for row in chosen:
+        if row.folder not in numbers:
+            config = TrainConfig(**{**values, **_BASE, **row.changes, "output": str(output / row.folder)})
+            numbers[row.folder] = _run("video-vae", config)
+            _write(output, _with_earlier(numbers, values, output))
+    numbers = _with_earlier(numbers, values, output)
+    runs = {row.folder for row in chosen}
+    for name, (_, rows) in TABLES.items():
+        if which in ("all", name) or (which not in TABLES and runs & {row.folder for row in rows}):
+            yield from _markdown(name, numbers)
+            yield ""
 
 
-def _train(config: TrainConfig, folder: Path) -> dict[str, float]:
+def _image_vae(values: Mapping[str, Any], output: Path) -> Path:
+    """The weights of the 2D model that all rows share, trained if it is not there yet."""
+    folder = output / "image-vae"
+    length = {name: values[name] for name in ("steps", "minutes")}
+    shared = {name: values[name] for name in _OF_IMAGE_VAE if name in values}
+    _run("image-vae", TrainConfig(**{**JOB_DEFAULTS["image-vae"], **shared, **length, "output": str(folder)}))
+    return folder / "model.safetensors"
+
+
+def _run(job: Job, config: TrainConfig) -> Numbers:
+    from cvcodec.training.state import STATE_NAME
     from cvcodec.training.trainer import train
 
-    result = train("video-vae", dataclasses.replace(config, resume=(folder / STATE_NAME).exists()))
+    folder = Path(config.output)
+    if (done := _finished(config)) is not None:
+        return done
+    result = train(job, dataclasses.replace(config, resume=(folder / STATE_NAME).exists()))
     if not result.finished:
         raise KeyboardInterrupt  # the same command continues the series
     return {**result.validation, "steps": result.step}
 
 
-def _finished(config: TrainConfig, folder: Path) -> dict[str, float] | None:
-    """The numbers of a row that ran to its end. UsageError when the folder holds a row of other settings."""
+def _finished(config: TrainConfig) -> Numbers | None:
+    """The numbers of a run that went to its end. UsageError when its folder holds one of other settings."""
+    folder = Path(config.output)
     if not (folder / LOG_NAME).is_file():
         return None
-    if (folder / "config.toml").read_text(encoding="utf-8") != config.to_toml():
-        raise UsageError(f"{folder} holds a row of other settings; give another --output")
+    before = TrainConfig(**read_config_file(folder / "config.toml"))
+    if differ := [name for name in _settings(config) if _settings(config)[name] != _settings(before)[name]]:
+        raise UsageError(f"{folder} holds a run of other settings ({', '.join(differ)}); give another --output")
     lines = list(read_log(folder))
     if not any(line["event"] == "end" and line["finished"] for line in lines):
         return None
-    numbers = [line for line in lines if line["event"] == "validation"][-1:]
-    return {
-        name: value
-        for line in numbers
-        for name, value in {**line, "steps": line["step"]}.items()
-        if isinstance(value, int | float) and name not in ("step", "minutes")
+    numbers: dict[str, float] = {}
+    for line in lines:
+        if line["event"] == "end":
+            numbers["steps"] = line["step"]
+        if line["event"] == "validation":
+            numbers |= {k: v for k, v in line.items() if isinstance(v, int | float) and k not in ("step", "minutes")}
+    return numbers
+
+
+def _settings(config: TrainConfig) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in _NO_MATTER}
+
+
+def _with_earlier(numbers: Mapping[str, Numbers], values: Mapping[str, Any], output: Path) -> dict[str, Numbers]:
+    """`numbers`, and those of other rows that earlier calls finished."""
+    found = dict(numbers)
+    for _, rows in TABLES.values():
+        for row in rows:
+            if row.folder not in found:
+                config = TrainConfig(**{**values, **_BASE, **row.changes, "output": str(output / row.folder)})
+                if (earlier := _finished(config)) is not None:
+                    found[row.folder] = earlier
+    return found
+
+
+def _write(output: Path, numbers: Mapping[str, Numbers]) -> None:
+    record = {
+        name: {
+            row.name: {
+                "measured": numbers.get(row.folder),
+                "paper": dict(zip(_PAPER, row.paper, strict=True)) if row.paper else None,
+            }
+            for row in rows
+        }
+        for name, (_, rows) in TABLES.items()
     }
+    tables = "\n\n".join("\n".join(_markdown(name, numbers)) for name in TABLES)
+    for name, text in (("ablations.md", tables), ("ablations.json", json.dumps(record, indent=2))):
+        with atomic_output(output / name, overwrite=True) as file:
+            file.write(f"{text}\n".encode())
 
 
-def _markdown(title: str, rows: tuple[Row, ...], numbers: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+def _markdown(table: str, numbers: Mapping[str, Numbers]) -> Iterator[str]:
+    title, rows = TABLES[table]
     yield f"**{title}**"
     yield ""
     yield (
-        "| | steps | PSNR, dB | SSIM | LPIPS (AlexNet) | 2D decoder, dB | 2D encoder, dB "
-        "| paper: PSNR, dB | SSIM | LPIPS |"
+        "| | steps | PSNR, dB | SSIM | LPIPS (AlexNet) | 2D decoder on video latents, dB "
+        "| video decoder on 2D latents, dB | paper: PSNR, dB | SSIM | LPIPS |"
     )
-    yield "|---" * 10 + "|"
+    yield "|---" + "|--:" * 9 + "|"
     for row in rows:
-        measured = numbers[row.name]
-        cells = [f"{measured.get('steps', 0):.0f}"]
-        for column in _COLUMNS:
-            digits = 2 if column.startswith("psnr") else 3
-            cells.append(f"{measured[column]:.{digits}f}" if column in measured else "-")
-        psnr, ssim, lpips = row.paper
-        yield f"| {row.name} | {' | '.join(cells)} | {psnr:.1f} | {ssim:.3f} | {lpips:.3f} |"
+        yield "| " + " | ".join([row.name, *_measured(numbers.get(row.folder, {})), *_printed(row.paper)]) + " |"
+
+
+def _measured(numbers: Numbers) -> Sequence[str]:
+    digits = [(column, 2 if column.startswith("psnr") else 3) for column in _COLUMNS]
+    cells = [f"{numbers[column]:.{places}f}" if column in numbers else "–" for column, places in digits]
+    return [f"{numbers['steps']:.0f}" if "steps" in numbers else "–", *cells]
+
+
+def _printed(paper: tuple[float, float, float] | None) -> Sequence[str]:
+    return ("–",) * 3 if paper is None else (f"{paper[0]:.1f}", f"{paper[1]:.3f}", f"{paper[2]:.3f}")

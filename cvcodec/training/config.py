@@ -61,6 +61,9 @@ class TrainConfig:
     resume: bool = _option("Run", False, "Continue the run in the output folder exactly where its state was saved.")
     steps: int = _option("Run", 0, "Length of the run in steps; resumes bit for bit. Give this or --minutes.")
     minutes: float = _option("Run", 0.0, "Length of the run in minutes of training; the schedule follows the clock.")
+    clock: Literal["wall", "cpu"] = _option(
+        "Run", "wall", "What --minutes counts: wall, or cpu: processor time of all threads, fair on a shared machine."
+    )
     seed: int = _option("Run", 0, "All randomness comes from this and the index of a sample.")
     device: str = _option("Run", "auto", "cpu, cuda, cuda:N or auto.")
     precision: str = _option("Run", "auto", "bf16 (autocast), fp32 or auto: bf16 where the processor multiplies it.")
@@ -167,6 +170,7 @@ class TrainConfig:
     checkpoint_minutes: float = _option("Reports", 4.0, "Minutes between saved states.")
     validate_minutes: float = _option("Reports", 12.0, "Minutes between validations; 0: none by the clock.")
     validate_every: int = _option("Reports", 0, "Steps between validations; 0: none by steps.")
+    validate_first: bool = _option("Reports", True, "Validate before the first step, too.")
     validation_clips: int = _option("Reports", 12, "Held-out clips, spread over the sources.")
     validation_frames: int = _option("Reports", 17, "First frames of each.")
     validation_side: int = _option("Reports", 256, "Held-out clips are scaled to this short side.")

@@ -105,6 +105,7 @@ class Trainer:
             device=device,
             lpips=config.validation_lpips and processes.is_main,
         )
+        self._clock = time.process_time if config.clock == "cpu" else time.monotonic
         self.step = 0
         self.seconds = 0.0
         self.validation: dict[str, float] = {}
@@ -116,7 +117,7 @@ class Trainer:
 
     def run(self, interrupted: threading.Event) -> Result:
         """Train until the budget is spent or `interrupted` is set; then save."""
-        if self.step == 0:
+        if self.step == 0 and self.config.validate_first:
             self._report()
         last_saved = last_report = time.monotonic()
         finished = False
@@ -147,7 +148,7 @@ class Trainer:
 
     @property
     def minutes(self) -> float:
-        """Spent in training steps; validation and saving do not count."""
+        """Spent in training steps, by the config's clock; validation and saving do not count."""
         return self.seconds / 60
 
     @property
@@ -156,11 +157,11 @@ class Trainer:
         return self.step / self.config.steps if self.config.steps else self.minutes / self.config.minutes
 
     def _step(self, batch_of: _BatchSource, progress: float) -> None:
-        began = time.monotonic()
+        began, began_clock = time.monotonic(), self._clock()
         batch = batch_of(progress)
         terms = self._train_on(Batch(batch.step, batch.indices, batch.pixels.to(self.device)), progress)
         elapsed = time.monotonic() - began
-        self.seconds += elapsed
+        self.seconds += self._clock() - began_clock
         self.log.add({**terms, "seconds": elapsed, "mpixel": batch.pixels[:, 0].numel() * self.processes.count / 1e6})
         self.log.show(self.progress, f"step {self.step}")
         if self.step % self.config.log_every == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -127,6 +128,17 @@ def test_a_run_leaves_weights_with_statistics_a_card_a_log_and_a_grid(media: Pat
     ]
     assert (tmp_path / "grid-0000004.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_minutes_can_be_processor_time_and_the_first_validation_left_out(
+    media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count(0.0, 30.0)  # each step asks twice: half a minute of processor time
+    monkeypatch.setattr(time, "process_time", lambda: next(ticks))
+    changes: dict[str, Any] = {"steps": 0, "minutes": 2.0, "clock": "cpu", "validate_first": False}
+    result = run("video-vae", settings(media, tmp_path, regularization="none", **changes))
+    assert (result.finished, result.step, result.minutes) == (True, 4, 2.0)
+    assert [line["step"] for line in events(tmp_path, "validation")] == [4]
 
 
 def test_an_inflated_model_starts_in_its_2d_models_space(media: Path, image_vae: Path, tmp_path: Path) -> None:
