@@ -30,6 +30,8 @@ STANDARD_STREAM = "-"
 
 PARTIAL_SUFFIX = ".partial"
 
+_LONGEST_NAME = 255  # bytes, on nearly every file system
+
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NO_HARD_LINKS = {
     *(errno.EPERM, errno.EACCES, errno.ENOSYS, errno.EMLINK, errno.EXDEV, errno.EINVAL),
@@ -44,7 +46,7 @@ def is_standard_stream(path: StrPath) -> bool:
 
 
 def partial_path(path: StrPath) -> Path:
-    """Where `atomic_output(path, keep_partial=True)` writes until it is finished: `OUT.cvl.partial`."""
+    """Where `atomic_output` writes, with `named_partial` or `keep_partial`, until it is finished: `OUT.cvl.partial`."""
     target = _resolve(path)
     return target.with_name(target.name + PARTIAL_SUFFIX)
 
@@ -72,6 +74,7 @@ def atomic_output(
     *,
     overwrite: bool = False,
     inputs: Iterable[StrPath] = (),
+    named_partial: bool = False,
     keep_partial: bool = False,
     resume: bool = False,
 ) -> Iterator[BinaryIO]:
@@ -79,9 +82,10 @@ def atomic_output(
 
     Until then bytes go to a temporary file in the same folder, which is removed on any exception, KeyboardInterrupt and
     SystemExit included (the command line turns SIGTERM into SystemExit). At the end it is flushed to the disk and
-    renamed; the block leaves it open. With `keep_partial` the temporary file is `partial_path(path)`, locked against a
-    second writer and left there when the block fails; `resume` opens the one that is there, at its start, instead of
-    emptying it.
+    renamed; the block leaves it open. With `named_partial` the temporary file is `partial_path(path)`, locked against a
+    second writer, so that a later run finds it when this process is killed; one that is there already is refused unless
+    `overwrite`. With `keep_partial` it is left there whenever the block fails, and emptied by the next run, except that
+    `resume` opens it as it is, at its start.
 
     `-` is standard output; devices and named pipes are written directly. None of these can seek or tell.
     Raises OutputError if `path` exists and `overwrite` is false, if it is one of `inputs`, if it cannot be created, if
@@ -97,16 +101,29 @@ def atomic_output(
         with target.open("wb") as device:
             yield cast(BinaryIO, _ForwardOnly(device))
         return
-    temporary = partial_path(path) if keep_partial else _temporary_path(target)
+    named = keep_partial or (named_partial and len(os.fsencode(partial_path(path).name)) <= _LONGEST_NAME)
+    temporary = partial_path(path) if named else _temporary_path(target)
     with _naming_output(path):
-        file = _create(temporary, exclusive=not keep_partial)
+        file = _create(temporary, exclusive=not named)
+    ours = not named  # to be removed when the block fails
     try:
         with file:
-            if keep_partial:
+            if named:
                 _claim(file, temporary, path)
+                if not (keep_partial or overwrite) and os.fstat(file.fileno()).st_size:
+                    raise OutputError(
+                        f"{temporary} was left by an interrupted run; --resume goes on with it, -y starts over"
+                    )
+                ours = not keep_partial
                 if not resume:
                     file.truncate(0)
-            yield file
+            try:
+                yield file
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    file.flush()
+                ours = ours or not os.fstat(file.fileno()).st_size  # nothing in it to go on with
+                raise
             file.flush()
             os.fsync(file.fileno())
             if os.name == "nt":
@@ -114,7 +131,7 @@ def atomic_output(
             with _naming_output(path):
                 _publish(temporary, target, overwrite=overwrite)
     except BaseException as error:
-        if not keep_partial:
+        if ours:
             temporary.unlink(missing_ok=True)
         _raise_if_full(error, path)
         raise

@@ -196,15 +196,22 @@ class Plan:
     # ------------------------------------------------------------------------------------------------ running
 
     def encode(
-        self, encode: ClipFunction, frames: Iterable[Tensor], on_backoff: Callable[[Plan, str], None]
+        self,
+        encode: ClipFunction,
+        frames: Iterable[Tensor],
+        on_backoff: Callable[[Plan, str], None],
+        *,
+        start: int = 0,
     ) -> Iterator[Tensor]:
         """Latents (or moments) of each chunk in turn; `frames` as for `tiling.encode_stream`.
+
+        start: the first latent of a chunk, which comes first; `frames` then begin at `first_frame(start)`.
 
         on_backoff: is given the plan that replaces this one and a sentence, each time memory ran out.
         """
         if self.grid is not None:
             official = OfficialRunner(self.grid, may_shrink=True, on_backoff=self._grid_backoff(on_backoff))
-            return tiling.encode_official_stream(encode, frames, official)
+            return tiling.encode_official_stream(encode, frames, official, start=start)
 
         def smaller(old: TileSpec | None, new: TileSpec) -> None:
             on_backoff(dataclasses.replace(self, encode_tile=new), _backoff_text(new.size))
@@ -215,9 +222,29 @@ class Plan:
             frames,
             window=self.encode_window,
             tile=TileRunner(self.encode_tile, context=_FALLBACK_CONTEXT, blend=_FALLBACK_BLEND, on_backoff=smaller),
+            start=start,
             temporal_factor=self.temporal_factor,
             spatial_factor=self.spatial_factor,
         )
+
+    def first_frame(self, start: int) -> int:
+        """The first frame that encoding needs for the latents from `start`, the first of a chunk, on."""
+        if self.grid is not None:
+            return tiling.official_first_frame(start, self.grid)
+        assert self.encode_window is not None
+        return tiling.first_frame_to_read(start, self.encode_window, temporal_factor=self.temporal_factor)
+
+    def as_asked(self, stored: Plan, *, window: int | None, tile: int | None) -> Plan:
+        """`stored`, the plan of a partial file, where it answers to the same options as this one, else this one: sizes
+        that were left to choose may have been made smaller for want of memory."""
+        if (self.grid is None) != (stored.grid is None):
+            return self
+        if self.grid is not None and stored.grid is not None:
+            frames = window is None or self.grid.chunk_frames == stored.grid.chunk_frames
+            return stored if frames and (tile is None or self.grid.tile_pixels == stored.grid.tile_pixels) else self
+        assert self.encode_window is not None and stored.encode_window is not None
+        kept = window is None or self.encode_window.kept == stored.encode_window.kept
+        return stored if kept and (tile is None or self.encode_tile == stored.encode_tile) else self
 
     def decode(
         self,

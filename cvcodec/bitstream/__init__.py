@@ -12,7 +12,7 @@ from cvcodec.bitstream.format import FLAG_CONCEALED
 from cvcodec.bitstream.header import ColorTags, Header, Official, Tile, Window
 from cvcodec.bitstream.partial import PartialFile
 from cvcodec.bitstream.reader import BitstreamReader
-from cvcodec.bitstream.records import Gap, Record, scan_records
+from cvcodec.bitstream.records import Gap, Record, read_record, scan_records
 from cvcodec.bitstream.salvage import Lost, Salvage
 from cvcodec.bitstream.trailer import IndexEntry, RecordTotal, Trailer
 from cvcodec.bitstream.writer import BitstreamWriter
@@ -37,5 +37,6 @@ __all__ = [
     "Tile",
     "Trailer",
     "Window",
+    "read_record",
     "scan_records",
 ]

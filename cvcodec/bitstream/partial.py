@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cvcodec.bitstream import format as fmt
-from cvcodec.bitstream.chunk import unpack_info
+from cvcodec.bitstream.chunk import ChunkInfo, unpack_info
 from cvcodec.bitstream.header import Header
 from cvcodec.bitstream.header_json import unpack_header
 from cvcodec.bitstream.records import read_preamble, read_record
@@ -28,7 +28,7 @@ class PartialFile:
     valid_until: int
     """Where the last intact record ends."""
     ledger: Ledger
-    """State of a writer that has just written the last intact chunk (or the header)."""
+    """State of a writer that has just written the last intact chunk, its log-variance included (or the header)."""
     complete: bool
     """Whether the trailer is there: nothing to resume."""
     damage: str | None
@@ -36,7 +36,8 @@ class PartialFile:
 
     @property
     def resume_at(self) -> int:
-        """Where the last intact chunk ends: a resumed writer goes on here. Records behind it are written again."""
+        """Where the last intact chunk ends, or its log-variance where the file keeps it: a resumed writer goes on here.
+        Records behind it are written again."""
         return self.ledger.end
 
     @property
@@ -62,7 +63,10 @@ class PartialFile:
 
 def scan_partial(source: Readable) -> PartialFile:
     """Read `source` from its start to the first damage or the end. Raises BitstreamError where not even the header is
-    intact: there is nothing to resume then. Chunk payloads are verified by checksum, not decoded."""
+    intact: there is nothing to resume then. Chunk payloads are verified by checksum, not decoded.
+
+    Copied packets and other records belong to the chunk that they precede; a log-variance to the chunk that it follows,
+    which is not intact without it."""
     read_preamble(source)
     head = read_record(source, fmt.PREAMBLE.size)
     if head is None or head.type != fmt.HEAD:
@@ -70,20 +74,22 @@ def scan_partial(source: Readable) -> PartialFile:
     header = unpack_header(head.payload)
     ledger = Ledger()
     ledger.add(head.type, head.size, head.checksum)
-    since: list[tuple[str, int, int]] = []  # other records behind the last chunk
+    since: list[tuple[str, int, int, ChunkInfo | None]] = []  # records behind the last intact chunk
+    closing = fmt.LVAR if header.logvar else fmt.CHNK
     end, damage, complete = head.end, None, False
     try:
         while (record := read_record(source, end)) is not None:
-            if record.type == fmt.CHNK:
-                info = unpack_info(record.payload, header)
-                for other in since:
-                    ledger.add(*other)
-                ledger.add(record.type, record.size, record.checksum, info)
-                since.clear()
-            elif record.type == fmt.FOOT:
+            if header.logvar and (record.type == fmt.LVAR) != bool(since and since[-1][0] == fmt.CHNK):
+                raise BitstreamError(f"record {record.type} at byte {record.offset}: each chunk has one log-variance")
+            if record.type == fmt.FOOT:
                 complete = True
             elif record.type != fmt.TRLR:
-                since.append((record.type, record.size, record.checksum))
+                info = unpack_info(record.payload, header) if record.type == fmt.CHNK else None
+                since.append((record.type, record.size, record.checksum, info))
+            if record.type == closing:
+                for other in since:
+                    ledger.add(*other)
+                since.clear()
             end = record.end
     except BitstreamError as error:
         damage = str(error)

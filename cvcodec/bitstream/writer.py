@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import format as fmt
-from cvcodec.bitstream.chunk import Chunk, ChunkInfo, pack_chunk
+from cvcodec.bitstream.chunk import Chunk, ChunkInfo, pack_chunk, unpack_info
 from cvcodec.bitstream.header import Header
 from cvcodec.bitstream.header_json import pack_header
 from cvcodec.bitstream.logvar import pack_logvar
 from cvcodec.bitstream.partial import PartialFile
-from cvcodec.bitstream.records import pack_preamble, pack_record
+from cvcodec.bitstream.records import Record, pack_preamble, pack_record
 from cvcodec.bitstream.trailer import Ledger, Trailer, pack_trailer
 from cvcodec.bitstream.wire import Writable, write_all
 
@@ -94,6 +94,14 @@ class BitstreamWriter:
         if got != wanted:
             raise ValueError(f"chunk, first latent, first frame are {got}, wanted {wanted}")
         return self._put(fmt.CHNK, pack_chunk(chunk, self._header), required=True, info=chunk)
+
+    def adopt(self, record: Record) -> ChunkInfo | None:
+        """Take over a record that `sink` already holds at this place, instead of writing it: for an encode that is
+        repeated over its partial file. `record`: a CHNK or LVAR record as read from there. Returns place and times of a
+        chunk. BitstreamError for one that does not continue what was written."""
+        info = unpack_info(record.payload, self._header) if record.type == fmt.CHNK else None
+        self._ledger.add(record.type, record.size, record.checksum, info)
+        return info
 
     def write_logvar(self, logvar: NDArray[np.float32]) -> int:
         """Append the log-variance, (C, t, h, w), of the chunk just written and return the bytes it took. ValueError

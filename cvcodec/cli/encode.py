@@ -101,6 +101,14 @@ def encode(
     device: options.Device = options.AUTO,
     precision: options.Precision = options.AUTO,
     threads: options.Threads = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with OUT.cvl.partial where an interrupted encode left it, and keep it when interrupted.",
+            rich_help_panel="Output",
+        ),
+    ] = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -118,6 +126,8 @@ def encode(
         raise UsageError("--target chooses the quality: it and --quality exclude each other")
     if target is not None and piped_in:
         raise UsageError("--target reads the video more than once, which standard input cannot: give it a file")
+    if target is not None and resume:
+        raise UsageError("--target chooses the quality anew: it and --resume exclude each other, give --quality")
     goal = None if target is None else Target(*target)
     name = weights or DEFAULT_MODEL
     model = load_model(name)
@@ -149,7 +159,9 @@ def encode(
         meter = stack.enter_context(report.progress("encode", quiet=quiet))
         common: dict[str, Any] = {"overwrite": overwrite, "on_progress": meter, "on_notice": report.note}
         if goal is None:
-            result = encode_file(opened, destination, model=model, options=chosen, **common)
+            result = encode_file(opened, destination, model=model, options=chosen, resume=resume, **common)
+            if result.resumed_frames:
+                report.note(f"{result.resumed_frames} frames were taken over from the interrupted encode")
         else:
             result, found = encode_to_target(source, destination, goal, model=model, options=chosen, **common)
             chosen = dataclasses.replace(chosen, quality=found.quality)

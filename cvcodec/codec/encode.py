@@ -25,10 +25,11 @@ from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind, make_header, mak
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.passthrough import PassthroughRecorder
 from cvcodec.codec.requantise import RateDistortion, quantised
+from cvcodec.codec.resume import PartialSink
 from cvcodec.copied import KINDS
 from cvcodec.device import available_memory, set_threads
 from cvcodec.errors import InputError, NumericalError, UsageError
-from cvcodec.fileio import atomic_output
+from cvcodec.fileio import atomic_output, is_standard_stream, partial_path
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import LOGVAR_RANGE
 from cvcodec.pipeline import ReadAhead, WriteBehind, in_thread
@@ -90,6 +91,8 @@ class EncodeResult:
     size_bytes: int
     copied_bytes: int
     """Of which streams copied from the source."""
+    resumed_frames: int
+    """Of which came from the partial file of an interrupted encode."""
     seconds: float
     """Wall time of the whole command."""
     model_seconds: float
@@ -110,8 +113,9 @@ class EncodeResult:
 
     @property
     def megapixels_per_s(self) -> float:
-        """Speed of the whole command."""
-        return self.pixels / 1e6 / self.seconds if self.seconds else 0.0
+        """Speed of the whole command; what came from a partial file does not count."""
+        done = self.width * self.height * (self.frames - self.resumed_frames)
+        return done / 1e6 / self.seconds if self.seconds else 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types, units in the keys."""
@@ -122,6 +126,7 @@ class EncodeResult:
             "height": self.height,
             "size_bytes": self.size_bytes,
             "copied_bytes": self.copied_bytes,
+            "resumed_frames": self.resumed_frames,
             "bpp": self.bpp,
             "seconds": self.seconds,
             "model_seconds": self.model_seconds,
@@ -139,6 +144,7 @@ def encode_file(
     model: VideoAutoencoder,
     options: EncodeOptions | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     on_progress: Progress | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> EncodeResult:
@@ -146,11 +152,18 @@ def encode_file(
 
     source: what `VideoReader` takes: a path, or a binary file object. destination: a path or `-`.
     model: as `load_model` gives it. on_notice: is told, once each, what a person should know.
+    resume: go on with the partial file (`fileio.partial_path`) of an encode that was interrupted, if there is one, to
+        the bytes of an uninterrupted run; and leave it there when this one is interrupted. Without, only a killed
+        process leaves one, and it is refused unless `overwrite`.
     Raises InputError, OutputError, UsageError, DeviceError or NumericalError.
     """
     inputs = [source] if isinstance(source, (str, os.PathLike)) else []
-    with atomic_output(destination, overwrite=overwrite, inputs=inputs) as sink:
-        return encode_stream(source, sink, model=model, options=options, on_progress=on_progress, on_notice=on_notice)
+    kept = {"keep_partial": True, "resume": True} if resume else {"named_partial": True}
+    if resume and is_standard_stream(destination):
+        raise UsageError("--resume needs an output file: standard output cannot be continued")
+    with atomic_output(destination, overwrite=overwrite, inputs=inputs, **kept) as sink:
+        begun = PartialSink(sink, os.fspath(partial_path(destination))) if resume and sink.seekable() else sink
+        return encode_stream(source, begun, model=model, options=options, on_progress=on_progress, on_notice=on_notice)
 
 
 def encode_stream(
@@ -162,7 +175,7 @@ def encode_stream(
     on_progress: Progress | None = None,
     on_notice: Callable[[str], None] | None = None,
 ) -> EncodeResult:
-    """`encode_file` into a binary file object, written front to back without seeking.
+    """`encode_file` into a binary file object, written front to back without seeking; or into a `PartialSink`.
 
     model: a model, or one already on its device, whose own device and precision then count.
     """
@@ -196,6 +209,17 @@ def encode_stream(
             itemsize=2 if runner.precision != "fp32" else 4,
             on_notice=notices,
         )
+        if isinstance(sink, PartialSink) and sink.header is not None:
+            asked = Plan.choose(
+                runner.model.config,
+                height=info.height,
+                width=info.width,
+                mode=options.windows,
+                window=options.window,
+                tile=options.tile,
+            )
+            stored = Plan.from_header(sink.header, family=runner.model.config.family)
+            plan = asked.as_asked(stored, window=options.window, tile=options.tile)
         encoder = _Encoder(sink, info, runner, plan, options, notices, on_progress, reader.expected_frames, recorder)
         frame_bytes = info.width * info.height * (3 if info.bit_depth == 8 else 6)
         limit = min(_AHEAD_FRAMES, max(2 * _PIECE_FRAMES, _AHEAD_BYTES // frame_bytes))
@@ -211,6 +235,7 @@ def encode_stream(
             height=info.height,
             size_bytes=encoder.size,
             copied_bytes=encoder.copied,
+            resumed_frames=encoder.resumed,
             seconds=time.perf_counter() - started,
             model_seconds=encoder.model_seconds,
             precision=runner.precision,
@@ -226,6 +251,10 @@ class _Times:
     pts: int
     duration: int
     flags: int
+
+
+_Item = tuple[NDArray[np.float32] | None, list[_Times]]
+"""Latents of a chunk (with the log-variance, where it is kept), and when its frames are shown."""
 
 
 class _Encoder:
@@ -250,14 +279,20 @@ class _Encoder:
         self._quantizer = make_quantizer(runner.model, options.quality) if options.latents == "quantised" else None
         self._writer: BitstreamWriter | None = None
         self._latents = 0
-        self.frames = self.chunks = self.size = self.copied = 0
+        self._resumed = sink if isinstance(sink, PartialSink) and sink.header is not None else None
+        self.frames = self.chunks = self.size = self.copied = self.resumed = 0
         self.model_seconds = 0.0
 
     def run(self, frames: Iterable[Frame]) -> None:
         """Encode all frames and finish the file. Raises InputError when there are none."""
         channels = self._runner.model.config.latent_channels
         depth = self._info.bit_depth
-        self._header()  # refuses what a file cannot hold before any work is done
+        header = self._header()  # refuses what a file cannot hold before any work is done
+        start = 0
+        if self._resumed is not None:
+            self._resumed.check_header(header)
+            stored = self._resumed.chunks
+            start = stored[-1].first_latent + stored[-1].latent_count if stored else 0
 
         def encode(clip: Tensor) -> Tensor:
             begun = time.perf_counter()
@@ -266,26 +301,36 @@ class _Encoder:
             return moments if self._options.store_logvar else moments[:, :channels]
 
         with WriteBehind(self._write, limit=2, name="cvl-writer") as behind:
-            for latent in self._plan.encode(encode, self._pieces(frames), self._backed_off):
+            pieces = self._pieces(self._needed(frames, start, behind))
+            for latent in self._plan.encode(encode, pieces, self._backed_off, start=start):
                 behind.put((latent[0].float().cpu().numpy(), self._take_times(latent.shape[2])))
             behind.finish()
         if self._writer is None:
             raise InputError("the source has no frames in the range that was asked for")
         self._write_copied(self._writer, None)
+        if self._resumed is not None and not self._resumed.done:
+            raise self._resumed.mismatch(f"the source has only {self.frames} frames now")
         self._writer.close()
         self.size = self._writer.bytes_written
 
-    def _pieces(self, frames: Iterable[Frame]) -> Iterator[Tensor]:
-        iterator = iter(frames)
-        while piece := list(itertools.islice(iterator, _PIECE_FRAMES)):
-            self._times.extend(
-                _Times(
-                    frame.pts,
-                    UNKNOWN if frame.duration is None else frame.duration,
-                    FLAG_CONCEALED if frame.corrupt else 0,
-                )
-                for frame in piece
-            )
+    def _needed(self, frames: Iterable[Frame], start: int, behind: WriteBehind[_Item]) -> Iterator[Frame]:
+        """The frames that are needed to encode latents from `start` on, noting the times of all. Chunks before that are
+        taken over from the partial file, each when its frames have been read."""
+        stored = deque(self._resumed.chunks if self._resumed is not None else ())
+        first = self._plan.first_frame(start)
+        number = -1
+        for number, frame in enumerate(frames):
+            duration = UNKNOWN if frame.duration is None else frame.duration
+            self._times.append(_Times(frame.pts, duration, FLAG_CONCEALED if frame.corrupt else 0))
+            if stored and number + 1 == stored[0].first_frame + stored[0].frame_count:
+                behind.put((None, self._take_times(stored.popleft().latent_count)))
+            if number >= first:
+                yield frame
+        if stored and self._resumed is not None:
+            raise self._resumed.mismatch(f"the source has only {number + 1} frames now")
+
+    def _pieces(self, frames: Iterator[Frame]) -> Iterator[Tensor]:
+        while piece := list(itertools.islice(frames, _PIECE_FRAMES)):
             yield frames_to_tensor([frame.pixels for frame in piece])
 
     def _take_times(self, latents: int) -> list[_Times]:
@@ -307,34 +352,55 @@ class _Encoder:
         )
         return header.replace(logvar=options.store_logvar, metadata={**header.metadata, **options.metadata})
 
-    def _write(self, item: tuple[NDArray[np.float32], list[_Times]]) -> None:
+    def _write(self, item: _Item) -> None:
+        """One chunk, with the copied streams in front of it; without latents it is taken over from the partial file."""
         latent, times = item
-        latent, logvar = np.split(latent, [self._runner.model.config.latent_channels])
         if self._writer is None:
             # Only now, so that tiles that had to shrink for the first window are recorded as they were used.
             self._writer = BitstreamWriter(self._sink, self._header())
         self._write_copied(self._writer, [time.pts for time in times])
-        chunk = Chunk(
-            index=self._writer.chunks,
-            first_latent=self._writer.latents,
-            latent_count=latent.shape[1],
-            first_frame=self._writer.frames,
-            pts=np.array([time.pts for time in times], np.int64),
-            durations=np.array([time.duration for time in times], np.int64),
-            flags=np.array([time.flags for time in times], np.uint8),
-            symbols=self._stored(latent, self._writer.header.latent_dtype),
-        )
-        try:
-            self._writer.write_chunk(chunk)
-        except ValueError as error:  # very large pictures in long windows
-            raise UsageError(str(error)) from error
-        if self._options.store_logvar:
-            self._writer.write_logvar(np.clip(logvar, *LOGVAR_RANGE))
+        pts = np.array([time.pts for time in times], np.int64)
+        durations = np.array([time.duration for time in times], np.int64)
+        flags = np.array([time.flags for time in times], np.uint8)
+        if latent is None:
+            assert self._resumed is not None
+            self._resumed.adopt(self._writer, pts, durations, flags)
+            self.resumed += len(times)
+        else:
+            self._write_chunk(self._writer, latent, pts, durations, flags)
+            if (flush := getattr(self._sink, "flush", None)) is not None:
+                flush()  # what is whole survives when this process is killed
         self.frames += len(times)
         self.chunks += 1
         self.size = self._writer.bytes_written
         if self._on_progress is not None:
             self._on_progress(self.frames, self.size, self._expected_frames)
+
+    def _write_chunk(
+        self,
+        writer: BitstreamWriter,
+        latent: NDArray[np.float32],
+        pts: NDArray[np.int64],
+        durations: NDArray[np.int64],
+        flags: NDArray[np.uint8],
+    ) -> None:
+        latent, logvar = np.split(latent, [self._runner.model.config.latent_channels])
+        chunk = Chunk(
+            index=writer.chunks,
+            first_latent=writer.latents,
+            latent_count=latent.shape[1],
+            first_frame=writer.frames,
+            pts=pts,
+            durations=durations,
+            flags=flags,
+            symbols=self._stored(latent, writer.header.latent_dtype),
+        )
+        try:
+            writer.write_chunk(chunk)
+        except ValueError as error:  # very large pictures in long windows
+            raise UsageError(str(error)) from error
+        if self._options.store_logvar:
+            writer.write_logvar(np.clip(logvar, *LOGVAR_RANGE))
 
     def _write_copied(self, writer: BitstreamWriter, pts: list[int] | None) -> None:
         for kind, payload in self._recorder.take(pts):

@@ -72,7 +72,6 @@ class PassthroughRecorder:
         self._reached: Fraction | None = None  # by the picture, in the order of the source
         self._begun: dict[int, Fraction] = {}  # when the first packet of each stream was due
         self._described = False
-        self._after: Fraction | None = None
 
     @property
     def on_packet(self) -> Callable[[Any], None] | None:
@@ -104,12 +103,6 @@ class PassthroughRecorder:
         self._reader, self._video = reader, reader.info.stream
         self._copier.begin(reader.container, reader.info.stream)
 
-    def resume(self, first_pts: int) -> None:
-        """The file has its descriptions, and what belongs in front of the chunk whose first frame is at `first_pts`."""
-        assert self._reader is not None
-        self._described = True
-        self._after = first_pts * self._reader.info.time_base
-
     def take(self, chunk: Sequence[int] | None) -> Iterator[Record]:
         """The records that precede a chunk whose frames have these pts; before that, once, the descriptions. None for
         the rest, once the reader is done.
@@ -122,6 +115,9 @@ class PassthroughRecorder:
         before, last = (None, None) if chunk is None else (chunk[0] * time_base, chunk[-1] * time_base)
         with self._lock:
             begin, end = self._reader.time_range
+            stopped = self._reader.stopped
+            if stopped is not None and (chunk is None or chunk[-1] == stopped[0]):
+                end = stopped[1]  # not before, because the reader may or may not be so far ahead
             described, self._described = self._described, True
             begun = [stream for stream, due in self._begun.items() if last is None or due < last]
             container = None if described else self._copier.describe(begun)
@@ -129,8 +125,8 @@ class PassthroughRecorder:
             yield from self._descriptions(container, begin, end)
         waiting: dict[int, list[CopiedPacket]] = {}
         sizes: Counter[int] = Counter()
-        for packet, due in self._queue.take(before):
-            if not self._wanted(packet, due, begin, end):
+        for packet, _ in self._queue.take(before):
+            if not self._wanted(packet, begin, end):
                 continue
             waiting.setdefault(packet.stream, []).append(packet)
             sizes[packet.stream] += len(packet.data)
@@ -164,9 +160,7 @@ class PassthroughRecorder:
             if stream.data:
                 yield ATTACHMENT, pack_attachment(number, stream.data)
 
-    def _wanted(self, packet: CopiedPacket, due: Fraction, begin: Fraction | None, end: Fraction | None) -> bool:
-        if self._after is not None and due < self._after:
-            return False
+    def _wanted(self, packet: CopiedPacket, begin: Fraction | None, end: Fraction | None) -> bool:
         time_base = self._copier.time_base(packet.stream)
         return _in_range(packet, time_base, self._copier.kind(packet.stream), begin, end)
 

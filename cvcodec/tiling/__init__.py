@@ -23,6 +23,7 @@ from cvcodec.tiling.official import (
     encode_official,
     encode_official_stream,
     official_chunk,
+    official_first_frame,
     official_latents_to_read,
 )
 from cvcodec.tiling.official_grid import OfficialConfig, OfficialGrid, OfficialRunner, decode_tiles, encode_tiles
@@ -37,7 +38,14 @@ from cvcodec.tiling.timeline import (
     latents_of_frames,
     padded_frame_count,
 )
-from cvcodec.tiling.windows import chunks_to_read, decode_stream, encode_stream, latents_to_read, trim_frames
+from cvcodec.tiling.windows import (
+    chunks_to_read,
+    decode_stream,
+    encode_stream,
+    first_frame_to_read,
+    latents_to_read,
+    trim_frames,
+)
 
 __all__ = [
     "ClipFunction",
@@ -61,6 +69,7 @@ __all__ = [
     "encode_stream",
     "encode_tiles",
     "estimate_bytes",
+    "first_frame_to_read",
     "fit_to_memory",
     "frame_count",
     "frames_of_latents",
@@ -71,6 +80,7 @@ __all__ = [
     "latents_to_read",
     "layout",
     "official_chunk",
+    "official_first_frame",
     "official_latents_to_read",
     "pad_space",
     "pad_time",

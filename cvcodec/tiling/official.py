@@ -64,20 +64,33 @@ def decode_official(model: OfficialModel, latent: Tensor) -> Tensor:
 
 
 def encode_official_stream(
-    encode: ClipFunction, frames: Iterable[Tensor], grid: OfficialGrid | OfficialRunner, *, pad: bool = True
+    encode: ClipFunction,
+    frames: Iterable[Tensor],
+    grid: OfficialGrid | OfficialRunner,
+    *,
+    pad: bool = True,
+    start: int = 0,
 ) -> Iterator[Tensor]:
     """Official moments of a video of any length, chunk by chunk: 5 latents, then 4 at a time (less in the last chunk).
 
     encode: clip (B, 3, T, H, W) -> moments (B, 2C, floor((T-1)/4)+1, h, w).
     frames: as in `encode_stream`. With `pad`, they are padded to f·k+1 frames and to multiples of 8, so that nothing
         is lost; without, tails and odd sizes go to the model as they are, as the official code does.
+    start: the first latent of a chunk: chunks before it are left out, and `frames` begin at frame
+        `official_first_frame(start, grid)`.
     Yields what `encode_official` gives for the whole (padded) video, piece by piece. One chunk is alive at a time (the
     whole video when `grid.chunk_frames` is None). Runs without autograd.
     """
     runner = grid if isinstance(grid, OfficialRunner) else OfficialRunner(grid)
     source = FrameSource(frames, runner.grid.spatial_factor if pad else 1)
-    sequence = Sequence(source, pad_factor=runner.grid.temporal_factor if pad else 1)
-    return _encode_chunks(encode, sequence, runner)
+    first = official_first_frame(start, runner.grid)
+    sequence = Sequence(source, start=first, pad_factor=runner.grid.temporal_factor if pad else 1)
+    return _encode_chunks(encode, sequence, runner, _chunk_of(start, runner.grid))
+
+
+def official_first_frame(start: int, grid: OfficialGrid) -> int:
+    """The first frame that `encode_official_stream` reads to give the chunk of latent `start` and those behind it."""
+    return _chunk_of(start, grid) * (grid.chunk_frames or 0)
 
 
 def decode_official_stream(
@@ -127,9 +140,8 @@ def _chunk_of(latent: int, grid: OfficialGrid) -> int:
     return max(0, latent - 1) // grid.chunk_latents if grid.chunk_latents else 0
 
 
-def _encode_chunks(encode: ClipFunction, sequence: Sequence, runner: OfficialRunner) -> Iterator[Tensor]:
+def _encode_chunks(encode: ClipFunction, sequence: Sequence, runner: OfficialRunner, index: int) -> Iterator[Tensor]:
     step, factor = runner.grid.chunk_frames, runner.grid.temporal_factor
-    index = 0
     while True:
         first = index * step if step else 0
         stop = sequence.fill(None if step is None else first + step + 1)

@@ -39,6 +39,7 @@ def encode_stream(
     *,
     window: WindowSpec,
     tile: TileSpec | TileRunner | None = None,
+    start: int = 0,
     temporal_factor: int = 4,
     spatial_factor: int = 8,
 ) -> Iterator[Tensor]:
@@ -49,13 +50,22 @@ def encode_stream(
         lazily; the last frame is repeated up to f·k+1 and the bottom and right edges up to multiples of
         `spatial_factor`.
     tile: None for whole pictures, or a `TileRunner` to halve tiles when memory runs out.
+    start: the first latent wanted. `frames` then begin at frame `first_frame_to_read(start, window)`; the latents are
+        those that the whole video gives.
     Yields (1, C, n, h, w) for chunk 0, 1, ...: n = `window.kept`, less in the last; nothing when there are no frames.
     Runs without autograd. ValueError on frames of several sizes.
     """
     run = _runner(encode, tile, input_factor=spatial_factor, output_factor=1)
     lead = window.lead(temporal_factor, encoding=True)
-    sequence = Sequence(FrameSource(frames, spatial_factor), pad_factor=temporal_factor)
-    return _windows(run, sequence, window, lead, _Axis(temporal_factor), _Axis(1), 0, None)
+    first = first_frame_to_read(start, window, temporal_factor=temporal_factor)
+    sequence = Sequence(FrameSource(frames, spatial_factor), start=first, pad_factor=temporal_factor)
+    return _windows(run, sequence, window, lead, _Axis(temporal_factor), _Axis(1), start, None)
+
+
+def first_frame_to_read(start: int, window: WindowSpec, *, temporal_factor: int = 4) -> int:
+    """The first frame that `encode_stream` reads to give latents from `start` on."""
+    lead = window.lead(temporal_factor, encoding=True)
+    return temporal_factor * window.start(window.first_needed(start), lead)
 
 
 def decode_stream(

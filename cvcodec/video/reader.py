@@ -51,8 +51,9 @@ class VideoReader:
 
     info: the stream, see `VideoInfo`. notices: what a person should be told, each once; grows while reading.
     decode_errors, corrupt_frames, deinterlaced_frames: counts so far.
-    time_range: (first, end) in seconds of what is read: the trims, None where there is none. What `frames` cuts off is
-        known when iteration is over.
+    time_range: (first, end) in seconds of what is read: the trims, None where there is none.
+    stopped: where `frames` or a trim ended the reading: (pts of the last frame, end in seconds), known before that
+        frame is handed out; None until then, and where the source is read to its end.
     Raises InputError where the source cannot be read, UsageError where options contradict each other.
     """
 
@@ -78,7 +79,7 @@ class VideoReader:
         if background not in BACKGROUNDS:
             raise UsageError(f"background = {background!r} is not one of {', '.join(BACKGROUNDS)}")
         self._limit = frames
-        self._stopped: Fraction | None = None
+        self.stopped: tuple[int, Fraction] | None = None
         self._rotate, self._deinterlace, self._background = rotate, deinterlace, background
         self._source = Source(source, rate=rate)
         self.corrupt_frames = 0
@@ -238,14 +239,18 @@ class VideoReader:
         held: Frame | None = None
         count = 0
         for item in deinterlaced(items) if self._deinterlace else items:
+            end = None
+            if item.pts >= first_pts and (item.pts >= last_pts or count == self._limit):
+                end = int(min(item.pts, last_pts)) * self.info.time_base
             if held is not None:
+                if end is not None:
+                    self.stopped = held.pts, end
                 yield replace(held, duration=item.pts - held.pts)
                 held = None
             if item.pts < first_pts:
                 continue
-            if item.pts >= last_pts or count == self._limit:
-                self._stopped = int(min(item.pts, last_pts)) * self.info.time_base
-                self._decoder.read_on(self._stopped)
+            if end is not None:
+                self._decoder.read_on(end)
                 return
             held = self._finish(item)
             count += 1
@@ -263,8 +268,9 @@ class VideoReader:
     @property
     def time_range(self) -> tuple[Fraction | None, Fraction | None]:
         """(first, end) in seconds of what is read; see the class."""
-        begin, finish = (None if time is None else self.info.start_time + time for time in (self._start, self._end))
-        return begin, finish if self._stopped is None else self._stopped
+        begin = None if self._start is None else self.info.start_time + self._start
+        end = self._bounds()[1]
+        return begin, int(end) * self.info.time_base if self._end is not None else None
 
     def _positioned(self, first_pts: float | int) -> Iterable[Timed]:
         begin = self._first.pts

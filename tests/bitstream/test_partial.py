@@ -2,11 +2,12 @@
 
 import io
 
+import numpy as np
 import pytest
 
-from cvcodec.bitstream import BitstreamReader, BitstreamWriter
+from cvcodec.bitstream import BitstreamReader, BitstreamWriter, read_record
 from cvcodec.errors import BitstreamError, TruncatedError
-from tests.bitstream.samples import make_chunks, make_file
+from tests.bitstream.samples import make_chunks, make_file, make_header
 
 
 def finish(data: bytes) -> bytes:
@@ -64,3 +65,53 @@ def test_without_a_whole_header_there_is_nothing_to_resume(length):
 def test_another_kind_of_file_is_refused():
     with pytest.raises(BitstreamError, match=r"not a \.cvl file"):
         BitstreamReader.scan_partial(io.BytesIO(b"RIFF....AVI "))
+
+
+def test_a_chunk_is_whole_only_with_its_log_variance():
+    header = make_header(logvar=True)
+    sink = io.BytesIO()
+    ends = []
+    with BitstreamWriter(sink, header) as writer:
+        for chunk in make_chunks(header):
+            writer.write_record("PKTS", bytes(30))
+            writer.write_chunk(chunk)
+            writer.write_logvar(np.full(chunk.symbols.shape, -3.5, np.float32))
+            ends.append(writer.bytes_written)
+    data = sink.getvalue()
+    for whole, end in enumerate(ends, start=1):
+        for cut, chunks in ((end - 1, whole - 1), (end, whole), (end + 40, whole)):
+            partial = BitstreamReader.scan_partial(io.BytesIO(data[:cut]))
+            assert partial.chunks == chunks
+            assert partial.resume_at == (ends[chunks - 1] if chunks else partial.head_end)
+    entry = BitstreamReader(io.BytesIO(data)).index[1]
+    without = data[: entry.offset + entry.size] + data[ends[1] :]
+    assert BitstreamReader.scan_partial(io.BytesIO(without)).chunks == 1
+    resumed = io.BytesIO(data[: ends[1] + 50])
+    with BitstreamWriter.resume(resumed, BitstreamReader.scan_partial(resumed)) as writer:
+        last = make_chunks(header)[2]
+        writer.write_record("PKTS", bytes(30))
+        writer.write_chunk(last)
+        writer.write_logvar(np.full(last.symbols.shape, -3.5, np.float32))
+    assert resumed.getvalue() == data
+
+
+def test_records_taken_over_leave_the_trailer_of_one_run():
+    data = make_file()
+    entries = BitstreamReader(io.BytesIO(data)).index
+    sink = io.BytesIO()
+    with BitstreamWriter(sink, make_header()) as writer:
+        for chunk in make_chunks(make_header()):
+            if chunk.index == 0:  # as if `sink` held it already
+                source = io.BytesIO(data[entries[0].offset :])
+                record = read_record(source, entries[0].offset)
+                assert record is not None
+                sink.write(data[entries[0].offset : record.end])
+                info = writer.adopt(record)
+                assert info is not None
+                assert (info.index, info.end_frame) == (0, 17)
+            else:
+                writer.write_chunk(chunk)
+            writer.write_record("XPKT", bytes(range(chunk.index, chunk.index + 40)))
+        with pytest.raises(BitstreamError, match="out of order"):
+            writer.adopt(record)
+    assert sink.getvalue() == data

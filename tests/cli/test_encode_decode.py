@@ -339,7 +339,7 @@ def begun(folder: Path, stream: Any, clip: bytes) -> None:
     stream.write(clip[: len(clip) * 3 // 4])
     stream.flush()
     for _ in range(600):
-        if any(path.stat().st_size for path in folder.glob(".cvcodec-*")):
+        if any(path.stat().st_size for path in folder.glob("out.cvl.partial")):
             break
         time.sleep(0.1)
     else:
@@ -378,7 +378,7 @@ def test_an_encode_is_stopped_while_ffmpeg_still_waits_for_the_beginning_of_a_pi
         child.stdin.write((here / "in.mkv").read_bytes()[:200])
         child.stdin.flush()
         for _ in range(600):
-            if list(here.glob(".cvcodec-*")):
+            if list(here.glob("out.cvl.partial")):
                 break
             time.sleep(0.1)
         time.sleep(1.0)  # by now it reads

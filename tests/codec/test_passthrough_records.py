@@ -151,23 +151,23 @@ def test_bytes_do_not_depend_on_how_far_the_reader_is_ahead(tmp_path: Path) -> N
     assert [kind for kind, _ in ahead] == [kind for kind, _ in step_by_step]
 
 
-def test_a_resumed_recorder_goes_on_where_the_file_ends(tmp_path: Path) -> None:
-    source = tmp_path / "in.mp4"
-    film(str(source), Track("aac"), Track("ac3"), chapters=True, frames=100, attachments=())
-    whole, _ = record(source)
-    places = [number for number, item in enumerate(whole) if item[0] == CHUNK]
-    recorder = PassthroughRecorder()
-    with VideoReader(source, on_packet=recorder.on_packet) as reader:
-        recorder.begin(reader)
-        frames = list(reader)
-        recorder.resume(frames[32].pts)  # chunks 0 to 2 are in the file
-        rest: list[Any] = []
-        for first in range(48, len(frames), 16):
-            rest += [*recorder.take([frame.pts for frame in frames[first : first + 16]]), (CHUNK, None)]
-        rest += recorder.take(None)
-    wanted = whole[places[2] + 1 :]
-    assert [item[1] for item in rest if item[0] != CHUNK] == [item[1] for item in wanted if item[0] != CHUNK]
-    assert [item[0] for item in rest] == [item[0] for item in wanted]
+def test_bytes_of_a_trim_do_not_depend_on_how_far_the_reader_is_ahead(tmp_path: Path) -> None:
+    source = tmp_path / "in.mkv"
+    film(str(source), Track("aac", seconds=4), Track("ac3", seconds=4), subtitle="ass", frames=100, chapters=True)
+    for trim in ({"frames": 40}, {"end": 1.613}, {"start": 0.4, "frames": 33}):
+        recorder = PassthroughRecorder()
+        with VideoReader(source, on_packet=recorder.on_packet, **trim) as reader:  # type: ignore[arg-type]
+            recorder.begin(reader)
+            iterator = iter(reader)
+            first = [next(iterator) for _ in range(16)]
+            early = [*recorder.take([frame.pts for frame in first])]
+        recorder = PassthroughRecorder()
+        with VideoReader(source, on_packet=recorder.on_packet, **trim) as reader:  # type: ignore[arg-type]
+            recorder.begin(reader)
+            frames = list(reader)
+            assert early == [*recorder.take([frame.pts for frame in frames[:16]])]
+            assert reader.stopped is not None
+            assert reader.stopped[0] == frames[-1].pts
 
 
 def test_records_are_written_as_they_come_and_precede_the_chunks_of_their_time(tmp_path: Path) -> None:
