@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _WORK = "Work"
 _REFRESHES_PER_S = 4
 _SHOWN_CLIPS = 8
+_NAME_COLUMNS = 52
+"""Of a clip's name, its end: with its frames beside it, a line fits 80 columns."""
 
 
 def batch(
@@ -248,24 +250,26 @@ class _Monitor:
             self._counts[outcome.status] += 1
             self._pixels += outcome.pixels
 
-    def __rich__(self) -> Table:
+    def __rich__(self) -> Group:
         with self._lock:
             active, counts = dict(self._active), dict(self._counts)
         spent = time.monotonic() - self._begun
         done = sum(counts.values())
         worked = counts["encoded"] + counts["failed"]
         left = (self._total - done) * spent / worked if worked else None
-        table = Table.grid(padding=(0, 2))
-        table.add_row(
+        totals = Table.grid(padding=(0, 2))
+        totals.add_row(
             Text(f"{done}/{self._total} clips", style="bold"),
             f"{counts['encoded']} encoded, {counts['skipped']} there already",
             Text(f"{counts['failed']} failed", style="bold red" if counts["failed"] else ""),
             f"{self._pixels / 1e6 / spent:.2f} Mpixel/s",
             "" if left is None else f"{int(left) // 3600}:{int(left) // 60 % 60:02d}:{int(left) % 60:02d} left",
         )
+        clips = Table.grid(padding=(0, 2))  # a grid of its own: names do not share their width with counts
         for name, (frames, total) in list(active.items())[:_SHOWN_CLIPS]:
-            table.add_row(Text("  " + name[-60:]), f"frame {frames}" + (f" of {total}" if total else ""))
-        return table
+            place = name if len(name) <= _NAME_COLUMNS else "…" + name[1 - _NAME_COLUMNS :]
+            clips.add_row(Text("  " + place), f"frame {frames}" + (f" of {total}" if total else ""))
+        return Group(totals, clips)
 
 
 @contextlib.contextmanager

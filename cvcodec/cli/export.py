@@ -94,5 +94,13 @@ def export(
             }
         )
     elif not quiet:
-        what = f"{result.clips} clips in {result.files} shards" if chosen == "webdataset" else f"latents {result.shape}"
+        what = (
+            f"{_count(result.clips, 'clip')} in {_count(result.files, 'shard')}"
+            if chosen == "webdataset"
+            else f"latents {result.shape}"
+        )
         report.say(f"{destination}: {what}, for {result.target.name}, {report.format_size(result.size_bytes)}")
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -9,8 +9,9 @@
     model, latent_space_id   what encoded it                       latents_kind, logvar   what a chunk keeps
     columns           further columns of the manifest, as text
 
-A run of one shard of many writes `index-00003-of-00016.jsonl`. Owns: names and reading of these files, and describing
-a .cvl file in their terms. Does not know: how they are written during a run (dataset).
+Lines end in a line feed; other line ends, such as U+2028 in a caption, are part of a value. A run of one shard of many
+writes `index-00003-of-00016.jsonl`. Owns: names and reading of these files, and describing a .cvl file in their terms.
+Does not know: how they are written during a run (dataset).
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ def index_files(folder: Path) -> list[Path]:
 
 
 def read_index(path: Path) -> list[Record]:
-    """The records of an index file, of all index files of a folder, or, where it has none, of its .cvl files.
+    """The records of an index file, of all index files of a folder, or, where it has none, of its .cvl files; of a
+    .cvl file, its own.
 
     Sorted by path; each path once. Raises InputError for what is missing, and for a line that is no record.
     """
@@ -56,13 +58,15 @@ def read_index(path: Path) -> list[Record]:
         if not files:
             found = sorted(file for file in path.rglob(f"*{SUFFIX}") if not file.name.startswith("."))
             return [describe(file, path, checksum=False) for file in found]
+    elif path.is_file() and path.suffix == SUFFIX:
+        return [describe(path, path.parent, checksum=False)]
     elif path.is_file():
         files = [path]
     else:
         raise InputError(f"{path}: no such folder or index")
     records: dict[str, Record] = {}
     for file in files:
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(file.read_bytes().splitlines(), 1):
             record = parse_line(line)
             if record is None:
                 raise InputError(f"{file}, line {number} is no index record")
@@ -70,7 +74,7 @@ def read_index(path: Path) -> list[Record]:
     return [records[name] for name in sorted(records)]
 
 
-def parse_line(line: str) -> Record | None:
+def parse_line(line: str | bytes) -> Record | None:
     """The record of a line; None for anything else, such as the half of a line that a killed run left."""
     try:
         record = json.loads(line)
@@ -87,7 +91,10 @@ def dump_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
 
 def dump_line(record: Mapping[str, Any]) -> bytes:
     """One line, sorted keys, line end included."""
-    return json.dumps(record, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    try:
+        return json.dumps(record, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    except UnicodeEncodeError:  # a file name that is no Unicode
+        return json.dumps(record, sort_keys=True).encode() + b"\n"
 
 
 def describe(

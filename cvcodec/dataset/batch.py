@@ -89,7 +89,7 @@ def run_batch(
 
 
 def _records(file: Path) -> Iterator[Record]:
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_bytes().splitlines():
         record = parse_line(line)
         if record is not None:
             yield record
@@ -101,8 +101,7 @@ def _read_journal(journal: BinaryIO) -> list[Record]:
     complete = data[: data.rfind(b"\n") + 1]
     journal.seek(len(complete))
     journal.truncate()
-    lines = complete.decode("utf-8", errors="replace").splitlines()
-    return [record for line in lines if (record := parse_line(line)) is not None]
+    return [record for line in complete.splitlines() if (record := parse_line(line)) is not None]
 
 
 def _write_failures(path: Path, failures: Iterable[Outcome]) -> None:
@@ -111,5 +110,5 @@ def _write_failures(path: Path, failures: Iterable[Outcome]) -> None:
         for failure in failures
     ]
     if lines or path.exists():
-        with atomic_output(path, overwrite=True) as sink:
+        with atomic_output(path, overwrite=True, keep_partial=True) as sink:  # a kill leaves nothing that stays
             sink.writelines(lines)

@@ -126,7 +126,7 @@ def export_file(
     """
     kind = kind or format_of(output, is_folder=False)
     if kind == "webdataset":
-        raise UsageError("WebDataset shards are made of a folder of .cvl files, not of one file")
+        raise UsageError("WebDataset shards come from export_shards, for any number of .cvl files")
     chosen = TARGETS[target]
     check_output(output, overwrite=overwrite, inputs=[source])
     with open_input(source) as file:

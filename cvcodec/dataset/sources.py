@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 import json
 import os
 from collections import Counter
@@ -139,7 +140,7 @@ def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
         text = manifest.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{manifest} cannot be read: {error}") from error
-    lines = text.splitlines()
+    lines = text.split("\n")  # splitlines() would also end lines at U+2028 and others, which captions contain
     kind = manifest.suffix.lower()
     if kind == ".txt":
         for number, line in enumerate(lines, 1):
@@ -150,13 +151,17 @@ def _rows(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
             if line.strip():
                 yield number, _object(line, f"{manifest.name}, line {number}")
     else:
-        reader = csv.DictReader(lines, delimiter="\t" if kind == ".tsv" else ",", restkey="", restval="")
-        if PATH not in (reader.fieldnames or ()):
-            raise InputError(
-                f"{manifest.name} has no column `{PATH}`; it has {', '.join(reader.fieldnames or ['none'])}"
-            )
-        for row in reader:
-            yield reader.line_num, {name: value for name, value in row.items() if name and isinstance(value, str)}
+        file = io.StringIO(text, newline="")  # quoted values keep their line ends
+        reader = csv.DictReader(file, delimiter="\t" if kind == ".tsv" else ",", restkey="", restval="")
+        try:
+            if PATH not in (reader.fieldnames or ()):
+                raise InputError(
+                    f"{manifest.name} has no column `{PATH}`; it has {', '.join(reader.fieldnames or ['none'])}"
+                )
+            for row in reader:
+                yield reader.line_num, {name: value for name, value in row.items() if name and isinstance(value, str)}
+        except csv.Error as error:
+            raise InputError(f"{manifest.name}, line {reader.line_num} cannot be read: {error}") from error
 
 
 def _object(line: str, where: str) -> dict[str, str]:

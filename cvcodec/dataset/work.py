@@ -58,6 +58,8 @@ class Task:
 
     clip: Clip
     known: Record | None = None
+    further_retries: int = 0
+    """Beyond those of the job: a worker that is lost may live on for a while, and its lock on the output with it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +142,7 @@ def encode_clip(
             message, hopeless = str(error), False
         except Exception as error:  # noqa: BLE001  # a defect that one clip of thousands meets must not end the run
             message, hopeless = f"this is a defect in cvcodec, please report it: {type(error).__name__}: {error}", False
-        if hopeless or attempts > job.retries:
+        if hopeless or attempts > job.retries + task.further_retries:
             spent = time.monotonic() - begun
             return Outcome(clip=clip, status="failed", error=_one_line(message), attempts=attempts, seconds=spent)
         sleep(_RETRY_DELAY_S * 2 ** (attempts - 1))

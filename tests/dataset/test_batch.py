@@ -19,6 +19,7 @@ import pytest
 
 import cvcodec
 from cvcodec.codec import EncodeOptions, encode_file
+from cvcodec.data.index import read_index
 from cvcodec.dataset import work
 from cvcodec.dataset.batch import Summary, run_batch
 from cvcodec.dataset.engines.local import run_local
@@ -103,6 +104,25 @@ def test_columns_of_a_manifest_are_carried_over(model: VideoAutoencoder, videos:
     summary, _ = encode(model, manifest, tmp_path / "out")
     assert summary.skipped == 2
     assert index_of(tmp_path / "out")["two.cvl"]["columns"] == {"caption": "third"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such a name")
+def test_line_ends_in_captions_and_names_that_are_no_text_survive_the_index(
+    model: VideoAutoencoder, tmp_path: Path
+) -> None:
+    caption = "one\ntwo\u2028three\x85\x1cfour"
+    name = os.fsdecode(b"clip \xff.mkv")
+    write_clip(tmp_path / "v/x.mkv").rename(tmp_path / "v" / name)
+    write_clip(tmp_path / "v/y.mkv", seed=1)
+    clips = [dataclasses.replace(clip, columns={"caption": caption}) for clip in find_clips([tmp_path / "v"])]
+    job = make_job(model, tmp_path / "out")
+    for wanted in ((2, 0), (0, 2)):
+        summary = run_batch(clips, job, lambda tasks: run_local(tasks, job, model, devices="cpu"))
+        assert (summary.encoded, summary.skipped) == wanted
+    first, second = read_index(tmp_path / "out")
+    assert first["source"] == str(tmp_path / "v" / name)
+    assert first["columns"] == second["columns"] == {"caption": caption}
+    assert (tmp_path / "out" / first["path"]).is_file()
 
 
 def test_a_second_run_skips_everything_even_without_its_index(

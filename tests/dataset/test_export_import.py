@@ -16,6 +16,7 @@ from torch import Tensor
 
 import cvcodec
 from cvcodec.codec import EncodeOptions, encode_file
+from cvcodec.data.shards import read_samples
 from cvcodec.dataset.export_ import export_file, export_shards
 from cvcodec.dataset.import_ import ImportOptions, import_file
 from cvcodec.errors import InputError, ModelMismatchError, OutputError, UsageError
@@ -245,6 +246,19 @@ def test_a_name_says_the_format_or_the_option_must(
         export_file(source, tmp_path / "x.bin")
     assert export_file(source, tmp_path / "x.bin", kind="npy").shape == (1, 4, 7, 4, 5)
     assert np.load(tmp_path / "x.bin").shape == (1, 4, 7, 4, 5)
+
+
+def test_one_file_can_be_a_shard_and_no_other_file_is_an_index(
+    models: dict[str, VideoAutoencoder], clip: Path, tmp_path: Path
+) -> None:
+    source = encoded(models["own"], clip, tmp_path / "x.cvl")
+    assert export_shards(source, tmp_path / "s").clips == 1
+    (sample,) = read_samples(tmp_path / "s/shard-000000.tar")
+    with cvcodec.open(source) as file:
+        assert np.array_equal(sample.array("latents.npy"), file.latents[:])
+    (tmp_path / "x.jsonl").write_bytes(b"\x89PNG")
+    with pytest.raises(InputError, match="line 1 is no index record"):
+        export_shards(tmp_path / "x.jsonl", tmp_path / "t")
 
 
 def test_fp16_is_refused_where_it_cannot_hold_a_latent(models: dict[str, VideoAutoencoder], tmp_path: Path) -> None:

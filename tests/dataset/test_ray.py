@@ -18,11 +18,13 @@ from typing import Any
 
 import pytest
 
+from cvcodec.dataset import work
 from cvcodec.dataset.batch import Summary, run_batch
 from cvcodec.dataset.engines import ray as engine
 from cvcodec.dataset.sources import find_clips
 from cvcodec.dataset.work import Outcome, Task
 from cvcodec.errors import DeviceError, MissingDependencyError
+from cvcodec.fileio import partial_path
 from cvcodec.model.base import VideoAutoencoder
 from tests.dataset.small import write_clip
 from tests.dataset.test_batch import encode, make_job, tree
@@ -85,7 +87,7 @@ def test_a_node_killed_midway_costs_no_output_and_changes_none(model: VideoAutoe
         write_clip(source / f"{number:02d}.mkv", frames=60, size=(48, 48), seed=number)
     encode(model, source, tmp_path / "local")
 
-    job = make_job(model, tmp_path / "ray", retries=5)
+    job = make_job(model, tmp_path / "ray", retries=1)
     outcomes: list[Outcome] = []
     notices: list[str] = []
     with ExitStack() as stack:
@@ -98,7 +100,9 @@ def test_a_node_killed_midway_costs_no_output_and_changes_none(model: VideoAutoe
         wait_for(address, 2)
 
         def note(outcome: Outcome) -> None:
-            if len(notices) == 2:  # both workers are ready
+            if len(notices) < 2:
+                time.sleep(1)  # until both workers are ready: the first one shall not do it all
+            else:
                 outcomes.append(outcome)
                 if len(outcomes) == 5:
                     kill(second)
@@ -141,6 +145,9 @@ class PretendedRay:
     def is_initialized(self) -> bool:
         return True
 
+    def lose(self, task: Task) -> None:
+        """A worker dies with this task."""
+
     def cluster_resources(self) -> dict[str, float]:
         return {"CPU": 4.0}
 
@@ -178,6 +185,8 @@ class PretendedActor:
             if name == "encode" and not self.dead:
                 self.ray.calls += 1
                 self.dead = self.ray.calls in self.ray.deaths
+                if self.dead:
+                    self.ray.lose(*arguments)
             if self.dead:
                 raise Lost("it is gone")
             return getattr(self.real, name)(*arguments)
@@ -202,6 +211,37 @@ def test_clips_of_lost_workers_are_encoded_by_others(
     encode(model, videos, tmp_path / "local")
     assert tree(tmp_path / "ray") == tree(tmp_path / "local")
     assert len(ray.actors) == 2 + len(deaths)
+
+
+def test_the_clip_of_a_lost_worker_waits_for_the_lock_that_it_left(
+    model: VideoAutoencoder, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setattr(work, "_RETRY_DELAY_S", 0.001)
+    ghost = ExitStack()
+    waited: list[str] = []
+    real = work.encode_clip
+
+    def encode_clip(task: Task, *arguments: Any) -> Outcome:
+        lock = partial_path(tmp_path / "ray" / task.clip.output)
+        if len(ray.actors) > 2 and lock.exists():  # the only one there: the lost worker's
+            waited.append(task.clip.output)
+            return real(task, *arguments, sleep=lambda seconds: ghost.close() if seconds > 0.01 else None)
+        return real(task, *arguments)
+
+    class Haunted(PretendedRay):
+        def lose(self, task: Task) -> None:
+            path = tmp_path / "ray" / task.clip.output
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = ghost.enter_context(partial_path(path).open("wb"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+    monkeypatch.setattr(engine, "encode_clip", encode_clip)
+    ray = Haunted({2})
+    assert pretended_run(monkeypatch, ray, model, videos, tmp_path / "ray").encoded == 6
+    assert len(waited) == 1
+    encode(model, videos, tmp_path / "local")
+    assert tree(tmp_path / "ray") == tree(tmp_path / "local")
 
 
 def test_a_clip_that_costs_worker_after_worker_is_given_up(

@@ -1,5 +1,7 @@
 """Which clips a run has, and where their outputs go. The files need not be videos for that."""
 
+import csv
+import json
 from itertools import chain
 from pathlib import Path
 
@@ -59,6 +61,24 @@ def test_a_csv_manifest_names_files_places_and_further_columns(tmp_path: Path) -
     assert [clip.output for clip in clips] == ["in/x.cvl", "dogs/1.cvl", "z.cvl"]
     assert [clip.source for clip in clips] == [str(tmp_path / "lists/in/x.mp4"), "/data/y.mp4", str(tmp_path / "z.mp4")]
     assert clips[0].columns == {"caption": "a cat, asleep"}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_captions_may_hold_line_ends_of_any_kind(tmp_path: Path, suffix: str) -> None:
+    caption = 'one\ntwo\u2028three\x85"four"\x0b'
+    manifest = tmp_path / f"m.{suffix}"
+    with manifest.open("w", encoding="utf-8", newline="") as file:
+        if suffix == "csv":
+            csv.writer(file).writerows([["path", "caption"], ["x.mp4", caption], ["y.mp4", "short"]])
+        else:
+            file.writelines(
+                json.dumps({"path": path, "caption": text}, ensure_ascii=False) + "\r\n"
+                for path, text in (("x.mp4", caption), ("y.mp4", "short"))
+            )
+    assert [(clip.output, clip.columns) for clip in find_clips([manifest])] == [
+        ("x.cvl", {"caption": caption}),
+        ("y.cvl", {"caption": "short"}),
+    ]
 
 
 def test_text_tab_and_json_manifests_say_the_same(tmp_path: Path) -> None:

@@ -28,6 +28,10 @@ MOST_LOSSES = 3
 
 _CPUS = 2  # of a worker without a GPU
 
+_RETRIES_AFTER_LOSS = 6
+"""Half a minute in all. What a lost worker began may still be locked: its processes outlive it by some seconds where
+only its node's daemon died, its locks by more on a network file system."""
+
 
 class Encoder:
     """What an actor is: a model on this node's device, encoding several clips at once."""
@@ -172,7 +176,7 @@ class _Run:
         place = task.clip.output
         losses[place] = losses.get(place, 0) + 1
         if losses[place] < MOST_LOSSES:
-            waiting.appendleft(task)
+            waiting.appendleft(dataclasses.replace(task, further_retries=_RETRIES_AFTER_LOSS))
             return None
         message = f"{MOST_LOSSES} workers were lost while they encoded it: {_one_line(error)}"
         return Outcome(clip=task.clip, status="failed", error=message, attempts=MOST_LOSSES)
