@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cvcodec.cli import options, report
+from cvcodec.errors import BitstreamError
 
 if TYPE_CHECKING:
     from cvcodec.bitstream import Header
@@ -64,6 +65,14 @@ def decode(
     frames: Annotated[int | None, typer.Option("--frames", min=1, metavar="N", help="Decode at most N frames.")] = None,
     audio: options.Audio = True,
     metadata: options.Metadata = True,
+    salvage: Annotated[
+        bool,
+        typer.Option("--salvage", help="Decode what is intact of a damaged file, and say which frames are lost."),
+    ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="With --salvage: exit with code 5 when the file was damaged, after decoding it."),
+    ] = False,
     device: options.Device = options.AUTO,
     precision: options.Precision = options.AUTO,
     threads: options.Threads = None,
@@ -94,6 +103,7 @@ def decode(
         threads=threads,
         kinds=KINDS if audio else (),
         tags=metadata,
+        salvage=salvage,
         writer={key: value for key, value in given.items() if value is not None},
     )
     with report.progress("decode", quiet=quiet) as meter:
@@ -114,3 +124,7 @@ def decode(
             f"{destination}: {result.frames} frames of {result.width}x{result.height}, "
             f"{result.megapixels_per_s:.2f} Mpixel/s"
         )
+    if result.damage is not None:
+        if strict:
+            raise BitstreamError(result.damage)
+        report.warn(result.damage)

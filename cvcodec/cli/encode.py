@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cvcodec.cli import options, report
-from cvcodec.errors import UsageError
+from cvcodec.errors import InputError, UsageError
 
 _INPUT = "Input"
 
@@ -109,6 +109,14 @@ def encode(
             rich_help_panel="Output",
         ),
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict",
+            help="Exit with code 3 when the source was damaged; the file is complete all the same.",
+            rich_help_panel=_INPUT,
+        ),
+    ] = False,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -186,3 +194,5 @@ def encode(
             f"{destination}: {result.frames} frames of {result.width}x{result.height}, "
             f"{report.format_size(result.size_bytes)}, {result.bpp:.4f} bpp, {result.megapixels_per_s:.2f} Mpixel/s"
         )
+    if strict and result.damage is not None:
+        raise InputError(f"{result.damage}; {destination} was written, --strict asks to fail")

@@ -4,11 +4,14 @@
     decode   BitstreamReader -> symbols -> latents -> windows -> decoder -> frames -> VideoWriter   (`decode`, `feed`)
     open     a file as an array of latents and frames                                               (`latent_file`)
 
-`headers` says what of a source goes into a file; `notices` collects what a person should read.
+`headers` says what of a source goes into a file, `resume` goes on with the partial file of an interrupted encode,
+`chunks` and `salvage` give what is needed of an intact file and of a damaged one; `notices` collects what
+a person should read.
 """
 
 from cvcodec.codec.decode import DecodeOptions, Decoder, DecodeResult, decode_file
-from cvcodec.codec.encode import EncodeOptions, EncodeResult, encode_file, encode_stream
+from cvcodec.codec.encode import encode_file, encode_stream
+from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
 from cvcodec.codec.headers import DEFAULT_MODEL, DEFAULT_QUALITY, info_from_header, make_header
 from cvcodec.codec.latent_file import LatentFile
 

@@ -6,7 +6,7 @@ Does not know: command lines, names of models, what windows or the entropy coder
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 import math
 import re
 import time
@@ -20,14 +20,15 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from cvcodec import tiling
-from cvcodec.bitstream import BitstreamReader, Chunk, Header
-from cvcodec.bitstream.format import CHNK
+from cvcodec.bitstream import Header
+from cvcodec.codec.chunks import FileChunks
 from cvcodec.codec.encode import Progress, StrPath
 from cvcodec.codec.feed import ChunkFeed
 from cvcodec.codec.headers import info_from_header
 from cvcodec.codec.latent_file import check_model
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.passthrough import PassthroughPlayer
+from cvcodec.codec.salvage import LostFrames, SalvagedChunks
 from cvcodec.copied import KINDS
 from cvcodec.device import set_threads
 from cvcodec.errors import BitstreamError, OutputError, UsageError
@@ -62,6 +63,8 @@ class DecodeOptions:
     """Copied streams to restore, of `cvcodec.copied.KINDS`; none for a silent video."""
     tags: bool = True
     """Restore chapters and tags too; otherwise only languages, dispositions and the names of attachments."""
+    salvage: bool = False
+    """Decode what is intact of a damaged file, at its own times, instead of refusing it."""
     writer: dict[str, Any] = field(default_factory=dict)
     """Further arguments for `VideoWriter`: codec, crf, preset, chroma, container, ..."""
 
@@ -71,6 +74,12 @@ class DecodeResult:
     """What a decode did."""
 
     frames: int
+    concealed_frames: int
+    """Of which the source was damaged where they were encoded."""
+    lost: tuple[LostFrames, ...]
+    """Frames of a salvaged file that could not be decoded, as far as it was read."""
+    damaged_bytes: int
+    """Bytes of a salvaged file that belong to no intact record."""
     width: int
     height: int
     seconds: float
@@ -86,10 +95,30 @@ class DecodeResult:
         """Speed of the whole command."""
         return self.width * self.height * self.frames / 1e6 / self.seconds if self.seconds else 0.0
 
+    @property
+    def lost_frames(self) -> int | None:
+        """How many frames are lost; None where that is not known, because the end of the file is lost."""
+        counts = [lost.frame_count for lost in self.lost]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    @property
+    def damage(self) -> str | None:
+        """What a person should know of a damaged file, in a sentence; None for an intact one."""
+        if not self.lost and not self.damaged_bytes:
+            return None
+        if not self.lost:
+            return f"the file is damaged ({self.damaged_bytes} bytes), but no frame is lost"
+        frames = ", ".join(lost.describe() for lost in self.lost)
+        return f"the file is damaged: frames {frames} are lost, {self.frames} were decoded"
+
     def to_dict(self) -> dict[str, Any]:
         """JSON types, units in the keys."""
         return {
             "frames": self.frames,
+            "concealed_frames": self.concealed_frames,
+            "lost_frames": self.lost_frames,
+            "lost": [dataclasses.asdict(lost) for lost in self.lost],
+            "damaged_bytes": self.damaged_bytes,
             "width": self.width,
             "height": self.height,
             "seconds": self.seconds,
@@ -156,8 +185,8 @@ class Decoder:
         self.notices = Notices(on_notice)
         self._started = time.perf_counter()
         set_threads(self.options.threads)
-        self._reader = BitstreamReader(source)
-        self.header = self._reader.header
+        self._chunks = SalvagedChunks(source) if self.options.salvage else FileChunks(source)
+        self.header = self._chunks.header
         self.info: VideoInfo = info_from_header(self.header)
         loaded = model if isinstance(model, VideoAutoencoder) else model(self.header)
         check_model(loaded, self.header, self.notices)
@@ -166,18 +195,14 @@ class Decoder:
         )
         self._plan = Plan.from_header(self.header, family=loaded.config.family)
         self._bounds = self._pts_bounds()
+        self._chunks.select(self._plan, self._bounds, self.options.frames)
         self._player: PassthroughPlayer | None = None
-        self._chunks: Iterator[Chunk] | None = None
         self.model_seconds = 0.0
 
     @property
     def expected_frames(self) -> int | None:
         """Frames that will come, where the index tells; of a trim, those of the chunks it meets."""
-        trailer = self._reader.trailer
-        if trailer is None:
-            return None
-        first, last = self._frame_range()
-        return last - first if self.options.frames is None else min(self.options.frames, last - first)
+        return self._chunks.expected_frames
 
     def write(self, target: Any, *, on_progress: Progress | None = None) -> DecodeResult:
         """Decode everything into a video at `target`: a path or a binary file object."""
@@ -185,6 +210,7 @@ class Decoder:
         expected = self.expected_frames
         with ExitStack() as stack:
             player = self._open_player()
+            concealed = 0
             options = player.writer_options(self.header.time_base) | self.options.writer
             writer = VideoWriter.like(target, self.info, **options)
             behind: WriteBehind[Frame] | None = None
@@ -202,18 +228,24 @@ class Decoder:
             )
             try:
                 for frame in self.frames():
+                    concealed += frame.corrupt
                     behind.put(frame)
             except BitstreamError:  # a pipe was cut: what was verified before still flows
                 behind.finish()
                 raise
             behind.finish()
             if not writer.frames:
+                if self._chunks.lost:
+                    raise BitstreamError("no chunk of the range that was asked for is intact: nothing can be salvaged")
                 raise UsageError("no frames lie in the range that was asked for")
             in_thread(writer.close, name="video-closer")
             self.notices.extend(writer.notices)
             frames = writer.frames
         return DecodeResult(
             frames=frames,
+            concealed_frames=concealed,
+            lost=tuple(self._chunks.lost),
+            damaged_bytes=self._chunks.damaged_bytes,
             width=self.header.width,
             height=self.header.height,
             seconds=time.perf_counter() - self._started,
@@ -225,10 +257,21 @@ class Decoder:
 
     def frames(self) -> Iterator[Frame]:
         """The decoded frames of the trim, in order, rounded to the source's bit depth; once only."""
-        depth = self.header.bit_depth
-        feed, latents, total = self._feed()
-        first_pts, end_pts = self._bounds
         left = math.inf if self.options.frames is None else self.options.frames
+        for feed, latents, total in self._chunks.feeds():
+            for frame in self._frames_of(feed, latents, total):
+                if frame.pts >= self._bounds[1]:
+                    return
+                left -= 1
+                yield frame
+                if not left:
+                    self._stop_player(feed.times[0].pts if feed.times else frame.pts + (frame.duration or 0))
+                    return
+            feed.finish()
+
+    def _frames_of(self, feed: ChunkFeed, latents: tuple[int, int | None], total: int | None) -> Iterator[Frame]:
+        """The frames from the trim's beginning on that consecutive chunks hold."""
+        depth = self.header.bit_depth
         number = tiling.frames_of_latents(latents[0], latents[0], self.header.temporal_factor)[0]
         pieces = self._plan.decode(self._decode, feed.read, latents, total, lambda plan, text: self.notices(text))
         for piece in pieces:
@@ -242,10 +285,7 @@ class Decoder:
                     break
                 number += 1
                 shown = feed.times.popleft()
-                if shown.pts >= end_pts:
-                    return
-                if shown.pts >= first_pts:
-                    left -= 1
+                if shown.pts >= self._bounds[0]:
                     yield Frame(
                         pixels=picture,
                         pts=shown.pts,
@@ -253,39 +293,20 @@ class Decoder:
                         bit_depth=depth,
                         corrupt=shown.concealed,
                     )
-                    if not left:
-                        self._stop_player(feed.times[0].pts if feed.times else shown.pts + (shown.duration or 0))
-                        return
-        feed.finish()
 
     def _open_player(self) -> PassthroughPlayer:
         """What puts the copied streams beside the frames, fed with all that precedes the first chunk."""
         begin, end = (None if math.isinf(pts) else int(pts) * self.header.time_base for pts in self._bounds)
-        player = PassthroughPlayer(
-            kinds=self.options.kinds, metadata=self.options.tags, begin=begin, end=end, on_notice=self.notices
+        self._player = PassthroughPlayer(
+            kinds=self.options.kinds,
+            metadata=self.options.tags,
+            begin=begin,
+            end=end,
+            salvage=self.options.salvage,
+            on_notice=self.notices,
         )
-        self._player = player
-        if self._in_order:
-            chunks = self._feed_player(player)
-            first = next(chunks, None)
-            self._chunks = chunks if first is None else itertools.chain([first], chunks)
-            return player
-        assert self._reader.trailer is not None
-        for record in self._reader.side_records(0, 1):
-            player.feed(record.type, record.payload)
-        chunk = self._reader.trailer.chunk_of_frame(self._frame_range()[0]) if self.expected_frames else 0
-        for record in self._reader.side_records(1 if player.looks_back else max(1, chunk)):
-            player.feed(record.type, record.payload)
-            if player.passed:
-                break
-        return player
-
-    def _feed_player(self, player: PassthroughPlayer) -> Iterator[Chunk]:
-        for record in self._reader.records():
-            if record.type == CHNK:
-                yield self._reader.decode(record)
-            else:
-                player.feed(record.type, record.payload)
+        self._chunks.feed_player(self._player)
+        return self._player
 
     def _stop_player(self, pts: int) -> None:
         if self._player is not None:
@@ -296,41 +317,6 @@ class Decoder:
         pixels = self._runner.decode(latent)
         self.model_seconds += time.perf_counter() - begun
         return pixels
-
-    def _feed(self) -> tuple[ChunkFeed, tuple[int, int | None], int | None]:
-        """The chunks that are needed, the latents to decode, and how many the video has where that is known."""
-        trailer = self._reader.trailer
-        if trailer is None or self._in_order:
-            # In order, so that every record is verified and the trailer compared with what was read.
-            total = trailer.latents if trailer is not None else None
-            return ChunkFeed(self._chunks or self._reader.chunks(), self.header), (0, total), total
-        factor = self.header.temporal_factor
-        first, last = self._frame_range()
-        latents = tiling.latents_of_frames(first, last, factor)
-        latents = latents[0], min(latents[1], trailer.latents)
-        start, stop = self._plan.latents_to_read(latents, trailer.latents)
-        numbers = (
-            range(trailer.chunk_of_latent(start), trailer.chunk_of_latent(stop - 1) + 1) if start < stop else range(0)
-        )
-        chunks: Iterator[Chunk] = (self._reader.read_chunk(number) for number in numbers)
-        return ChunkFeed(chunks, self.header), latents, trailer.latents
-
-    @property
-    def _in_order(self) -> bool:
-        """Whether the whole file is read, from its beginning."""
-        options = self.options
-        trims = options.start, options.end, options.duration, options.frames
-        return self._reader.trailer is None or trims == (None,) * 4
-
-    def _frame_range(self) -> tuple[int, int]:
-        """Frames [first, last) of the chunks that the trim meets."""
-        trailer = self._reader.trailer
-        assert trailer is not None
-        low, high = self._bounds
-        met = [entry for entry in trailer.index if entry.first_pts < high and entry.last_pts >= low]
-        if not met:
-            return 0, 0
-        return met[0].first_frame, met[-1].first_frame + met[-1].frame_count
 
     def _pts_bounds(self) -> tuple[float, float]:
         """The trim in time stamps: [first, end)."""

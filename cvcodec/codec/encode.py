@@ -10,9 +10,9 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,19 +21,19 @@ from torch import Tensor
 
 from cvcodec import tiling
 from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, BitstreamWriter, Chunk, Header
-from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind, make_header, make_quantizer
+from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
+from cvcodec.codec.headers import make_header, make_quantizer
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.passthrough import PassthroughRecorder
-from cvcodec.codec.requantise import RateDistortion, quantised
+from cvcodec.codec.requantise import quantised
 from cvcodec.codec.resume import PartialSink
-from cvcodec.copied import KINDS
 from cvcodec.device import available_memory, set_threads
 from cvcodec.errors import InputError, NumericalError, UsageError
 from cvcodec.fileio import atomic_output, is_standard_stream, partial_path
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import LOGVAR_RANGE
 from cvcodec.pipeline import ReadAhead, WriteBehind, in_thread
-from cvcodec.plan import Plan, WindowMode
+from cvcodec.plan import Plan
 from cvcodec.runner import ClipEncoder, ModelRunner, frames_to_tensor
 from cvcodec.video import Frame, VideoInfo, VideoReader
 
@@ -45,96 +45,6 @@ Progress = Callable[[int, int, int | None], None]
 _PIECE_FRAMES = 8  # frames handed on at once: fewer calls, little memory
 _AHEAD_BYTES = 96 << 20  # decoded frames that may wait for the model
 _AHEAD_FRAMES = 128  # and no more than that, or small pictures would fill memory with objects
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeOptions:
-    """How to encode; every field has a default that suits most videos."""
-
-    quality: float = DEFAULT_QUALITY
-    """0 to 100: ten more halve the quantiser's steps."""
-    latents: LatentsKind = "quantised"
-    """`quantised`, or the latents themselves as `fp16` or `fp32`, for caching."""
-    rdo: RateDistortion = "time"
-    """Which symbols are chosen by what they cost and what they lose: `none`, those that the latent before predicts
-    (`time`), or `all`, which is best for PSNR and takes texture."""
-    store_logvar: bool = False
-    """Keep the posterior's log-variance as well (fp16), for training that draws fresh samples."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """Any JSON object, merged into the header's metadata."""
-    windows: WindowMode = "auto"
-    """`context`, `official` (official CV-VAE models only), or `auto`: what the model's family defaults to."""
-    window: int | None = None
-    """Latents kept per window; None: the model's, smaller if memory is short."""
-    tile: int | None = None
-    """Side of a tile in latents, 0: whole frames; None: the model's, smaller if memory is short."""
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int | None = None
-    """CPU threads of the model."""
-    kinds: tuple[str, ...] = KINDS
-    """Streams to copy beside the picture, of `cvcodec.copied.KINDS`; none for a silent file."""
-    tags: bool = True
-    """Copy chapters and tags too; otherwise only languages, dispositions and the names of attachments."""
-    reader: dict[str, Any] = field(default_factory=dict)
-    """Further arguments for `VideoReader`: stream, start, end, duration, frames, rotate, deinterlace, ..."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EncodeResult:
-    """What an encode did. Sizes in bytes of real output, rates per source pixel."""
-
-    frames: int
-    chunks: int
-    width: int
-    height: int
-    size_bytes: int
-    copied_bytes: int
-    """Of which streams copied from the source."""
-    resumed_frames: int
-    """Of which came from the partial file of an interrupted encode."""
-    seconds: float
-    """Wall time of the whole command."""
-    model_seconds: float
-    """Of which inside the model's calls (device time included where it was waited for)."""
-    precision: str
-    device: str
-    notices: tuple[str, ...]
-
-    @property
-    def pixels(self) -> int:
-        """Width * height * frames of the source."""
-        return self.width * self.height * self.frames
-
-    @property
-    def bpp(self) -> float:
-        """Bits per pixel of the source, of everything but copied streams."""
-        return 8 * (self.size_bytes - self.copied_bytes) / self.pixels
-
-    @property
-    def megapixels_per_s(self) -> float:
-        """Speed of the whole command; what came from a partial file does not count."""
-        done = self.width * self.height * (self.frames - self.resumed_frames)
-        return done / 1e6 / self.seconds if self.seconds else 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON types, units in the keys."""
-        return {
-            "frames": self.frames,
-            "chunks": self.chunks,
-            "width": self.width,
-            "height": self.height,
-            "size_bytes": self.size_bytes,
-            "copied_bytes": self.copied_bytes,
-            "resumed_frames": self.resumed_frames,
-            "bpp": self.bpp,
-            "seconds": self.seconds,
-            "model_seconds": self.model_seconds,
-            "mpixel_per_s": self.megapixels_per_s,
-            "precision": self.precision,
-            "device": self.device,
-            "notices": list(self.notices),
-        }
 
 
 def encode_file(
@@ -226,15 +136,15 @@ def encode_stream(
         frames = stack.enter_context(ReadAhead(reader, limit=limit, name="video-reader"))
         encoder.run(frames)
         notices.extend(reader.notices)
-        if reader.decode_errors:
-            notices(f"{reader.decode_errors} damaged packets in the source, {reader.corrupt_frames} frames concealed")
-        return EncodeResult(
+        result = EncodeResult(
             frames=encoder.frames,
             chunks=encoder.chunks,
             width=info.width,
             height=info.height,
             size_bytes=encoder.size,
             copied_bytes=encoder.copied,
+            decode_errors=reader.decode_errors,
+            concealed_frames=reader.corrupt_frames,
             resumed_frames=encoder.resumed,
             seconds=time.perf_counter() - started,
             model_seconds=encoder.model_seconds,
@@ -242,6 +152,9 @@ def encode_stream(
             device=str(runner.device),
             notices=tuple(notices.said),
         )
+        if result.damage is not None:
+            notices(result.damage)
+        return replace(result, notices=tuple(notices.said))
 
 
 @dataclass(frozen=True)

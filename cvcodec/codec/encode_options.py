@@ -1,0 +1,115 @@
+"""What an encode is asked for, and what it says when it is done. Plain values; `encode` does the work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind
+from cvcodec.codec.requantise import RateDistortion
+from cvcodec.copied import KINDS
+from cvcodec.plan import WindowMode
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeOptions:
+    """How to encode; every field has a default that suits most videos."""
+
+    quality: float = DEFAULT_QUALITY
+    """0 to 100: ten more halve the quantiser's steps."""
+    latents: LatentsKind = "quantised"
+    """`quantised`, or the latents themselves as `fp16` or `fp32`, for caching."""
+    rdo: RateDistortion = "time"
+    """Which symbols are chosen by what they cost and what they lose: `none`, those that the latent before predicts
+    (`time`), or `all`, which is best for PSNR and takes texture."""
+    store_logvar: bool = False
+    """Keep the posterior's log-variance as well (fp16), for training that draws fresh samples."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Any JSON object, merged into the header's metadata."""
+    windows: WindowMode = "auto"
+    """`context`, `official` (official CV-VAE models only), or `auto`: what the model's family defaults to."""
+    window: int | None = None
+    """Latents kept per window; None: the model's, smaller if memory is short."""
+    tile: int | None = None
+    """Side of a tile in latents, 0: whole frames; None: the model's, smaller if memory is short."""
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    """CPU threads of the model."""
+    kinds: tuple[str, ...] = KINDS
+    """Streams to copy beside the picture, of `cvcodec.copied.KINDS`; none for a silent file."""
+    tags: bool = True
+    """Copy chapters and tags too; otherwise only languages, dispositions and the names of attachments."""
+    reader: dict[str, Any] = field(default_factory=dict)
+    """Further arguments for `VideoReader`: stream, start, end, duration, frames, rotate, deinterlace, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeResult:
+    """What an encode did. Sizes in bytes of real output, rates per source pixel."""
+
+    frames: int
+    chunks: int
+    width: int
+    height: int
+    size_bytes: int
+    copied_bytes: int
+    """Of which streams copied from the source."""
+    decode_errors: int
+    """Packets of the source that could not be decoded."""
+    concealed_frames: int
+    """Frames that the source's decoder made up where it was damaged; the file flags them."""
+    resumed_frames: int
+    """Of which came from the partial file of an interrupted encode."""
+    seconds: float
+    """Wall time of the whole command."""
+    model_seconds: float
+    """Of which inside the model's calls (device time included where it was waited for)."""
+    precision: str
+    device: str
+    notices: tuple[str, ...]
+
+    @property
+    def pixels(self) -> int:
+        """Width * height * frames of the source."""
+        return self.width * self.height * self.frames
+
+    @property
+    def damage(self) -> str | None:
+        """What a person should know of a damaged source, in a sentence; None for an intact one."""
+        if not self.decode_errors and not self.concealed_frames:
+            return None
+        return f"the source is damaged: {self.decode_errors} decode errors, {self.concealed_frames} frames concealed"
+
+    @property
+    def bpp(self) -> float:
+        """Bits per pixel of the source, of everything but copied streams."""
+        return 8 * (self.size_bytes - self.copied_bytes) / self.pixels
+
+    @property
+    def megapixels_per_s(self) -> float:
+        """Speed of the whole command; what came from a partial file does not count."""
+        done = self.width * self.height * (self.frames - self.resumed_frames)
+        return done / 1e6 / self.seconds if self.seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, units in the keys."""
+        return {
+            "frames": self.frames,
+            "chunks": self.chunks,
+            "width": self.width,
+            "height": self.height,
+            "size_bytes": self.size_bytes,
+            "copied_bytes": self.copied_bytes,
+            "decode_errors": self.decode_errors,
+            "concealed_frames": self.concealed_frames,
+            "resumed_frames": self.resumed_frames,
+            "bpp": self.bpp,
+            "seconds": self.seconds,
+            "model_seconds": self.model_seconds,
+            "mpixel_per_s": self.megapixels_per_s,
+            "precision": self.precision,
+            "device": self.device,
+            "notices": list(self.notices),
+        }
