@@ -149,7 +149,8 @@ def _huffman_bits(plane: Bytes) -> float:
     """Estimated size of a compressed plane: a prefix code, and half a byte for each entry of its table.
 
     A value that takes most of what is left costs a whole bit however frequent it is (an optimal code does the same);
-    the others then cost about their entropy. Within 4 % of an optimal prefix code, and several times faster where there are many values.
+    the others then cost about their entropy. Within 4 % of an optimal prefix code, and several times faster where
+    there are many values.
     """
     counts = np.sort(np.bincount(plane))[::-1]
     counts = counts[counts > 0].astype(np.float64)
