@@ -18,7 +18,7 @@ BIN := $(VENV)/bin
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test lint format bench ablations gpu-check wheel clean distclean
+.PHONY: help env demo test lint format bench ablations grid gpu-check wheel clean distclean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ bench: $(VENV)/.demo ## speed of encode and decode on this machine, in Mpixel/s
 
 ablations: $(VENV)/.demo ## the paper's Tables 6 and 7 at small scale: DATA=clips/ MINUTES=20 a row
 	@$(BIN)/cvcodec train ablations all $(CONFIG) $(if $(DATA),--data "$(DATA)") --minutes $(MINUTES) $(ARGS)
+
+grid: $(VENV)/.demo ## docs/grid.jpg: frames of the demo clip as they are, by PCA and by our models
+	@$(BIN)/python -m cvcodec.demo --fetch
+	@$(BIN)/python -m cvcodec.bench.grid --output docs/grid.jpg $(ARGS)
 
 gpu-check: $(VENV)/.demo ## parity, memory and speed on your CUDA card
 	@$(BIN)/python -m cvcodec.bench.gpu_check $(ARGS)

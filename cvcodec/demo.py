@@ -26,12 +26,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--clip", type=Path, help="a video of your own")
     parser.add_argument("--folder", type=Path, default=Path(".demo"), help="where everything goes")
+    parser.add_argument("--fetch", action="store_true", help="only fetch the clip")
     arguments = parser.parse_args()
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     clip: Path = arguments.clip or fetch_clip(folder)
     if not clip.is_file():
         sys.exit(f"{clip}: no such file")
+    if arguments.fetch:
+        return
     latents = folder / f"{clip.stem}.cvl"
     decoded = folder / f"{clip.stem}.decoded.mp4"
     picture = folder / f"{clip.stem}.png"

@@ -3,6 +3,9 @@
     speed        Mpixel/s of encode and decode: model call and whole command            (make bench)
     memory       peak memory of the commands for clips of different length
     borders      PSNR of frames at window borders, against their neighbours and against the clip in one window
+    floors       PSNR, SSIM, LPIPS and bits of our models against a PCA of patches
+    compatibility   PSNR of a 2D decoder on a video model's latents, and of the video decoder on 2D latents
+    grid         frames of a clip as it is, by PCA and by our models, as a picture      (make grid)
     reader       slices a second that training loops get, against torch.save, safetensors and WebDataset
     gpu_check    parity, windows, memory and speed on a CUDA or MPS device              (make gpu-check)
 

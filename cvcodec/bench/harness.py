@@ -32,7 +32,8 @@ from torch import Tensor
 from cvcodec import __version__, host, registry
 from cvcodec.checkpoint import default_statistics
 from cvcodec.codec import DEFAULT_MODEL
-from cvcodec.errors import CvcodecError
+from cvcodec.errors import CvcodecError, UsageError
+from cvcodec.fileio import atomic_output
 from cvcodec.model import ModelConfig, VideoAutoencoder, build_model
 from cvcodec.model.mini import mini_config
 from cvcodec.model.official_config import config_from_official
@@ -231,6 +232,19 @@ def show_json(record: Mapping[str, Any]) -> None:
     """One JSON object on a line of standard output; NaN and the infinities become null."""
     sys.stdout.write(json.dumps(finite(record), allow_nan=False) + "\n")
     sys.stdout.flush()
+
+
+def update_block(path: Path, name: str, content: str) -> None:
+    """Replace what stands between `<!-- NAME -->` and `<!-- /NAME -->` in a text file. UsageError without these."""
+    from cvcodec.bench.rd.summary import replace_block
+
+    try:
+        before = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be updated: {error.strerror or error}") from error
+    after = replace_block(before, name, content)
+    with atomic_output(path, overwrite=True) as file:
+        file.write(after.encode())
 
 
 def finite(value: Any) -> Any:

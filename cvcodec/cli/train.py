@@ -135,7 +135,7 @@ def ablations(
     """Train the rows of the paper's Tables 6 and 7, and 2D+3D against all-3D, for equal times, and tabulate them.
 
     What is finished is not trained again: the same command continues a series. Rows are measured on the whole
-    validation split (33 frames, short side 256, latents not quantised). The tables are ablations.md and .json, too.
+    validation split (17 frames, short side 256, latents not quantised). The tables are ablations.md and .json, too.
     """
     values = read_config_file(config_file) if config_file is not None else {}
     given = {"data": data, "image_vae": image_vae, "threads": threads}

@@ -23,6 +23,7 @@ from cvcodec.training.rate import RateModel
 from cvcodec.training.sources import MediaFile
 
 GROUP = 4
+_LPIPS_STRIDE = 3  # frames that LPIPS, slower than the model, sees: it comes by every place in a group of four
 _MOST_STILLS = 4  # frames that a 2D model is measured on, from each clip
 
 
@@ -144,7 +145,7 @@ class Validator:
 
     def _distance(self, target: Tensor, output: Tensor) -> float:
         assert self._lpips is not None
-        x, y = (_pictures(pixels) / 127.5 - 1 for pixels in (target, output))
+        x, y = (_pictures(pixels[:, :, ::_LPIPS_STRIDE]) / 127.5 - 1 for pixels in (target, output))
         values = []
         with self._arithmetic():
             for first in range(0, len(x), 8):  # AlexNet's first maps of a whole clip would be large

@@ -1,0 +1,300 @@
+"""`python -m cvcodec.bench.compatibility`: do a video model and a 2D model read each other's latents?
+
+Owns: what is decoded by whom, and what it is compared with. For every clip (short side 256, first 33 frames, cut to
+4k+1 frames and multiples of 8 pixels), posterior means, not quantised, pictures rounded to bytes:
+
+    video model          encoded and decoded as a video, all frames
+    2D model             frames 0, 4, 8 ..., each encoded and decoded alone
+    2D decoder           each latent of the video encoder, decoded alone, against frames 0, 4, 8 ...
+    image by video       each 2D latent of frames 0, 4, 8 ..., decoded by the video decoder as a one-frame clip
+    video from images    the 2D latents of frames 0, 4, 8 ... as one clip by the video decoder, against all frames
+
+The paper's claim is that the two in the middle come close to the two above: a diffusion model that was trained on the
+2D model's latents can then use the video model as it is. PSNR is the whole clip's, one mean square error over frames.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cvcodec.bench import harness, shorts
+from cvcodec.bench.sheet import Cell, check_picture_name, middle, sheet, write_picture
+from cvcodec.bench.shorts import Short
+from cvcodec.device import Precision, arithmetic, select_device, select_precision, set_threads
+from cvcodec.errors import InputError, UsageError
+from cvcodec.fileio import atomic_output
+from cvcodec.metrics import psnr
+from cvcodec.model import VideoAutoencoder
+from cvcodec.registry import load_model
+from cvcodec.training.objective import decode_pictures, encode_pictures
+
+GROUP = 4
+BLOCK = "bench: compatibility"
+"""The block that --update replaces."""
+
+_PICTURE = (240, 192)  # width and height of a panel: five of them fit a README
+_ROWS = 2  # frames of the picture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Numbers:
+    """PSNR in dB of one pair of models, on one clip or as means over clips."""
+
+    clip: str
+    video_model: str
+    image_model: str
+    psnr_db_video: float
+    psnr_db_image: float
+    psnr_db_image_decoder: float
+    """The 2D decoder on the video model's latents."""
+    psnr_db_image_by_video: float
+    """The video decoder on 2D latents, each as an image."""
+    psnr_db_video_from_images: float
+    """The video decoder on the clip of 2D latents, against all frames."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """uint8 (T, H, W, 3): the clip and what was made of it; `video` has all frames, the others 0, 4, 8 ..."""
+
+    clip: NDArray[np.uint8]
+    video: NDArray[np.uint8]
+    image: NDArray[np.uint8]
+    image_decoder: NDArray[np.uint8]
+    image_by_video: NDArray[np.uint8]
+
+
+def check_pair(video: VideoAutoencoder, image: VideoAutoencoder) -> None:
+    """UsageError unless these are a video and a 2D model of as many latent channels."""
+    if not video.config.is_video:
+        raise UsageError(f"--video {video.name} is a 2D model; wanted a video model")
+    if image.config.is_video:
+        raise UsageError(f"--image {image.name} is a video model; wanted a 2D one")
+    if video.config.latent_channels != image.config.latent_channels:
+        raise UsageError(
+            f"{video.name} has {video.config.latent_channels} latent channels, {image.name} "
+            f"{image.config.latent_channels}: they share no latent space"
+        )
+
+
+@torch.inference_mode()
+def compare(
+    clip: Short, video: VideoAutoencoder, image: VideoAutoencoder, *, device: torch.device, precision: Precision
+) -> tuple[Numbers, Pictures]:
+    """Everything of one clip. Both models lie on `device`, in fp32. InputError for a clip of less than 8x8 pixels."""
+    x = _trimmed(clip, device)
+    pixels = x.float() / 127.5 - 1
+    stills = pixels[:, :, ::GROUP]
+    with arithmetic(device, precision):
+        latent = video.encode(pixels).mean
+        of_stills = encode_pictures(image, stills).mean
+        outputs = {
+            "video": video.decode(latent),
+            "image": decode_pictures(image, of_stills),
+            "image_decoder": decode_pictures(image, latent),
+            "image_by_video": decode_pictures(video, of_stills),  # one-latent clips: image mode
+            "video_from_images": video.decode(of_stills),
+        }
+    codes = {
+        name: ((output.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8) for name, output in outputs.items()
+    }
+    wanted = {name: x if output.shape == x.shape else x[:, :, ::GROUP] for name, output in codes.items()}
+    numbers = Numbers(
+        clip=clip.name,
+        video_model=_name(video),
+        image_model=_name(image),
+        **{f"psnr_db_{name}": float(psnr(wanted[name], output, peak=255)) for name, output in codes.items()},
+    )
+    shown = {name: _pictures(codes[name]) for name in ("video", "image", "image_decoder", "image_by_video")}
+    return numbers, Pictures(clip=_pictures(x), **shown)
+
+
+def mean_numbers(numbers: Sequence[Numbers]) -> Numbers:
+    """Of one pair over clips."""
+    names = [field.name for field in dataclasses.fields(Numbers) if field.name.startswith("psnr_db")]
+    means: dict[str, Any] = {name: statistics.fmean(getattr(entry, name) for entry in numbers) for name in names}
+    return dataclasses.replace(numbers[0], **{**means, "clip": "mean"})
+
+
+def draw(pictures: Sequence[tuple[str, Pictures]], *, size: tuple[int, int] = _PICTURE) -> NDArray[np.uint8]:
+    """The middle of frames of a clip by each (video model, pictures): original, both models, and across them."""
+    columns = ("original", "2D model", "video model", "2D decoder, video latents", "video decoder, 2D latents")
+    cut = partial(middle, width=size[0], height=size[1])
+    rows = []
+    for name, made in pictures:
+        stills = len(made.image)
+        for index in sorted({round(stills * (2 * row + 1) / (2 * _ROWS) - 0.5) for row in range(_ROWS)}):
+            original = made.clip[index * GROUP]
+            options = (
+                made.image[index],
+                made.video[index * GROUP],
+                made.image_decoder[index],
+                made.image_by_video[index],
+            )
+            rows.append(
+                [
+                    Cell(cut(original), f"{name}, frame {index * GROUP}"),
+                    *(Cell(cut(option), f"{_picture_psnr(original, option):.1f} dB") for option in options),
+                ]
+            )
+    return sheet(columns, rows)
+
+
+def markdown(means: Sequence[Numbers], clips: int) -> str:
+    """A table for a README, one row a video model."""
+    lines = [
+        f"| mean PSNR in dB over {clips} clips | video model | 2D model | 2D decoder on video latents "
+        "| video decoder on 2D latents, as images | the same, as a clip |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for entry in means:
+        values = (
+            entry.psnr_db_video,
+            entry.psnr_db_image,
+            entry.psnr_db_image_decoder,
+            entry.psnr_db_image_by_video,
+            entry.psnr_db_video_from_images,
+        )
+        cells = " | ".join(harness.number(value) for value in values)
+        lines.append(f"| `{entry.video_model}` with `{entry.image_model}` | {cells} |")
+    return "\n".join(lines)
+
+
+def _trimmed(clip: Short, device: torch.device) -> Tensor:
+    """(1, 3, 4k+1, 8h, 8w) uint8, cut about the middle."""
+    frames, height, width = clip.pixels.shape[:3]
+    if min(height, width) < 8:
+        raise InputError(f"{clip.name} has {width}x{height} pixels; wanted at least 8x8")
+    cut = middle(clip.pixels[: frames - (frames - 1) % GROUP], width // 8 * 8, height // 8 * 8)
+    return torch.from_numpy(np.ascontiguousarray(cut)).permute(3, 0, 1, 2)[None].to(device)
+
+
+def _pictures(codes: Tensor) -> NDArray[np.uint8]:
+    return codes[0].permute(1, 2, 3, 0).contiguous().cpu().numpy()
+
+
+def _picture_psnr(original: NDArray[np.uint8], other: NDArray[np.uint8]) -> float:
+    return float(psnr(torch.from_numpy(original)[None], torch.from_numpy(other)[None], peak=255))
+
+
+def _name(model: VideoAutoencoder) -> str:
+    return model.name or model.config.family
+
+
+def _named(text: str) -> tuple[str, str]:
+    """`LABEL=NAME|FILE` or `NAME|FILE` to (label or "", what to load)."""
+    label, found, rest = text.partition("=")
+    return (label, rest) if found and "/" not in label else ("", text)
+
+
+def _load(text: str, device: torch.device) -> VideoAutoencoder:
+    label, what = _named(text)
+    model = load_model(what, device=device)
+    model.name = label or (Path(what).parent.name if model.name == "model" else model.name)  # RUN/model.safetensors
+    return model
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cvcodec.bench.compatibility",
+        description="PSNR of a 2D decoder on a video model's latents and of the video decoder on 2D latents.",
+    )
+    add = parser.add_argument
+    add("data", nargs="+", metavar="DATA", help="clips; or folders, lists and manifests, of which --split is taken")
+    add("--split", default="val", choices=("train", "val", "all"), help="of folders, lists and manifests")
+    add("--video", "-w", action="append", required=True, metavar="[LABEL=]NAME|FILE", help="video model; repeatable")
+    add("--image", "-i", required=True, metavar="[LABEL=]NAME|FILE", help="the 2D model that they may share")
+    add("--side", type=int, default=shorts.SIDE, metavar="PIXELS", help="short side that clips are scaled to")
+    add("--frames", type=int, default=shorts.FRAMES, metavar="N", help="first frames of each clip")
+    add("--every", type=int, default=1, metavar="N", help="only every Nth clip")
+    add("--picture", type=Path, metavar="FILE", help="a grid of the first clip: .png, .jpg or .webp")
+    add("--output", "-o", type=Path, metavar="FILE.json", help="all numbers")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add("--precision", default="auto", help="auto, fp32, bf16 or fp16")
+    add("--threads", type=int, metavar="N", help="CPU threads")
+    add("--json", action="store_true", help="JSON lines on standard output: every clip, then means")
+    add("--update", type=Path, metavar="FILE", help=f"put the table between <!-- {BLOCK} --> and its end")
+    options = parser.parse_args(arguments)
+    if min(options.frames, options.every) < 1 or options.side < 8:
+        parser.error("--frames and --every must be at least 1, --side at least 8")
+    return harness.run_program(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    set_threads(options.threads)
+    device = select_device(options.device)
+    precision = select_precision(options.precision, device)
+    if options.picture is not None:
+        check_picture_name(options.picture)
+    paths = shorts.video_paths(options.data, options.split)[:: options.every]
+    image = _load(options.image, device)
+    videos = [_load(name, device) for name in options.video]
+    for video in videos:
+        check_pair(video, image)
+    found: dict[str, list[Numbers]] = {_name(video): [] for video in videos}
+    if len(found) < len(videos):
+        raise UsageError(
+            f"two video models are called alike ({', '.join(map(_name, videos))}); give --video LABEL=FILE"
+        )
+    shown: list[tuple[str, Pictures]] = []
+    for clip in shorts.read_shorts(paths, side=options.side, frames=options.frames):
+        for number, (numbers, made) in enumerate(_each(clip, videos, image, device, precision)):
+            if len(shown) == number:
+                shown.append((numbers.video_model, made))
+            found[numbers.video_model].append(numbers)
+            _tell(numbers, json_lines=options.json)
+    if not shown:
+        raise InputError("no clip could be read: nothing was measured")
+    means = [mean_numbers(entries) for entries in found.values()]
+    table = markdown(means, len(found[_name(videos[0])]))
+    if options.json:
+        for mean in means:
+            harness.show_json(dataclasses.asdict(mean))
+    else:
+        sys.stdout.write(table + "\n")
+    if options.output is not None:
+        clips = [dataclasses.asdict(entry) for entries in found.values() for entry in entries]
+        record = harness.finite({"means": [dataclasses.asdict(mean) for mean in means], "clips": clips})
+        with atomic_output(options.output, overwrite=True) as file:
+            file.write((json.dumps(record, indent=1) + "\n").encode())
+    if options.picture is not None:
+        write_picture(options.picture, draw(shown))
+    if options.update is not None:
+        harness.update_block(options.update, BLOCK, table)
+    return 0
+
+
+def _each(
+    clip: Short, videos: Iterable[VideoAutoencoder], image: VideoAutoencoder, device: torch.device, precision: Precision
+) -> Iterator[tuple[Numbers, Pictures]]:
+    for video in videos:
+        yield compare(clip, video, image, device=device, precision=precision)
+
+
+def _tell(numbers: Numbers, *, json_lines: bool) -> None:
+    if json_lines:
+        harness.show_json(dataclasses.asdict(numbers))
+    else:
+        harness.note(
+            f"{numbers.clip}: {numbers.video_model} {numbers.psnr_db_video:.2f} dB, 2D {numbers.psnr_db_image:.2f}, "
+            f"2D decoder {numbers.psnr_db_image_decoder:.2f}, image by video {numbers.psnr_db_image_by_video:.2f}"
+        )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,290 @@
+"""`python -m cvcodec.bench.floors`: our models against a PCA of patches, the least that a trained model must beat.
+
+Owns: what is compared and the floors that released weights are held to. For every clip (short side 256, first 33
+frames, see `shorts`):
+
+    model     the real `encode_file` at a quality and the decoder's own output; bits are the file's bytes
+    PCA n     4x8x8 patches, as many components as the model has channels, not quantised (see `patch_pca`)
+
+PSNR (RGB), SSIM and LPIPS are `cvcodec eval`'s: means over frames, then over clips. LPIPS is the shift-tolerant
+AlexNet, on which nothing is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+from cvcodec.bench import harness, shorts
+from cvcodec.bench.patch_pca import PatchPca
+from cvcodec.bench.shorts import Short
+from cvcodec.codec import DEFAULT_MODEL, DecodeOptions, EncodeOptions
+from cvcodec.device import set_threads
+from cvcodec.errors import InputError
+from cvcodec.evaluation.measure import evaluate
+from cvcodec.evaluation.report import Report
+from cvcodec.evaluation.sources import Comparison, round_trip
+from cvcodec.metrics.lpips import Lpips
+from cvcodec.model import VideoAutoencoder
+from cvcodec.registry import load_model
+from cvcodec.video import Frame
+
+GAIN_DB = 3.0
+"""PSNR above the PCA that released weights must have ..."""
+LPIPS_RATIO = 0.85
+"""... and LPIPS, as a share of the PCA's, that they must stay below ..."""
+MOST_BPP = {16: 0.28, 4: 0.06}
+"""... at no more bits per pixel than these, by latent channels."""
+
+BLOCK = "bench: floors"
+"""The block that --update replaces."""
+
+_MODELS = (DEFAULT_MODEL, "cvvae-mini-z4")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One clip by one method."""
+
+    clip: str
+    method: str
+    psnr_db: float | None
+    ssim: float | None
+    lpips: float | None
+    bpp: float | None
+    """None: not coded."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A model's means next to those of the PCA with as many components."""
+
+    model: str
+    channels: int
+    clips: int
+    mean: Score
+    pca: Score
+
+    @property
+    def gain_db(self) -> float:
+        """PSNR above the PCA's."""
+        return _value(self.mean.psnr_db) - _value(self.pca.psnr_db)
+
+    @property
+    def lpips_ratio(self) -> float:
+        """LPIPS over the PCA's."""
+        return _value(self.mean.lpips) / _value(self.pca.lpips)
+
+    @property
+    def missed(self) -> list[str]:
+        """The floors that are not reached, in words."""
+        most_bpp = MOST_BPP.get(self.channels, math.inf)
+        return [
+            *([] if self.gain_db >= GAIN_DB else [f"PSNR is not {GAIN_DB:g} dB above the PCA's"]),
+            *([] if self.lpips_ratio <= LPIPS_RATIO else [f"LPIPS is not {1 - LPIPS_RATIO:.0%} below the PCA's"]),
+            *([] if _value(self.mean.bpp) <= most_bpp else [f"more than {most_bpp:g} bits per pixel"]),
+        ]
+
+
+def measure(
+    clips: Iterable[Short],
+    models: Sequence[VideoAutoencoder],
+    pca: PatchPca,
+    lpips: Lpips | None,
+    *,
+    quality: float | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> Iterator[Score]:
+    """Scores clip by clip: each model, then the PCA once for each number of channels among them."""
+    metrics = ("psnr", "ssim") if lpips is None else ("psnr", "ssim", "lpips")
+    encode = EncodeOptions(device=device, precision=precision)
+    if quality is not None:
+        encode = dataclasses.replace(encode, quality=quality)
+    options = Comparison(
+        measure={"metrics": metrics, "lpips": lpips},
+        reader={},
+        decode=DecodeOptions(device=device, precision=precision),
+    )
+    with tempfile.TemporaryDirectory(prefix="cvcodec-bench-") as folder:
+        for clip in clips:
+            video = Path(folder) / "clip.mkv"
+            clip.write(video)
+            for model in models:
+                yield _score(clip.name, model.name or model.config.family, round_trip(video, model, encode, options))
+            for channels in dict.fromkeys(model.config.latent_channels for model in models):
+                report = evaluate(
+                    _frames(clip.pixels),
+                    _frames(pca.reconstruct(clip.pixels, channels)),
+                    reference_time_base=Fraction(1),
+                    test_time_base=Fraction(1),
+                    metrics=metrics,
+                    lpips=lpips,
+                )
+                yield _score(clip.name, f"PCA {channels}", report)
+
+
+def judge(scores: Sequence[Score], models: Sequence[VideoAutoencoder]) -> list[Verdict]:
+    """The models' means. Raises InputError without scores."""
+    if not scores:
+        raise InputError("no clip could be read: nothing was measured")
+    means = mean_scores(scores)
+    return [
+        Verdict(
+            model=model.name or model.config.family,
+            channels=model.config.latent_channels,
+            clips=len({score.clip for score in scores}),
+            mean=means[model.name or model.config.family],
+            pca=means[f"PCA {model.config.latent_channels}"],
+        )
+        for model in models
+    ]
+
+
+def mean_scores(scores: Sequence[Score]) -> dict[str, Score]:
+    """Means over clips, by method; what a clip does not have is left out of its mean."""
+    by_method: dict[str, list[Score]] = defaultdict(list)
+    for score in scores:
+        by_method[score.method].append(score)
+
+    def mean(values: Iterable[float | None]) -> float | None:
+        present = [value for value in values if value is not None]
+        return statistics.fmean(present) if present else None
+
+    return {
+        method: Score(
+            clip="mean",
+            method=method,
+            psnr_db=mean(score.psnr_db for score in group),
+            ssim=mean(score.ssim for score in group),
+            lpips=mean(score.lpips for score in group),
+            bpp=mean(score.bpp for score in group),
+        )
+        for method, group in by_method.items()
+    }
+
+
+def markdown(verdicts: Sequence[Verdict]) -> str:
+    """A table for a README: each model below its PCA."""
+    lines = [
+        f"| mean over {verdicts[0].clips} clips | PSNR (RGB) | SSIM | LPIPS | bits per pixel | against the PCA |",
+        "|---|--:|--:|--:|--:|---|",
+    ]
+    for verdict in verdicts:
+        against = f"{verdict.gain_db:+.2f} dB, LPIPS {verdict.lpips_ratio - 1:+.0%}".replace("-", "−")
+        pca = f"PCA of 4x8x8 patches, {verdict.channels} components, not quantised"
+        lines += [_line(pca, verdict.pca, ""), _line(f"`{verdict.model}`", verdict.mean, against)]
+    return "\n".join(lines)
+
+
+def _line(name: str, score: Score, last: str) -> str:
+    cells = (
+        harness.number(score.psnr_db, 2, " dB"),
+        harness.number(score.ssim, 3),
+        harness.number(score.lpips, 4),
+        harness.number(score.bpp, 4),
+        last,
+    )
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+def _score(clip: str, method: str, report: Report) -> Score:
+    return Score(
+        clip=clip,
+        method=method,
+        psnr_db=report.mean("psnr_db"),
+        ssim=report.mean("ssim"),
+        lpips=report.mean("lpips"),
+        bpp=report.rate.bpp if report.rate is not None else None,
+    )
+
+
+def _frames(pixels: Iterable[object]) -> Iterator[Frame]:
+    return (Frame(pixels=picture, pts=index, duration=1) for index, picture in enumerate(pixels))  # type: ignore[arg-type]
+
+
+def _value(number: float | None) -> float:
+    return math.nan if number is None else number
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cvcodec.bench.floors",
+        description="PSNR, SSIM, LPIPS and bits of models against a PCA of patches, on short clips.",
+    )
+    add = parser.add_argument
+    add("data", nargs="+", metavar="DATA", help="clips; or folders, lists and manifests, of which --split is taken")
+    add("--split", default="val", choices=("train", "val", "all"), help="of folders, lists and manifests")
+    add("--weights", "-w", action="append", metavar="NAME|FILE", help=f"a model, repeatable (default: {_MODELS})")
+    add("--quality", "-q", type=float, metavar="Q", help="default: the codec's")
+    add("--side", type=int, default=shorts.SIDE, metavar="PIXELS", help="short side that clips are scaled to")
+    add("--frames", type=int, default=shorts.FRAMES, metavar="N", help="first frames of each clip")
+    add("--every", type=int, default=1, metavar="N", help="only every Nth clip")
+    add("--fit", metavar="DATA", help="fit the PCA on the train split of this (default: the factors in the package)")
+    add("--no-lpips", action="store_true", help="leave LPIPS out, which takes most of the time")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    add("--precision", default="auto", help="auto, fp32, bf16 or fp16")
+    add("--threads", type=int, metavar="N", help="CPU threads")
+    add("--json", action="store_true", help="JSON lines: every clip, then means")
+    add("--update", type=Path, metavar="FILE", help=f"put the table between <!-- {BLOCK} --> and its end")
+    options = parser.parse_args(arguments)
+    if min(options.frames, options.every) < 1 or options.side < 8:
+        parser.error("--frames and --every must be at least 1, --side at least 8")
+    return harness.run_program(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    set_threads(options.threads)
+    size = {"side": options.side, "frames": options.frames}
+    paths = shorts.video_paths(options.data, options.split)[:: options.every]
+    models = [load_model(name) for name in options.weights or _MODELS]
+    if options.fit:
+        training = shorts.video_paths([options.fit], "train")
+        harness.note(f"fitting the PCA on {len(training)} clips ...")
+        pca = PatchPca.fit(clip.pixels for clip in shorts.read_shorts(training, **size))
+    else:
+        pca = PatchPca.load()
+    lpips = None if options.no_lpips else Lpips.load("alex", "shift-tolerant")
+    scores: list[Score] = []
+    for score in measure(
+        shorts.read_shorts(paths, **size),
+        models,
+        pca,
+        lpips,
+        quality=options.quality,
+        device=options.device,
+        precision=options.precision,
+    ):
+        scores.append(score)
+        if options.json:
+            harness.show_json(dataclasses.asdict(score))
+        else:
+            harness.note(
+                f"{score.clip}: {score.method} {harness.number(score.psnr_db)} dB, LPIPS "
+                f"{harness.number(score.lpips, 4)}, {harness.number(score.bpp, 4)} bpp"
+            )
+    verdicts = judge(scores, models)
+    if options.json:
+        for mean in mean_scores(scores).values():
+            harness.show_json({**dataclasses.asdict(mean), "clips": verdicts[0].clips})
+    else:
+        sys.stdout.write(markdown(verdicts) + "\n")
+    for verdict in verdicts:
+        harness.note(f"{verdict.model}: {'; '.join(verdict.missed) or 'all floors are reached'}")
+    if options.update is not None:
+        harness.update_block(options.update, BLOCK, markdown(verdicts))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
