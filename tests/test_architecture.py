@@ -20,7 +20,7 @@ LAYERS = (
     ("importers", "plan", "registry", "runner"),
     ("codec",),
     ("calibration", "data", "evaluation"),
-    ("dataset", "integrations", "target", "training"),
+    ("dataset", "integrations", "preview", "target", "training"),
     ("bench",),
     ("cvcodec",),
     ("cli",),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cvcodec.cli import options, report
-from cvcodec.errors import BitstreamError
+from cvcodec.errors import BitstreamError, UsageError
 
 if TYPE_CHECKING:
     from cvcodec.bitstream import Header
@@ -65,6 +66,14 @@ def decode(
     frames: Annotated[int | None, typer.Option("--frames", min=1, metavar="N", help="Decode at most N frames.")] = None,
     audio: options.Audio = True,
     metadata: options.Metadata = True,
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview",
+            help="Write a contact sheet (OUT is an image) from the latents, without the decoder; --frames: how many "
+            "pictures.",
+        ),
+    ] = False,
     salvage: Annotated[
         bool,
         typer.Option("--salvage", help="Decode what is intact of a damaged file, and say which frames are lost."),
@@ -92,6 +101,23 @@ def decode(
         loaded.append(load_model(weights or header.model))
         return loaded[0]  # type: ignore[no-any-return]
 
+    if preview:
+        others = {
+            "--start": start,
+            "--end": end,
+            "--duration": duration,
+            "--codec": codec,
+            "--salvage": salvage or None,
+        }
+        if unfit := [name for name, value in others.items() if value is not None]:
+            raise UsageError(f"--preview shows the whole file and writes an image: leave out {', '.join(unfit)}")
+        record = _preview(source, destination, model, frames, container, overwrite=overwrite)
+        if json:
+            found = {"command": "decode", "source": source, "output": destination, "model": loaded[0].name}
+            report.emit({**found, **record}, to_stderr=is_standard_stream(destination))
+        elif not quiet:
+            report.say(f"{destination}: {record['pictures']} pictures, {record['width']}x{record['height']}")
+        return
     given = {"codec": codec, "crf": crf, "preset": preset, "chroma": chroma, "container": container}
     chosen = DecodeOptions(
         start=start,
@@ -128,3 +154,44 @@ def decode(
         if strict:
             raise BitstreamError(result.damage)
         report.warn(result.damage)
+
+
+def _preview(
+    source: str,
+    destination: str,
+    model: Callable[[Header], VideoAutoencoder],
+    pictures: int | None,
+    container: str | None,
+    *,
+    overwrite: bool,
+) -> dict[str, Any]:
+    """Write the contact sheet; what `--json` says of it."""
+    import time
+    from fractions import Fraction
+
+    from cvcodec.fileio import atomic_output, check_output, is_standard_stream
+    from cvcodec.preview import PICTURES, contact_sheet
+    from cvcodec.video import Frame, VideoWriter
+    from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
+
+    kind = container or ("png" if is_standard_stream(destination) else container_for(destination))
+    if kind not in IMAGE_CONTAINERS:
+        raise UsageError(f"--preview writes an image, not {kind}; name it .png, .jpg or .webp")
+    if is_standard_stream(source):
+        raise UsageError("--preview looks up pictures all over the file, which standard input cannot: give it a file")
+    check_output(destination, overwrite=overwrite, inputs=[source])
+    begun = time.perf_counter()
+    pixels, times = contact_sheet(source, model, pictures=pictures or PICTURES, on_notice=report.note)
+    height, width = pixels.shape[:2]
+    with (
+        atomic_output(destination, overwrite=overwrite, inputs=[source]) as file,
+        VideoWriter(file, width=width, height=height, time_base=Fraction(1), container=kind) as writer,
+    ):
+        writer.write(Frame(pixels, pts=0))
+    return {
+        "pictures": len(times),
+        "times_s": times,
+        "width": width,
+        "height": height,
+        "seconds": time.perf_counter() - begun,
+    }
