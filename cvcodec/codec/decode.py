@@ -42,6 +42,7 @@ from cvcodec.video.source import SEQUENCE_PATTERN
 from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
 
 _BEHIND_BYTES = 96 << 20  # decoded frames that may wait for the encoder of the output
+_PIECE_FRAMES = 8  # converted to pictures at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,24 +276,27 @@ class Decoder:
         number = tiling.frames_of_latents(latents[0], latents[0], self.header.temporal_factor)[0]
         pieces = self._plan.decode(self._decode, feed.read, latents, total, lambda plan, text: self.notices(text))
         for piece in pieces:
-            pictures = tensor_to_frames(
-                denormalise(tiling.crop_space(piece, self.header.height, self.header.width), depth), depth
-            )
-            while feed.times and feed.times[0].number < number:  # of context in front of the trim
-                feed.times.popleft()
-            for picture in pictures:
-                if not feed.times:  # the repeated last frames of a padded end
-                    break
-                number += 1
-                shown = feed.times.popleft()
-                if shown.pts >= self._bounds[0]:
-                    yield Frame(
-                        pixels=picture,
-                        pts=shown.pts,
-                        duration=shown.duration,
-                        bit_depth=depth,
-                        corrupt=shown.concealed,
-                    )
+            # A window of floats is large: its copies are made a few frames at a time, and it is gone before the next.
+            for part in piece.split(_PIECE_FRAMES, dim=2):
+                pictures = tensor_to_frames(
+                    denormalise(tiling.crop_space(part, self.header.height, self.header.width), depth), depth
+                )
+                while feed.times and feed.times[0].number < number:  # of context in front of the trim
+                    feed.times.popleft()
+                for picture in pictures:
+                    if not feed.times:  # the repeated last frames of a padded end
+                        break
+                    number += 1
+                    shown = feed.times.popleft()
+                    if shown.pts >= self._bounds[0]:
+                        yield Frame(
+                            pixels=picture,
+                            pts=shown.pts,
+                            duration=shown.duration,
+                            bit_depth=depth,
+                            corrupt=shown.concealed,
+                        )
+            del piece, part
 
     def _open_player(self) -> PassthroughPlayer:
         """What puts the copied streams beside the frames, fed with all that precedes the first chunk."""
