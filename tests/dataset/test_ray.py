@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -159,6 +160,7 @@ class PretendedRay:
         return self
 
     def options(self, **wanted: Any) -> Any:
+        self.wanted = wanted
         return SimpleNamespace(remote=lambda *arguments: PretendedActor(self, self.kind(*arguments)))
 
     def wait(self, answers: list[Answer], num_returns: int) -> tuple[list[Answer], list[Answer]]:
@@ -258,6 +260,18 @@ def test_a_clip_that_costs_worker_after_worker_is_given_up(
     summary = pretended_run(monkeypatch, PretendedRay(set()), model, videos, tmp_path)
     assert summary.encoded == 5
     assert "3 workers were lost while they encoded it" in str(summary.failures[0].error)
+
+
+@pytest.mark.parametrize(("threads", "processors"), [(None, 2), (1, 1), (3, 3)])
+def test_workers_compute_with_as_many_threads_as_they_are_given_processors(
+    model: VideoAutoencoder, monkeypatch: pytest.MonkeyPatch, threads: int | None, processors: int
+) -> None:
+    ray = PretendedRay(set())
+    monkeypatch.setattr(engine, "ray", ray)
+    job = make_job(model, Path("out"))
+    job = replace(job, options=replace(job.options, threads=threads))
+    run = engine._Run(job, model, 1, 1, 1, print)
+    assert ray.wanted["num_cpus"] == run._arguments[1].options.threads == processors
 
 
 def test_workers_that_never_start_end_the_run(

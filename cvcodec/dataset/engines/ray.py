@@ -64,7 +64,9 @@ def run_ray(
 
     address: of a cluster, `auto` for the one on this machine; None: RAY_ADDRESS, else a cluster of this machine alone.
     workers: actors; None: one for each GPU, or for every two processors where there are none. jobs: clips at once in
-    each. Clips of a lost worker go to others, and it is replaced as soon as the cluster has room.
+    each. Without a GPU each computes with as many threads as `job.options` names, or two, and has as many processors;
+    sums are split among threads, so that another number of them may change the last bit of a latent.
+    Clips of a lost worker go to others, and it is replaced as soon as the cluster has room.
     Raises MissingDependencyError, and DeviceError where no cluster can be reached.
     """
     if ray is None:
@@ -106,11 +108,12 @@ class _Run:
         gpus = int(total.get("GPU", 0))
         batch = batch or (4 if gpus else 1)
         self._jobs = jobs or batch + 1
-        self._count = workers or gpus or max(1, int(total.get("CPU", 1)) // _CPUS)
-        wanted = {"num_gpus": 1} if gpus else {"num_cpus": min(_CPUS, max(1, int(total.get("CPU", 1)) // self._count))}
+        self._count = workers or gpus or max(1, int(total.get("CPU", 1)) // (job.options.threads or _CPUS))
+        share = min(_CPUS, max(1, int(total.get("CPU", 1)) // self._count))
+        wanted = {"num_gpus": 1} if gpus else {"num_cpus": job.options.threads or share}
         self._actor = ray.remote(Encoder).options(max_concurrency=self._jobs, **wanted)
-        cpu_job = dataclasses.replace(job, options=dataclasses.replace(job.options, threads=wanted.get("num_cpus")))
-        self._arguments = (ray.put(model), cpu_job, batch)
+        options = dataclasses.replace(job.options, threads=job.options.threads or wanted.get("num_cpus"))
+        self._arguments = (ray.put(model), dataclasses.replace(job, options=options), batch)
         self._on_notice = on_notice
         self._running: dict[Any, tuple[_Worker, Task | None]] = {}
         """By the answer that is awaited: who gives it, and for which clip; None for the first one, that it is ready."""
