@@ -10,8 +10,9 @@ clip as a float32 tensor (C, n, h, w), through a `DataLoader` with 0, 2 and 4 wo
     WebDataset    tar shards of `cvcodec export`, fp16: `IterableLatentDataset`, and the `webdataset` package
 
 Slices a second are counted after the first `WARM_UP` of them, so that the start of workers is left out; MB/s are of the
-float32 slices. Files lie in the page cache, as those of a training set that fits into memory do: what is compared is
-the work of the processor. Disk figures are of the files themselves.
+float32 slices. Every number is the median of `--repeats` rounds through all readers, so that a machine that is busy
+with something else for a while does not slow down one reader alone. Files lie in the page cache, as those of a training
+set that fits into memory do: what is compared is the work of the processor. Disk figures are of the files themselves.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,9 @@ KINDS = ("quantised", "fp16", "fp32")
 
 WARM_UP = 16
 """Slices that are not counted: starting workers and opening files."""
+
+BLOCK = "bench: reader"
+"""The block that --update replaces."""
 
 _SHARDS = 8
 _REPEATS = 1000  # slices of each clip that can be drawn
@@ -239,22 +244,25 @@ def run(options: argparse.Namespace) -> list[Row]:
         harness.note(f"encoding {options.clips} clips of {options.frames} frames")
         make_clips(folder, model, clips=options.clips, frames=options.frames, size=options.size)
         _export(folder)
-        rows = []
-        for name, place, data, skip in readers(folder, options.latents, options.clips):
-            found = {}
-            for workers in options.workers:
-                harness.note(f"{name}, {workers} workers")
-                found[workers] = measure(data, workers, seconds=options.seconds, skip=skip)
-            disk = sum(path.stat().st_size for path in place.iterdir() if path.suffix != ".jsonl") / 1e6
-            rows.append(
-                Row(
-                    reader=name,
-                    disk_mb=disk,
-                    slices_per_s={workers: slices for workers, (slices, _) in found.items()},
-                    mb_per_s={workers: size for workers, (_, size) in found.items()},
-                )
+        compared = list(readers(folder, options.latents, options.clips))
+        found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+        for turn in range(options.repeats):
+            for name, _, data, skip in compared:
+                for workers in options.workers:
+                    harness.note(f"{turn + 1} of {options.repeats}: {name}, {workers} workers")
+                    measured = measure(data, workers, seconds=options.seconds, skip=skip)
+                    found.setdefault((name, workers), []).append(measured)
+        return [
+            Row(
+                reader=name,
+                disk_mb=sum(path.stat().st_size for path in place.iterdir() if path.suffix != ".jsonl") / 1e6,
+                slices_per_s={
+                    workers: median(slices for slices, _ in found[name, workers]) for workers in options.workers
+                },
+                mb_per_s={workers: median(size for _, size in found[name, workers]) for workers in options.workers},
             )
-        return rows
+            for name, place, _, _ in compared
+        ]
     finally:
         shutil.rmtree(folder)
 
@@ -270,21 +278,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--latents", type=int, default=5, help="of a slice; default: 5, which are 17 frames")
     parser.add_argument("--workers", type=harness.list_argument(int), default=[0, 2, 4], help="default: 0,2,4")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement; default: 3")
+    parser.add_argument("--repeats", type=int, default=1, help="rounds, of which medians are given; default: 1")
     parser.add_argument("--model", default="mini", help="mini, or a name or weights file; default: mini")
     parser.add_argument("--folder", type=Path, help="for the files while it runs; default: the system's temporary one")
     parser.add_argument("--json", action="store_true", help="one JSON object a reader instead of a table")
+    parser.add_argument(
+        "--update", type=Path, metavar="FILE", help=f"put the table between <!-- {BLOCK} --> and its end"
+    )
     options = parser.parse_args(arguments)
 
     def work() -> int:
         if options.clips < _SHARDS or options.frames < 4 * (options.latents - 1) + 1:
             raise UsageError(f"wanted at least {_SHARDS} clips, and clips no shorter than slices")
+        if options.repeats < 1:
+            raise UsageError(f"--repeats {options.repeats}: wanted at least 1")
+        if options.update is not None and f"<!-- {BLOCK} -->" not in options.update.read_text(encoding="utf-8"):
+            raise UsageError(f"{options.update} has no line <!-- {BLOCK} -->, below which the table would stand")
+        facts = harness.machine_facts(torch.device("cpu"))  # before the run, whose own load says nothing
+        machine = harness.describe_machine(facts)
         rows = run(options)
-        facts = harness.machine_facts(torch.device("cpu"))
         if options.json:
             for row in rows:
                 harness.show_json({**asdict(row), **facts, "clips": options.clips, "frames": options.frames})
         else:
-            _show(rows, options, harness.describe_machine(facts))
+            _show(rows, options, machine)
+        if options.update is not None:
+            harness.update_block(options.update, BLOCK, markdown(rows, options, machine))
         return 0
 
     return harness.run_program(work)
@@ -309,8 +328,27 @@ def _show(rows: Sequence[Row], options: argparse.Namespace, machine: str) -> Non
             ]
             for row in rows
         ],
-        caption=f"{machine}. Files in the page cache. This machine, under its present load.",
+        caption=f"{machine}. Files in the page cache.",
     )
+
+
+def markdown(rows: Sequence[Row], options: argparse.Namespace, machine: str) -> str:
+    """The table for a document."""
+    counts = [f"{workers} workers" for workers in options.workers]
+    lines = [
+        f"| slices/s (MB/s) | disk MB | {' | '.join(counts)} |",
+        "|---|---:|" + "---:|" * len(counts),
+        *(
+            f"| {row.reader} | {row.disk_mb:.1f} | "
+            + " | ".join(f"{row.slices_per_s[n]:.0f} ({row.mb_per_s[n]:.0f})" for n in options.workers)
+            + " |"
+            for row in rows
+        ),
+        "",
+        f"Slices of {options.latents} latents from {options.clips} clips of {options.frames} frames, "
+        f"{options.size[0]}x{options.size[1]}. {machine}. Files in the page cache.",
+    ]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,31 @@ def test_the_program_prints_a_line_for_each_reader(weights: Path, capsys: pytest
     assert all(row["slices_per_s"]["0"] > 0 and row["mb_per_s"]["0"] > 0 and row["disk_mb"] > 0 for row in rows)
 
 
+def test_the_table_of_a_document_is_replaced_and_nothing_else(weights: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n<!-- {reader.BLOCK} -->\nold\n<!-- /{reader.BLOCK} -->\nafter\n", encoding="utf-8")
+    small = "--clips 8 --frames 17 --size 32x32 --latents 2 --workers 0 --seconds 0.01 --repeats 2"
+    assert reader.main([*small.split(), "--model", str(weights), "--update", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before\n")
+    assert text.endswith("\nafter\n")
+    assert "old" not in text
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
+    assert rows[0][3].strip() == "0 workers"
+    assert {"torch.save", ".cvl fp16", "safetensors, get_slice"} <= {row[1].strip() for row in rows}
+    for row in rows[1:]:
+        slices, size = row[3].replace("(", "").replace(")", "").split()
+        assert float(size) == pytest.approx(float(slices) * 4 * 2 * 4 * 4 * 4 / 1e6, abs=0.6)
+
+
+def test_a_document_without_the_block_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "page.md").write_text("before\n", encoding="utf-8")
+    assert reader.main(["--update", str(tmp_path / "page.md")]) == 2
+    assert reader.BLOCK in capsys.readouterr().err
+
+
 def test_slices_longer_than_clips_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert reader.main(["--frames", "5", "--latents", "5"]) == 2
     assert "no shorter than slices" in capsys.readouterr().err
