@@ -176,6 +176,7 @@ class TrainConfig:
     validation_side: int = _option("Reports", 256, "Held-out clips are scaled to this short side.")
     validation_qualities: tuple[float, ...] = _option("Reports", (65.0, 75.0, 85.0), "Quantiser settings to measure.")
     validation_lpips: bool = _option("Reports", True, "Report LPIPS (AlexNet), if its weights are installed.")
+    profile: int = _option("Reports", 0, "Profile this many steps: where the time goes, in profile.txt; 0: none.")
     grid_every: int = _option("Reports", 0, "Steps between grids of reconstructions; 0: at each validation.")
     statistics_clips: int = _option("Reports", 64, "Training clips that the stored per-channel statistics come from.")
     store: Literal["fp16", "fp32"] = _option("Reports", "fp16", "Type of the stored weights.")

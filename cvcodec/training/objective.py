@@ -27,6 +27,7 @@ from cvcodec.training import losses
 from cvcodec.training.config import TrainConfig
 from cvcodec.training.keys import numpy_generator, torch_generator
 from cvcodec.training.loader import Batch
+from cvcodec.training.profiling import phase
 from cvcodec.training.rate import RateModel
 
 Arithmetic: TypeAlias = Callable[[], AbstractContextManager[object]]
@@ -101,7 +102,7 @@ class Objective(nn.Module):
         step = step_of_quality(self.unit_step, self._qualities(batch).to(x.device))
         noisy = posterior.mean + self._uniform(batch, posterior.mean) * step
         latent = self._with_samples(batch, posterior, noisy)
-        with arithmetic():
+        with phase("forward: decoder"), arithmetic():
             output = model.decode(latent)
         per_clip = losses.distortion(config.distortion, x, output)
         reconstruction = per_clip.mean()
@@ -111,7 +112,8 @@ class Objective(nn.Module):
             distance = self._perceptual(*self._some_frames(batch, x, output), arithmetic).mean()
             reconstruction = reconstruction + weight * distance
             terms["lpips_vgg"] = float(distance.detach())
-        bits = self.rate(noisy, step).sum() / x[:, 0].numel()
+        with phase("forward: rate model"):
+            bits = self.rate(noisy, step).sum() / x[:, 0].numel()
         kl = losses.kl_divergence(posterior.mean, posterior.logvar) / posterior.mean[0].numel()
         warmup = min(1.0, batch.step / max(1, 6 * config.warmup_steps))
         loss = reconstruction + config.rate_weight * warmup * bits + config.resolved_kl_weight * kl
@@ -135,17 +137,17 @@ class Objective(nn.Module):
             generator = numpy_generator(self.config.seed, "regularised latents", batch.step)
             chosen = torch.from_numpy(generator.permutation(seen.shape[2])[:few].copy()).to(latent.device)
             target, seen = target.index_select(2, chosen), seen.index_select(2, chosen)
-        with arithmetic():
+        with phase("forward: 2D decoder"), arithmetic():
             pictures = decode_pictures(self.image_model, seen)
         return losses.distortion(self.config.distortion, target, pictures)
 
     def _encoder_term(self, model: VideoAutoencoder, batch: Batch, step: Tensor, arithmetic: Arithmetic) -> Tensor:
         """distortion(x, D(E_i(slice(x)))) per clip; psi is the slice, as in the official engines (spec 4.3)."""
         assert self.image_model is not None
-        with torch.no_grad(), arithmetic():
+        with phase("forward: 2D encoder"), torch.no_grad(), arithmetic():
             mean = encode_pictures(self.image_model, losses.map_frames(batch.pixels, "slice")).mean.float()
         noisy = mean + self._uniform(batch, mean, "encoder term noise") * step
-        with arithmetic():
+        with phase("forward: decoder"), arithmetic():
             output = model.decode(noisy)
         return losses.distortion(self.config.distortion, batch.pixels, output)
 
@@ -189,7 +191,7 @@ class Objective(nn.Module):
         target, everything = x, latent
         if self._uses_encoder_term:  # the 2D latents are decoded too, in one batch, and all terms cover both halves
             assert self.image_model is not None
-            with torch.no_grad(), arithmetic():
+            with phase("forward: 2D encoder"), torch.no_grad(), arithmetic():
                 of_pictures = encode_pictures(self.image_model, losses.map_frames(x, "slice"))
             of_pictures = Posterior(of_pictures.mean.float(), of_pictures.logvar.float())
             posterior = Posterior(
@@ -197,7 +199,7 @@ class Objective(nn.Module):
             )
             everything = torch.cat([latent, self._sample(batch, of_pictures, "encoder term noise")])
             target = torch.cat([x, x])
-        with arithmetic():
+        with phase("forward: decoder"), arithmetic():
             output = model.decode(everything).float()
         weight = config.resolved_perceptual_weight if progress >= config.perceptual_start else 0.0
 
@@ -217,7 +219,7 @@ class Objective(nn.Module):
         if self._uses_decoder_term:
             mapped, seen = self._mapped(batch, latent)
             assert self.image_model is not None
-            with arithmetic():
+            with phase("forward: 2D decoder"), arithmetic():
                 pictures = decode_pictures(self.image_model, seen)
             error_2d = losses.reconstruction_error(mapped, pictures, None, 0.0)
             term = losses.negative_log_likelihood(error_2d, self.log_variance_2d)
@@ -232,7 +234,7 @@ class Objective(nn.Module):
 
     def _encode(self, model: VideoAutoencoder, x: Tensor, arithmetic: Arithmetic) -> Posterior:
         frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())  # type: ignore[union-attr]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), arithmetic():
+        with phase("forward: encoder"), torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), arithmetic():
             posterior = model.encode(x)
         return Posterior(posterior.mean.float(), posterior.logvar.float())
 
@@ -265,7 +267,7 @@ class Objective(nn.Module):
     def _folded_perceptual(self, x: Tensor, y: Tensor, arithmetic: Arithmetic) -> Tensor:
         lpips = self._frozen[1]
         assert lpips is not None
-        with arithmetic():
+        with phase("forward: LPIPS"), arithmetic():
             distance: Tensor = lpips(x, y)
         return distance
 

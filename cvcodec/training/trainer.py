@@ -34,6 +34,7 @@ from cvcodec.training.log import RunLog
 from cvcodec.training.objective import Objective
 from cvcodec.training.optimizer import MovingAverage, Optimizers, schedule
 from cvcodec.training.outputs import store_weights, write_grid
+from cvcodec.training.profiling import StepProfiler, phase, write_profile
 from cvcodec.training.start import Start, start_model
 from cvcodec.training.state import STATE_NAME, load_state, save_state
 from cvcodec.training.statistics import measure_statistics
@@ -105,6 +106,7 @@ class Trainer:
             device=device,
             lpips=config.validation_lpips and processes.is_main,
         )
+        self._profiler = StepProfiler(config.profile if processes.is_main else 0, device)
         self._clock = time.process_time if config.clock == "cpu" else time.monotonic
         self.step = 0
         self.seconds = 0.0
@@ -157,13 +159,18 @@ class Trainer:
         return self.step / self.config.steps if self.config.steps else self.minutes / self.config.minutes
 
     def _step(self, batch_of: _BatchSource, progress: float) -> None:
+        self._profiler.before_step()
         began, began_clock = time.monotonic(), self._clock()
-        batch = batch_of(progress)
+        with phase("data"):
+            batch = batch_of(progress)
         terms = self._train_on(Batch(batch.step, batch.indices, batch.pixels.to(self.device)), progress)
         elapsed = time.monotonic() - began
         self.seconds += self._clock() - began_clock
         self.log.add({**terms, "seconds": elapsed, "mpixel": batch.pixels[:, 0].numel() * self.processes.count / 1e6})
         self.log.show(self.progress, f"step {self.step}")
+        profiled = self._profiler.after_step(batch.pixels[:, 0].numel() / 1e6)
+        if profiled is not None:
+            write_profile(profiled, self.folder, self.log.say)
         if self.step % self.config.log_every == 0:
             means = self.processes.average_values(self.log.take_averages())
             means["mpixel_per_s"] = means.pop("mpixel") / means["seconds"]
@@ -173,21 +180,27 @@ class Trainer:
             )
 
     def _train_on(self, batch: Batch, progress: float) -> dict[str, float]:
-        judged = self.objective(self.model, batch, progress=progress, arithmetic=self.arithmetic)
+        with phase("forward"):
+            judged = self.objective(self.model, batch, progress=progress, arithmetic=self.arithmetic)
         loss = judged.loss
         adversary = self.adversary if self.adversary is not None and self.adversary.takes_part(self.step) else None
         if adversary is not None:
-            loss = loss + adversary.generator_term(judged, self._last_layer())
+            with phase("adversarial term"):
+                loss = loss + adversary.generator_term(judged, self._last_layer())
         if not bool(torch.isfinite(loss.detach())):
             raise NumericalError(
                 f"the loss is {loss.item()} at step {self.step}; resume from the last state with lower learning rates"
             )
-        loss.backward()
-        self.processes.average_gradients(self.optimizers.parameters)
-        self.optimizers.step(schedule(self.step, progress, self.config))
+        with phase("backward"):
+            loss.backward()
+        with phase("optimiser"):
+            self.processes.average_gradients(self.optimizers.parameters)
+            self.optimizers.step(schedule(self.step, progress, self.config))
         if adversary is not None:
-            judged.terms["discriminator_hinge"] = adversary.learn(judged)
-        self.average.update(self.step)
+            with phase("discriminator"):
+                judged.terms["discriminator_hinge"] = adversary.learn(judged)
+        with phase("average of weights"):
+            self.average.update(self.step)
         self.step += 1
         return {"loss": float(loss.detach()), **judged.terms}
 
@@ -310,6 +323,7 @@ class Trainer:
             yield source
         finally:
             source.close()
+            self._profiler.close()
 
     def _pca_clips(self) -> list[Tensor]:
         return [self.data.extra_clip(index, _PCA_SHAPE) for index in range(_PCA_CLIPS)]

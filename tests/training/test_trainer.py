@@ -141,6 +141,28 @@ def test_minutes_can_be_processor_time_and_the_first_validation_left_out(
     assert [line["step"] for line in events(tmp_path, "validation")] == [4]
 
 
+def test_a_profile_says_where_a_steps_time_goes(media: Path, image_vae: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"image_vae": str(image_vae), "steps": 6, "profile": 2, "encoder_blocks": ()}
+    changes |= {"discriminator_width": 32, "adversarial_weight": 0.5, "adversarial_start": 0, "regularization": "both"}
+    run("video-vae", settings(media, tmp_path, decoder_blocks=(), **changes))
+    text = (tmp_path / "profile.txt").read_text()
+    head, phases, operators = text.strip().split("\n\n")
+    assert head.startswith("2 steps of 0.010 Mpixel")
+    table = {line[:44].rstrip(): float(line[44:54]) for line in phases.splitlines()[1:]}
+    parts = ["  encoder", "  decoder", "  rate model", "  2D decoder", "  2D encoder"]
+    assert set(parts) < set(table)
+    assert {"data", "forward", "adversarial term", "backward", "optimiser", "discriminator"} < set(table)
+    assert sum(table[part] for part in parts) < table["forward"]
+    assert table["everything else"] >= 0
+    assert "conv" in operators
+    assert any("a step" in line["text"] for line in events(tmp_path, "note"))
+
+
+def test_a_profile_that_a_run_is_too_short_for_is_left_out(media: Path, tmp_path: Path) -> None:
+    run("video-vae", settings(media, tmp_path, regularization="none", profile=2))
+    assert not (tmp_path / "profile.txt").exists()
+
+
 def test_an_inflated_model_starts_in_its_2d_models_space(media: Path, image_vae: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"image_vae": str(image_vae), "steps": 1}
     run("video-vae", settings(media, tmp_path, **changes))
