@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,6 +15,7 @@ from cvcodec.cli import options, report
 from cvcodec.errors import UsageError
 
 if TYPE_CHECKING:
+    from cvcodec.evaluation.picture_video import ComparisonVideo
     from cvcodec.evaluation.report import Report
 
 _METRICS = ("psnr", "ssim", "ssim_rgb", "ms_ssim", "lpips")
@@ -59,7 +61,12 @@ def evaluate(
     csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write one row a frame.")] = None,
     picture: Annotated[
         Path | None,
-        typer.Option("--picture", metavar="FILE.png", help="Write the worst frame side by side, with its error map."),
+        typer.Option(
+            "--picture",
+            metavar="FILE",
+            help="Reference, reconstruction and error map side by side: of the worst frame (.png, .jpg, .webp), or of "
+            "all frames (.mp4, .mkv, .webm, .mov).",
+        ),
     ] = None,
     frame: Annotated[
         int | None, typer.Option("--frame", min=0, metavar="N", help="For --picture: frame N instead of the worst.")
@@ -109,11 +116,18 @@ def evaluate(
     from cvcodec.fileio import check_output
     from cvcodec.metrics.lpips import Lpips
     from cvcodec.registry import load_model
+    from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
 
     inputs = [path for path in (reference, reconstruction, original) if path is not None]
     for path in (csv, picture):
         if path is not None:
             check_output(path, overwrite=overwrite, inputs=inputs)
+    kind = None if picture is None else container_for(picture)
+    video = picture if kind in ("mp4", "mov", "matroska", "webm") else None
+    if picture is not None and video is None and kind not in IMAGE_CONTAINERS:
+        raise UsageError(f"--picture writes an image or a video with times, not {kind}; name it .png or .mp4")
+    if video is not None and frame is not None:
+        raise UsageError(f"--frame chooses one frame, {video} gets all; name an image, or leave --frame out")
     is_cvl = reference is not None and _is_cvl(reference)
     _check_form(reference, reconstruction, original, is_cvl)
     chosen = metrics or ("psnr", "ssim", "lpips")
@@ -133,8 +147,9 @@ def evaluate(
                 "lpips": lpips,
                 "device": where,
                 "align": align,
-                "keep": ("worst" if frame is None else frame) if picture else None,
+                "keep": ("worst" if frame is None else frame) if picture and video is None else None,
                 "on_progress": meter,
+                "on_pair": None if video is None else stack.enter_context(_comparison(video, kind, overwrite)).add,
             },
             reader={name: value for name, value in trims.items() if value is not None},
             decode=DecodeOptions(
@@ -161,13 +176,23 @@ def evaluate(
                 threads=threads,
                 reader=dict(shared.reader),
             )
-            video = reference or stack.enter_context(sources.selfcheck_clip())
-            result = sources.round_trip(video, load_model(weights or DEFAULT_MODEL), encode, shared)
-    _write_files(result, csv, picture, overwrite=overwrite)
+            clip = reference or stack.enter_context(sources.selfcheck_clip())
+            result = sources.round_trip(clip, load_model(weights or DEFAULT_MODEL), encode, shared)
+    _write_files(result, csv, None if video else picture, overwrite=overwrite)
     if json:
         report.emit({"command": "eval", **result.to_dict()})
     else:
         _print(result)
+
+
+@contextmanager
+def _comparison(path: Path, container: str | None, overwrite: bool) -> Iterator[ComparisonVideo]:
+    from cvcodec.evaluation.picture_video import ComparisonVideo
+    from cvcodec.fileio import atomic_path
+
+    assert container is not None
+    with atomic_path(path, overwrite=overwrite) as temporary, ComparisonVideo(temporary, container) as video:
+        yield video
 
 
 def _is_cvl(path: Path) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,7 @@ def evaluate(
     keep: int | str | None = None,
     batch_pixels: int = BATCH_PIXELS,
     on_progress: Callable[[int], None] | None = None,
+    on_pair: Callable[[KeptFrame, int, Fraction], None] | None = None,
 ) -> Report:
     """Compare two streams of frames in presentation order; both are read once, to their ends.
 
@@ -65,6 +67,7 @@ def evaluate(
     `rate`, `compared`: what the caller knows, for the report.
     `keep`: the pair kept for a picture: "worst" (lowest RGB PSNR), an index among the compared frames, or None.
     `batch_pixels`: pixels of one side in memory at once. `on_progress`: called with the number of pairs done.
+    `on_pair`: is given every pair, in order, with the reference's pts and time base.
     UsageError on an unknown metric, alignment or frame to keep; InputError when no frame matches or sizes differ;
     MissingDependencyError when LPIPS is asked for and has no weights.
     """
@@ -94,7 +97,10 @@ def evaluate(
     meter = _Meter(report, lpips, torch.device(device), keep, whites)
     aligned = Aligned(reference, test, reference_time_base=reference_time_base, test_time_base=test_time_base, by=align)
     for batch in _batches(aligned, batch_pixels):
-        meter.measure(batch)
+        scores = meter.measure(batch)
+        if on_pair is not None:
+            for index, (pair, psnr_db) in enumerate(zip(batch, scores, strict=True), report.frames - len(batch)):
+                on_pair(meter.kept(pair, index, psnr_db), pair.reference.pts, reference_time_base)
         if on_progress:
             on_progress(report.frames)
     report.unmatched_reference, report.unmatched_test = aligned.unmatched_reference, aligned.unmatched_test
@@ -124,8 +130,8 @@ class _Meter:
         self.usable: set[str] = set()
 
     @torch.inference_mode()
-    def measure(self, batch: list[Pair]) -> None:
-        """Append one row for each pair."""
+    def measure(self, batch: list[Pair]) -> list[float]:
+        """Append one row for each pair; gives the PSNR, RGB, of each in dB."""
         report = self.report
         depths = (batch[0].reference.bit_depth, batch[0].test.bit_depth)
         if not report.frames:
@@ -133,7 +139,7 @@ class _Meter:
         x = _stack([pair.reference.pixels for pair in batch], self.exact_device)
         y = _stack([pair.test.pixels for pair in batch], self.exact_device)
         peak = float(2 ** depths[0] - 1)
-        whites = self.whites or (2 ** depths[0] - 1, 2 ** depths[1] - 1)
+        whites = self._whites_of(batch[0])
         if depths[0] != depths[1] or whites[0] != whites[1]:
             x, y, peak = x / whites[0], y / whites[1], 1.0
 
@@ -161,9 +167,18 @@ class _Meter:
         for metric in self.usable:
             for name in COLUMNS[metric]:
                 report.columns.setdefault(name, array("d")).extend(results[name].double().tolist())
-        self._keep_one(batch, whites, psnr_db)
+        self._keep_one(batch, psnr_db)
         report.pts.extend(pair.reference.pts for pair in batch)
         report.times.extend(float(pair.time) for pair in batch)
+        return psnr_db
+
+    def kept(self, pair: Pair, index: int, psnr_db: float) -> KeptFrame:
+        """A pair for a picture."""
+        whites = self._whites_of(pair)
+        return KeptFrame(pair.reference.pixels, pair.test.pixels, whites, index, float(pair.time), psnr_db)
+
+    def _whites_of(self, pair: Pair) -> tuple[int, int]:
+        return self.whites or (2**pair.reference.bit_depth - 1, 2**pair.test.bit_depth - 1)
 
     def _begin(self, pair: Pair, depths: tuple[int, int]) -> None:
         """Take sizes from the first pair; leave out, with a note, what cannot be measured at this size."""
@@ -181,7 +196,7 @@ class _Meter:
                 size = f"{report.width}x{report.height}"
                 report.notes.append(f"{metric} not measured: it needs {side}x{side} pixels, frames are {size}")
 
-    def _keep_one(self, batch: list[Pair], whites: tuple[int, int], psnr_db: list[float]) -> None:
+    def _keep_one(self, batch: list[Pair], psnr_db: list[float]) -> None:
         start = self.report.frames
         if self.keep == "worst":
             local = min(range(len(batch)), key=psnr_db.__getitem__)
@@ -191,15 +206,8 @@ class _Meter:
             local = self.keep - start
         else:
             return
-        pair = batch[local]
-        self.report.kept = KeptFrame(
-            pair.reference.pixels.copy(),
-            pair.test.pixels.copy(),
-            whites,
-            start + local,
-            float(pair.time),
-            psnr_db[local],
-        )
+        kept = self.kept(batch[local], start + local, psnr_db[local])
+        self.report.kept = replace(kept, reference=kept.reference.copy(), test=kept.test.copy())
 
 
 def _batches(aligned: Iterable[Pair], batch_pixels: int) -> Iterator[list[Pair]]:

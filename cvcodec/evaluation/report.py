@@ -79,11 +79,13 @@ class KeptFrame:
     time_s: float
     psnr_db: float
 
-    def picture(self, names: tuple[str, str] = ("reference", "reconstruction")) -> NDArray[np.uint8]:
-        """Both sides and the error map, (H', W', 3) uint8."""
+    def picture(
+        self, names: tuple[str, str] = ("reference", "reconstruction"), *, gain: float | None = None
+    ) -> NDArray[np.uint8]:
+        """Both sides and the error map, (H', W', 3) uint8; `gain` of the map as in `side_by_side`."""
         score = "identical" if math.isinf(self.psnr_db) else f"{self.psnr_db:.2f} dB"
         captions = (f"{names[0]} {self.time_s:.3f} s", f"{names[1]} {score}")
-        return side_by_side(self.reference, self.test, whites=self.whites, captions=captions)
+        return side_by_side(self.reference, self.test, whites=self.whites, captions=captions, gain=gain)
 
 
 @dataclass

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 import cvcodec
+from cvcodec.evaluation.picture import MARGIN
 from tests.cli.programs import cvcodec as run
 from tests.cli.programs import one_line
-from tests.codec.clips import Picture, smooth, write_rgb
+from tests.codec.clips import Picture, smooth, times_of, write_rgb
 from tests.codec.models import save_model, tiny_mini
 
 COUNT, HEIGHT, WIDTH = 14, 40, 56
@@ -213,6 +214,32 @@ def test_the_picture_shows_both_sides_of_the_worst_frame_or_of_the_one_asked_for
     assert worst != 5 and not shows("side.png", CLIP[5])
 
 
+@pytest.mark.parametrize("name", ["all.mp4", "all.mkv"])
+def test_a_video_shows_both_sides_of_every_frame_at_its_time(here: Path, name: str) -> None:
+    assert run("eval", "ref.mkv", "recon.mkv", "--picture", name, *QUICK).code == 0
+    assert times_of(name) == times_of("ref.mkv")
+    with av.open(name) as container:
+        frames = [frame.reformat(format="rgb24").to_ndarray() for frame in container.decode(video=0)]
+    assert len(frames) == len(CLIP)
+    height, width = frames[0].shape[:2]
+    assert height % 2 == width % 2 == 0
+    panel = width // 3
+    factor = panel // WIDTH
+    for shown, left, right in zip(frames, CLIP, NOISY, strict=True):
+        for number, part in enumerate((left, right)):
+            large = part.repeat(factor, axis=0).repeat(factor, axis=1).astype(int)
+            x = number * (large.shape[1] + MARGIN)
+            y = 5 * 2 + 2 * MARGIN
+            there = shown[y : y + large.shape[0], x : x + large.shape[1]].astype(int)
+            assert np.abs(there - large).mean() < 12
+    assert run("eval", "ref.mkv", "recon.mkv", "--picture", name, *QUICK).code == 4
+    assert (
+        run("eval", "a.cvl", "--reference", "ref.mkv", "--picture", name, "-y", "-w", "tiny.safetensors", *QUICK).code
+        == 0
+    )
+    assert times_of(name) == times_of("ref.mkv")
+
+
 def test_image_sequences_are_videos_too(here: Path) -> None:
     (here / "frames").mkdir()
     options = ["-w", "tiny.safetensors", "--device", "cpu", "--precision", "fp32"]
@@ -240,6 +267,9 @@ def test_image_sequences_are_videos_too(here: Path) -> None:
         (["ref.mkv", "recon.mkv", "--csv", "a.cvl"], 4, "exists; use -y"),
         (["ref.mkv", "recon.mkv", "--picture", "absent/a.png"], 4, "does not exist"),
         (["ref.mkv", "recon.mkv", "--picture", "p.png", "--frame", "99"], 2, "0 to 13"),
+        (["ref.mkv", "recon.mkv", "--picture", "p.mp4", "--frame", "9"], 2, "gets all"),
+        (["ref.mkv", "recon.mkv", "--picture", "p.y4m"], 2, "not y4m"),
+        (["ref.mkv", "small.mkv", "--picture", "p.mp4"], 3, "sizes differ"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line_and_an_exit_code(
