@@ -20,6 +20,7 @@ from cvcodec.data.posterior import values_of
 from cvcodec.data.shards import LATENTS, LOGVAR, SHARDS_NAME, Sample, read_samples
 from cvcodec.data.slices import BUFFER, SAMPLE, SHARDS, draw_slice, generator_for
 from cvcodec.errors import InputError, UsageError
+from cvcodec.fileio import partial_path
 
 StrPath = str | os.PathLike[str]
 
@@ -159,10 +160,12 @@ def _find(source: StrPath | Sequence[StrPath]) -> list[Path]:
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         listing = path / SHARDS_NAME
+        if partial_path(listing).exists():
+            raise InputError(f"the export into {path} is not finished; run it again with -y if it was interrupted")
         if listing.is_file():
             found = [path / str(record["path"]) for record in read_index(listing)]
         else:
-            found = sorted(path.glob("*.tar")) if path.is_dir() else [path]
+            found = sorted(path.glob("[!.]*.tar")) if path.is_dir() else [path]
     else:
         found = [Path(entry) for entry in source]
     if not found:

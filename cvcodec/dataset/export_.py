@@ -187,18 +187,19 @@ def export_shards(
         raise OutputError(f"{folder / SHARDS_NAME} exists; use -y to overwrite these shards, or name another folder")
     done = 0
     listing: list[dict[str, Any]] = []
-    for number, samples in enumerate(_shards(_samples(records, base, TARGETS[target], dtype), shard_bytes)):
-        name = f"shard-{number:06d}.tar"
-        count = 0
-        with atomic_output(folder / name, overwrite=overwrite) as sink, open_shard(sink) as tar:
-            for sample in samples:
-                write_sample(tar, sample)
-                count += 1
-                on_clip(done + count, len(records))
-        done += count
-        listing.append({"path": name, "samples": count, "size_bytes": (folder / name).stat().st_size})
-    with atomic_output(folder / SHARDS_NAME, overwrite=overwrite) as sink:
-        sink.writelines(dump_lines(listing))
+    # Its partial file stays where an export ends early: the mark of shards that are not all there.
+    with atomic_output(folder / SHARDS_NAME, overwrite=overwrite, keep_partial=True) as index:
+        for number, samples in enumerate(_shards(_samples(records, base, TARGETS[target], dtype), shard_bytes)):
+            name = f"shard-{number:06d}.tar"
+            count = 0
+            with atomic_output(folder / name, overwrite=overwrite) as sink, open_shard(sink) as tar:
+                for sample in samples:
+                    write_sample(tar, sample)
+                    count += 1
+                    on_clip(done + count, len(records))
+            done += count
+            listing.append({"path": name, "samples": count, "size_bytes": (folder / name).stat().st_size})
+            index.writelines(dump_lines(listing[-1:]))
     total = sum(entry["size_bytes"] for entry in listing)
     return Exported(TARGETS[target], (), len(records), total, len(listing))
 

@@ -125,6 +125,28 @@ def test_shards_of_an_older_export_are_not_read_with_those_of_a_newer_one(
     assert len(items(IterableLatentDataset(tmp_path))) == 5
 
 
+def test_an_interrupted_export_is_not_taken_for_a_whole_one(folders: dict[str, Path], tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 4:
+            raise KeyboardInterrupt
+
+    for overwrite in (False, True):  # before and after there was a whole one
+        with pytest.raises(KeyboardInterrupt):
+            export_shards(folders["fp32"], tmp_path, shard_bytes=1, on_clip=interrupt, overwrite=overwrite)
+        with pytest.raises(InputError, match="is not finished; run it again with -y"):
+            IterableLatentDataset(tmp_path)
+        export_shards(folders["fp32"], tmp_path, shard_bytes=1, overwrite=True)
+        assert len(items(IterableLatentDataset(tmp_path))) == 5
+        assert not [path for path in tmp_path.iterdir() if path.name.startswith(".") or path.suffix == ".partial"]
+
+
+def test_temporary_files_of_a_killed_export_are_no_shards(shards: Path, tmp_path: Path) -> None:
+    for path in shards.glob("*.tar"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / ".cvcodec-0123456789ab.tar").write_bytes(b"half")
+    assert len(items(IterableLatentDataset(tmp_path))) == 5
+
+
 def test_plain_tar_and_numpy_read_a_shard(shards: Path, folders: dict[str, Path], tmp_path: Path) -> None:
     for shard in shards.glob("*.tar"):
         with tarfile.open(shard) as tar:
