@@ -216,6 +216,7 @@ def show(
 def remove(
     name: Annotated[str, typer.Argument(help="Full name of a model you added, version included.")],
     yes: _Confirmed = False,
+    as_json: options.Json = False,
 ) -> None:
     """Delete an added model from this machine."""
     from cvcodec.registry import remove_model
@@ -225,7 +226,10 @@ def remove(
             raise UsageError(f"removing {name!r} deletes its file; confirm with -y")
         typer.confirm(f"Delete the weights of {name}?", abort=True, err=True)
     path = remove_model(name)
-    report.note(f"removed {path}")
+    if as_json:
+        report.emit({"name": name, "path": path, "removed": True})
+    else:
+        report.note(f"removed {path}")
 
 
 # ---------------------------------------------------------------------------------------------------- details

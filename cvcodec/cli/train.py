@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cvcodec.cli import options, report
 from cvcodec.training.ablations import MINUTES, run_ablations
 from cvcodec.training.config import JOB_DEFAULTS, Job, TrainConfig
 from cvcodec.training.config_file import check_values, read_config_file
@@ -35,6 +36,7 @@ _CONFIG_HELP = (
 def _train_command(job: Job) -> Callable[..., None]:
     def command(**given: Any) -> None:
         config_file: Path | None = given.pop("config_file")
+        json: bool = given.pop("json")
         values: dict[str, Any] = dict(JOB_DEFAULTS[job])
         if config_file is not None:
             values |= read_config_file(config_file)
@@ -44,6 +46,8 @@ def _train_command(job: Job) -> Callable[..., None]:
         from cvcodec.training.trainer import train
 
         result = train(job, TrainConfig(**values))
+        if json:
+            report.emit({"command": "train", "job": job, **dataclasses.asdict(result)})
         if not result.finished:
             raise typer.Exit(128 + signal.SIGINT)
 
@@ -70,6 +74,7 @@ def _train_command(job: Job) -> Callable[..., None]:
         parameters.append(
             inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
         )
+    parameters.append(inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.Json))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
@@ -103,11 +108,16 @@ def plot(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="PNG to write.", show_default="curves.png in the first run")
     ] = None,
+    json: options.Json = False,
 ) -> None:
     """Draw loss, bits and PSNR curves of runs as a PNG."""
     from cvcodec.training.plot import plot_runs
 
-    typer.echo(plot_runs(runs, output or runs[0] / "curves.png"))
+    drawn = plot_runs(runs, output or runs[0] / "curves.png")
+    if json:
+        report.emit({"command": "train plot", "output": drawn})
+    else:
+        typer.echo(drawn)
 
 
 @app.command("ablations")
