@@ -30,6 +30,7 @@ from rich.text import Text
 from torch import Tensor
 
 from cvcodec import __version__, host, registry
+from cvcodec.bench.rd.summary import replace_block
 from cvcodec.checkpoint import default_statistics
 from cvcodec.codec import DEFAULT_MODEL
 from cvcodec.errors import CvcodecError, UsageError
@@ -236,8 +237,6 @@ def show_json(record: Mapping[str, Any]) -> None:
 
 def update_block(path: Path, name: str, content: str) -> None:
     """Replace what stands between `<!-- NAME -->` and `<!-- /NAME -->` in a text file. UsageError without these."""
-    from cvcodec.bench.rd.summary import replace_block
-
     try:
         before = path.read_text(encoding="utf-8")
     except OSError as error:

@@ -319,8 +319,8 @@ def _write(
 
 def _tell(rows: list[Row], anchor: str | None, *, quality_table: bool, update: Path | None, json: bool) -> None:
     """Tables on standard output, or rows as JSON lines; and into the file that is to be updated."""
+    from cvcodec.bench import harness
     from cvcodec.bench.rd import summary
-    from cvcodec.fileio import atomic_output
 
     text = summary.quality_table(rows)
     if anchor and not quality_table:
@@ -331,13 +331,7 @@ def _tell(rows: list[Row], anchor: str | None, *, quality_table: bool, update: P
         parts += [summary.same_rate_table(same, anchor)] if same else []
         text = "\n\n".join(parts)
     if update is not None:
-        try:
-            before = update.read_text(encoding="utf-8")
-        except OSError as error:
-            raise UsageError(f"{update} cannot be updated: {error.strerror or error}") from error
-        after = summary.replace_block(before, QUALITY_BLOCK if quality_table else RATE_BLOCK, text)
-        with atomic_output(update, overwrite=True) as file:
-            file.write(after.encode())
+        harness.update_block(update, QUALITY_BLOCK if quality_table else RATE_BLOCK, text)
     if json:
         for row in rows:
             report.emit({"command": "bench", **{k: v for k, v in row.to_dict().items() if k != "command"}})

@@ -119,14 +119,13 @@ def run_ablations(
     values = {**JOB_DEFAULTS["video-vae"], **_DEFAULTS, **values, **length}
     if not values.get("image_vae"):
         values["image_vae"] = str(_image_vae(values, output))
-    numbers: dict[str, Numbers] = {}
+    numbers = _earlier(values, output)  # refuses a folder of other settings before anything is trained
     chosen = [row for name, (_, rows) in TABLES.items() for row in rows if which in ("all", name, row.name)]
     for row in chosen:
         if row.folder not in numbers:
             config = TrainConfig(**{**values, **_BASE, **row.changes, "output": str(output / row.folder)})
             numbers[row.folder] = _run("video-vae", config)
-            _write(output, _with_earlier(numbers, values, output))
-    numbers = _with_earlier(numbers, values, output)
+            _write(output, numbers)
     runs = {row.folder for row in chosen}
     for name, (_, rows) in TABLES.items():
         if which in ("all", name) or (which not in TABLES and runs & {row.folder for row in rows}):
@@ -180,9 +179,9 @@ def _settings(config: TrainConfig) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in _NO_MATTER}
 
 
-def _with_earlier(numbers: Mapping[str, Numbers], values: Mapping[str, Any], output: Path) -> dict[str, Numbers]:
-    """`numbers`, and those of other rows that earlier calls finished."""
-    found = dict(numbers)
+def _earlier(values: Mapping[str, Any], output: Path) -> dict[str, Numbers]:
+    """The numbers of rows that earlier calls finished, by folder. UsageError when one has other settings."""
+    found: dict[str, Numbers] = {}
     for _, rows in TABLES.values():
         for row in rows:
             if row.folder not in found:
