@@ -81,8 +81,12 @@ def wait_for(address: str, nodes: int) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="kills a process group")
 @pytest.mark.skipif("CVCODEC_TEST_RAY" not in os.environ, reason="starts a cluster: CVCODEC_TEST_RAY=1 runs it")
-def test_a_node_killed_midway_costs_no_output_and_changes_none(model: VideoAutoencoder, tmp_path: Path) -> None:
+def test_a_node_killed_midway_costs_no_output_and_changes_none(
+    model: VideoAutoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'cvcodec[ray]'")
+    # Else a token that this user's Ray has left behind counts for some of its programs and not for others.
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     source = tmp_path / "v"
     for number in range(CLIPS):
         write_clip(source / f"{number:02d}.mkv", frames=60, size=(48, 48), seed=number)
@@ -102,7 +106,7 @@ def test_a_node_killed_midway_costs_no_output_and_changes_none(model: VideoAutoe
 
         def note(outcome: Outcome) -> None:
             if len(notices) < 2:
-                time.sleep(1)  # until both workers are ready: the first one shall not do it all
+                time.sleep(3)  # until both workers are ready: the first one shall not do it all
             else:
                 outcomes.append(outcome)
                 if len(outcomes) == 5:
@@ -118,11 +122,9 @@ def test_a_node_killed_midway_costs_no_output_and_changes_none(model: VideoAutoe
         )
     assert summary.failures == ()
     assert summary.encoded + summary.skipped == CLIPS
-    assert [" ".join(text.split()[:4]) for text in notices] == [
-        "a worker is ready",
-        "a worker is ready",
-        "a worker was lost;",
-    ]
+    said = [" ".join(text.split()[:4]) for text in notices]
+    assert said[:3] == ["a worker is ready", "a worker is ready", "a worker was lost;"]
+    assert set(said[3:]) <= {"a worker is ready"}  # where the cluster found room for another
     assert tree(tmp_path / "ray") == tree(tmp_path / "local")
 
 
