@@ -5,11 +5,13 @@ Does not know: model names and where files live (registry), files of other proje
 
 A weights file is a safetensors file. Its metadata are
 
-    cvcodec.format            "1"; another number is refused cvcodec.config            JSON of ModelConfig.to_dict()
+    cvcodec.format            "1"; another number is refused
+    cvcodec.config            JSON of ModelConfig.to_dict()
     cvcodec.statistics        JSON {"mean": [...], "std": [...], "unit_step": [...]}, one number per latent channel;
-    optional cvcodec.card              JSON object: name, licence, source, data, description, quality; all optional
-    cvcodec.latent_space_id   16 hex digits (identity), checked against the tensors on every load cvcodec.decoder_hash
-    16 hex digits (identity), likewise
+                              optional
+    cvcodec.card              JSON object: name, licence, source, data, description, quality; all optional
+    cvcodec.latent_space_id   16 hex digits (identity), checked against the tensors on every load
+    cvcodec.decoder_hash      16 hex digits (identity), likewise
 
 Tensors are float16, bfloat16 or float32. The writer sorts everything, so the same content is the same bytes.
 """
