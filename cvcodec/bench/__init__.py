@@ -6,6 +6,7 @@
     floors       PSNR, SSIM, LPIPS and bits of our models against a PCA of patches
     compatibility   PSNR of a 2D decoder on a video model's latents, and of the video decoder on 2D latents
     grid         frames of a clip as it is, by PCA and by our models, as a picture      (make grid)
+    payload      bytes of the coded symbols, against zstd -19 and order-0 entropy on the same symbols
     reader       slices a second that training loops get, against torch.save, safetensors and WebDataset
     gpu_check    parity, windows, memory and speed on a CUDA or MPS device              (make gpu-check)
 
