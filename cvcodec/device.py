@@ -25,11 +25,11 @@ _OUT_OF_MEMORY_TEXTS = (
     "out of memory",
     "can't allocate memory",
     "not enough memory",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
+    "cudnn_status_alloc_failed",
+    "cublas_status_alloc_failed",
     "std::bad_alloc",
 )
-"""Parts of messages of plain RuntimeErrors: torch's CPU allocators (Linux, macOS, Windows), MPS, cuDNN, cuBLAS."""
+"""Parts of lower-cased messages of plain RuntimeErrors: CPU allocators (Linux, macOS, Windows), MPS, cuDNN, cuBLAS."""
 
 
 def select_device(name: str | torch.device = "auto") -> torch.device:
@@ -165,7 +165,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, DeviceError):
         return error.__cause__ is not None and is_out_of_memory(error.__cause__)
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _OUT_OF_MEMORY_TEXTS)
+    return isinstance(error, RuntimeError) and any(text in str(error).lower() for text in _OUT_OF_MEMORY_TEXTS)
 
 
 def release_memory(device: torch.device) -> None:

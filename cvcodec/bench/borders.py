@@ -232,9 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--frames", type=int, metavar="N", help="frames of each clip instead, from its beginning")
     add("--crop", type=int, default=256, metavar="N", help="use the middle NxN pixels; 0: whole frames (default: 256)")
     add("--no-whole", action="store_true", help="do not code the clip in one window, which takes memory by its length")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    add("--precision", default="fp32", help="auto, fp32, bf16 or fp16 (default: fp32)")
-    add("--threads", type=int, metavar="N", help="CPU threads of the model")
+    harness.add_machine_arguments(parser, precision="fp32")
     add("--json", action="store_true", help="JSON lines: one a clip, with PSNR by place")
     options = parser.parse_args(arguments)
     if options.borders < 1 or (options.frames is not None and options.frames < 1) or options.crop < 0:

@@ -215,23 +215,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="PSNR of a 2D decoder on a video model's latents and of the video decoder on 2D latents.",
     )
     add = parser.add_argument
-    add("data", nargs="+", metavar="DATA", help="clips; or folders, lists and manifests, of which --split is taken")
-    add("--split", default="val", choices=("train", "val", "all"), help="of folders, lists and manifests")
+    shorts.add_clip_arguments(parser)
     add("--video", "-w", action="append", required=True, metavar="[LABEL=]NAME|FILE", help="video model; repeatable")
     add("--image", "-i", required=True, metavar="[LABEL=]NAME|FILE", help="the 2D model that they may share")
-    add("--side", type=int, default=shorts.SIDE, metavar="PIXELS", help="short side that clips are scaled to")
-    add("--frames", type=int, default=shorts.FRAMES, metavar="N", help="first frames of each clip")
-    add("--every", type=int, default=1, metavar="N", help="only every Nth clip")
     add("--picture", type=Path, metavar="FILE", help="a grid of the first clip: .png, .jpg or .webp")
     add("--output", "-o", type=Path, metavar="FILE.json", help="all numbers")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    add("--precision", default="auto", help="auto, fp32, bf16 or fp16")
-    add("--threads", type=int, metavar="N", help="CPU threads")
+    harness.add_machine_arguments(parser)
     add("--json", action="store_true", help="JSON lines on standard output: every clip, then means")
-    add("--update", type=Path, metavar="FILE", help=f"put the table between <!-- {BLOCK} --> and its end")
+    harness.add_update_argument(parser, BLOCK)
     options = parser.parse_args(arguments)
-    if min(options.frames, options.every) < 1 or options.side < 8:
-        parser.error("--frames and --every must be at least 1, --side at least 8")
     return harness.run_program(lambda: _run(options))
 
 
@@ -241,7 +233,8 @@ def _run(options: argparse.Namespace) -> int:
     precision = select_precision(options.precision, device)
     if options.picture is not None:
         check_picture_name(options.picture)
-    paths = shorts.video_paths(options.data, options.split)[:: options.every]
+    harness.check_block(options.update, BLOCK)
+    clips = shorts.chosen(options)
     image = _load(options.image, device)
     videos = [_load(name, device) for name in options.video]
     for video in videos:
@@ -252,7 +245,7 @@ def _run(options: argparse.Namespace) -> int:
             f"two video models are called alike ({', '.join(map(_name, videos))}); give --video LABEL=FILE"
         )
     shown: list[tuple[str, Pictures]] = []
-    for clip in shorts.read_shorts(paths, side=options.side, frames=options.frames):
+    for clip in clips:
         for number, (numbers, made) in enumerate(_each(clip, videos, image, device, precision)):
             if len(shown) == number:
                 shown.append((numbers.video_model, made))
@@ -268,14 +261,13 @@ def _run(options: argparse.Namespace) -> int:
     else:
         sys.stdout.write(table + "\n")
     if options.output is not None:
-        clips = [dataclasses.asdict(entry) for entries in found.values() for entry in entries]
-        record = harness.finite({"means": [dataclasses.asdict(mean) for mean in means], "clips": clips})
+        each = [dataclasses.asdict(entry) for entries in found.values() for entry in entries]
+        record = harness.finite({"means": [dataclasses.asdict(mean) for mean in means], "clips": each})
         with atomic_output(options.output, overwrite=True) as file:
             file.write((json.dumps(record, indent=1) + "\n").encode())
     if options.picture is not None:
         write_picture(options.picture, draw(shown))
-    if options.update is not None:
-        harness.update_block(options.update, BLOCK, table)
+    harness.update_block(options.update, BLOCK, table)
     return 0
 
 

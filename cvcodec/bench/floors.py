@@ -223,41 +223,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="PSNR, SSIM, LPIPS and bits of models against a PCA of patches, on short clips.",
     )
     add = parser.add_argument
-    add("data", nargs="+", metavar="DATA", help="clips; or folders, lists and manifests, of which --split is taken")
-    add("--split", default="val", choices=("train", "val", "all"), help="of folders, lists and manifests")
+    shorts.add_clip_arguments(parser)
     add("--weights", "-w", action="append", metavar="NAME|FILE", help=f"a model, repeatable (default: {_MODELS})")
     add("--quality", "-q", type=float, metavar="Q", help="default: the codec's")
-    add("--side", type=int, default=shorts.SIDE, metavar="PIXELS", help="short side that clips are scaled to")
-    add("--frames", type=int, default=shorts.FRAMES, metavar="N", help="first frames of each clip")
-    add("--every", type=int, default=1, metavar="N", help="only every Nth clip")
     add("--fit", metavar="DATA", help="fit the PCA on the train split of this (default: the factors in the package)")
     add("--no-lpips", action="store_true", help="leave LPIPS out, which takes most of the time")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    add("--precision", default="auto", help="auto, fp32, bf16 or fp16")
-    add("--threads", type=int, metavar="N", help="CPU threads")
+    harness.add_machine_arguments(parser)
     add("--json", action="store_true", help="JSON lines: every clip, then means")
-    add("--update", type=Path, metavar="FILE", help=f"put the table between <!-- {BLOCK} --> and its end")
+    harness.add_update_argument(parser, BLOCK)
     options = parser.parse_args(arguments)
-    if min(options.frames, options.every) < 1 or options.side < 8:
-        parser.error("--frames and --every must be at least 1, --side at least 8")
     return harness.run_program(lambda: _run(options))
 
 
 def _run(options: argparse.Namespace) -> int:
     set_threads(options.threads)
-    size = {"side": options.side, "frames": options.frames}
-    paths = shorts.video_paths(options.data, options.split)[:: options.every]
+    harness.check_block(options.update, BLOCK)
+    clips = shorts.chosen(options)
     models = [load_model(name) for name in options.weights or _MODELS]
     if options.fit:
         training = shorts.video_paths([options.fit], "train")
         harness.note(f"fitting the PCA on {len(training)} clips ...")
-        pca = PatchPca.fit(clip.pixels for clip in shorts.read_shorts(training, **size))
+        pca = PatchPca.fit(
+            clip.pixels for clip in shorts.read_shorts(training, side=options.side, frames=options.frames)
+        )
     else:
         pca = PatchPca.load()
     lpips = None if options.no_lpips else Lpips.load("alex", "shift-tolerant")
     scores: list[Score] = []
     for score in measure(
-        shorts.read_shorts(paths, **size),
+        clips,
         models,
         pca,
         lpips,
@@ -281,8 +275,7 @@ def _run(options: argparse.Namespace) -> int:
         sys.stdout.write(markdown(verdicts) + "\n")
     for verdict in verdicts:
         harness.note(f"{verdict.model}: {'; '.join(verdict.missed) or 'all floors are reached'}")
-    if options.update is not None:
-        harness.update_block(options.update, BLOCK, markdown(verdicts))
+    harness.update_block(options.update, BLOCK, markdown(verdicts))
     return 0
 
 

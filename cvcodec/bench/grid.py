@@ -80,9 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--start", type=Fraction, metavar="SECONDS", help="where frame 0 is (default: 0; 4 in the demo clip)")
     add("--panel", type=harness.size_argument, default=_PANEL, metavar="WxH", help="the part of a frame that is shown")
     add("--side", type=int, default=shorts.SIDE, metavar="PIXELS", help="short side that the clip is scaled to")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
-    add("--precision", default="auto", help="auto, fp32, bf16 or fp16")
-    add("--threads", type=int, metavar="N", help="CPU threads")
+    harness.add_machine_arguments(parser)
     options = parser.parse_args(arguments)
     return harness.run_program(lambda: _run(options))
 

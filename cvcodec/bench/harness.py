@@ -235,15 +235,29 @@ def show_json(record: Mapping[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def update_block(path: Path, name: str, content: str) -> None:
-    """Replace what stands between `<!-- NAME -->` and `<!-- /NAME -->` in a text file. UsageError without these."""
-    try:
-        before = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be updated: {error.strerror or error}") from error
-    after = replace_block(before, name, content)
+def check_block(path: Path | None, name: str) -> None:
+    """UsageError unless `update_block` can do its work; for the beginning of a run that takes long. None: nothing."""
+    if path is not None:
+        replace_block(_read(path), name, "")
+
+
+def update_block(path: Path | None, name: str, content: str) -> None:
+    """Replace what stands between `<!-- NAME -->` and `<!-- /NAME -->` in a text file. UsageError without these.
+
+    Does nothing for None.
+    """
+    if path is None:
+        return
+    after = replace_block(_read(path), name, content)
     with atomic_output(path, overwrite=True) as file:
         file.write(after.encode())
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be updated: {error.strerror or error}") from error
 
 
 def finite(value: Any) -> Any:
@@ -283,6 +297,20 @@ def list_argument(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:
         return [parse(part.strip()) for part in text.split(",") if part.strip()]
 
     return parse_list
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser, *, precision: str = "auto") -> None:
+    """`--device`, `--precision` and `--threads`; `precision` is the default of the second."""
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    parser.add_argument("--precision", default=precision, help=f"auto, fp32, bf16 or fp16 (default: {precision})")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the model")
+
+
+def add_update_argument(parser: argparse.ArgumentParser, block: str) -> None:
+    """`--update FILE`, for `check_block` before the run and `update_block` after it."""
+    parser.add_argument(
+        "--update", type=Path, metavar="FILE", help=f"put the table between <!-- {block} --> and its end"
+    )
 
 
 def run_program(work: Callable[[], int]) -> int:

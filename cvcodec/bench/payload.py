@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--frames", type=int, default=_FRAMES, metavar="N", help="first frames of each clip")
     add("--threads", type=int, metavar="N", help="CPU threads of the model")
     add("--json", action="store_true", help="JSON lines: one a clip and quality")
-    add("--update", type=Path, metavar="FILE", help=f"put the table between <!-- {BLOCK} --> and its end")
+    harness.add_update_argument(parser, BLOCK)
     options = parser.parse_args(arguments)
     if options.frames < 1 or not options.qualities:
         parser.error("--frames must be at least 1, and --qualities not empty")
@@ -161,6 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    harness.check_block(options.update, BLOCK)
     set_threads(options.threads)
     found: list[Sizes] = []
     with tempfile.TemporaryDirectory(prefix="cvcodec-bench-") as name:
@@ -184,8 +185,7 @@ def _run(options: argparse.Namespace) -> int:
     table = markdown(found)
     if not options.json:
         sys.stdout.write(table + "\n")
-    if options.update is not None:
-        harness.update_block(options.update, BLOCK, table)
+    harness.update_block(options.update, BLOCK, table)
     return 0
 
 

@@ -282,9 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="mini", help="mini, or a name or weights file; default: mini")
     parser.add_argument("--folder", type=Path, help="for the files while it runs; default: the system's temporary one")
     parser.add_argument("--json", action="store_true", help="one JSON object a reader instead of a table")
-    parser.add_argument(
-        "--update", type=Path, metavar="FILE", help=f"put the table between <!-- {BLOCK} --> and its end"
-    )
+    harness.add_update_argument(parser, BLOCK)
     options = parser.parse_args(arguments)
 
     def work() -> int:
@@ -292,8 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(f"wanted at least {_SHARDS} clips, and clips no shorter than slices")
         if options.repeats < 1:
             raise UsageError(f"--repeats {options.repeats}: wanted at least 1")
-        if options.update is not None and f"<!-- {BLOCK} -->" not in options.update.read_text(encoding="utf-8"):
-            raise UsageError(f"{options.update} has no line <!-- {BLOCK} -->, below which the table would stand")
+        harness.check_block(options.update, BLOCK)
         facts = harness.machine_facts(torch.device("cpu"))  # before the run, whose own load says nothing
         machine = harness.describe_machine(facts)
         rows = run(options)
@@ -302,8 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 harness.show_json({**asdict(row), **facts, "clips": options.clips, "frames": options.frames})
         else:
             _show(rows, options, machine)
-        if options.update is not None:
-            harness.update_block(options.update, BLOCK, markdown(rows, options, machine))
+        harness.update_block(options.update, BLOCK, markdown(rows, options, machine))
         return 0
 
     return harness.run_program(work)

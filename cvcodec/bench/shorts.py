@@ -6,6 +6,7 @@ Does not know: models, metrics.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from cvcodec.bench import harness
-from cvcodec.errors import CvcodecError, InputError
+from cvcodec.errors import CvcodecError, InputError, UsageError
 from cvcodec.training.clips import decode_clip, resize
 from cvcodec.training.sources import IMAGE_SUFFIXES, find_sources
 from cvcodec.video import Frame, VideoWriter
@@ -47,6 +48,27 @@ class Short:
         ) as writer:
             for index, picture in enumerate(self.pixels):
                 writer.write(Frame(pixels=picture, pts=index, duration=1))
+
+
+def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
+    """The clips of a measurement, and what is done to them before it; `chosen` reads them."""
+    add = parser.add_argument
+    add("data", nargs="+", metavar="DATA", help="clips; or folders, lists and manifests, of which --split is taken")
+    add("--split", default="val", choices=("train", "val", "all"), help="of folders, lists and manifests")
+    add("--every", type=int, default=1, metavar="N", help="only every Nth clip")
+    add("--side", type=int, default=SIDE, metavar="PIXELS", help="short side that clips are scaled to")
+    add("--frames", type=int, default=FRAMES, metavar="N", help="first frames of each clip")
+
+
+def chosen(options: argparse.Namespace) -> Iterator[Short]:
+    """The clips that the arguments of `add_clip_arguments` name.
+
+    UsageError and InputError come at once, not with the first clip.
+    """
+    if min(options.frames, options.every) < 1 or options.side < 8:
+        raise UsageError("--frames and --every must be at least 1, --side at least 8")
+    paths = video_paths(options.data, options.split)[:: options.every]
+    return read_shorts(paths, side=options.side, frames=options.frames)
 
 
 def video_paths(entries: Sequence[str | Path], split: str = "val") -> list[Path]:

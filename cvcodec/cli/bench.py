@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,17 +42,20 @@ def parse_numbers(text: str) -> tuple[float, ...]:
         raise typer.BadParameter(f"{text!r} is not a list of numbers, such as 20,50,75") from error
 
 
+def _list_option(flag: str, parse: Callable[[str], tuple[Any, ...]], text: str, default: str) -> Any:
+    """An option that takes a comma-separated list; `default` is what help says of it."""
+    return typer.Option(flag, metavar="LIST", parser=parse, help=text, show_default=default, rich_help_panel=_WHAT)
+
+
 def bench(
     clips: Annotated[list[Path], typer.Argument(metavar="CLIPS...", help="Videos.", show_default=False)],
     against: Annotated[
         Any,
-        typer.Option(
+        _list_option(
             "--against",
-            metavar="LIST",
-            parser=parse_names,
-            help="Encoders to compare with, of libx264, libx265, libsvtav1, libvpx-vp9; none. The first is the anchor.",
-            show_default="libx264,libx265,libsvtav1,libvpx-vp9",
-            rich_help_panel=_WHAT,
+            parse_names,
+            "Encoders to compare with, of libx264, libx265, libsvtav1, libvpx-vp9; none. The first is the anchor.",
+            "libx264,libx265,libsvtav1,libvpx-vp9",
         ),
     ] = None,
     presets: Annotated[
@@ -81,35 +85,21 @@ def bench(
     ] = None,
     qualities: Annotated[
         Any,
-        typer.Option(
+        _list_option(
             "--qualities",
-            metavar="LIST",
-            parser=parse_numbers,
-            help="Qualities of our models.",
-            show_default="20,30,40,50,60,75",
-            rich_help_panel=_WHAT,
+            parse_numbers,
+            "Qualities of our models.",
+            "20,30,40,50,60,75",
         ),
     ] = None,
-    crfs: Annotated[
-        Any,
-        typer.Option(
-            "--crfs",
-            metavar="LIST",
-            parser=parse_numbers,
-            help="CRFs of all encoders.",
-            show_default="seven, by encoder",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
+    crfs: Annotated[Any, _list_option("--crfs", parse_numbers, "CRFs of all encoders.", "seven, by encoder")] = None,
     match: Annotated[
         Any,
-        typer.Option(
+        _list_option(
             "--match",
-            metavar="LIST",
-            parser=parse_numbers,
-            help="Qualities whose sizes encoders are made to match, for frames side by side.",
-            show_default="50",
-            rich_help_panel=_WHAT,
+            parse_numbers,
+            "Qualities whose sizes encoders are made to match, for frames side by side.",
+            "50",
         ),
     ] = None,
     rdo: options.Rdo = "time",
@@ -165,11 +155,13 @@ def bench(
 
     Results are kept as they come; the same command goes on where it was stopped.
     """
+    from cvcodec.bench import harness
     from cvcodec.bench.rd import settings as tried
     from cvcodec.bench.rd.clips import open_clip
     from cvcodec.bench.rd.run import run
     from cvcodec.device import set_threads
 
+    harness.check_block(update, QUALITY_BLOCK if quality_table else RATE_BLOCK)
     set_threads(threads)
     encoders = () if quality_table else tried.CRFS.keys() if against is None else against
     kinds = ("quality", "speed") if presets == "both" else (presets,)

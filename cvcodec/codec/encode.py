@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -108,28 +109,23 @@ def encode_stream(
             if isinstance(model, VideoAutoencoder)
             else model
         )
-        plan = Plan.choose(
+        choose = partial(
+            Plan.choose,
             runner.model.config,
             height=info.height,
             width=info.width,
             mode=options.windows,
             window=options.window,
             tile=options.tile,
+        )
+        plan = choose(
             available_memory=available_memory(runner.device),
             itemsize=2 if runner.precision != "fp32" else 4,
             on_notice=notices,
         )
         if isinstance(sink, PartialSink) and sink.header is not None:
-            asked = Plan.choose(
-                runner.model.config,
-                height=info.height,
-                width=info.width,
-                mode=options.windows,
-                window=options.window,
-                tile=options.tile,
-            )
             stored = Plan.from_header(sink.header, family=runner.model.config.family)
-            plan = asked.as_asked(stored, window=options.window, tile=options.tile)
+            plan = choose().as_asked(stored, window=options.window, tile=options.tile)
         encoder = _Encoder(sink, info, runner, plan, options, notices, on_progress, reader.expected_frames, recorder)
         frame_bytes = info.width * info.height * (3 if info.bit_depth == 8 else 6)
         limit = min(_AHEAD_FRAMES, max(2 * _PIECE_FRAMES, _AHEAD_BYTES // frame_bytes))

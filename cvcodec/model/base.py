@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from cvcodec.model.config import ModelConfig
 from cvcodec.model.posterior import Posterior
 
 
-class VideoAutoencoder(nn.Module):
+class VideoAutoencoder(nn.Module, ABC):
     """A model between pixels (B, 3, T, H, W) float in [-1, 1] and a latent (B, C, t, h, w) float.
 
     T = 4k+1 gives t = k+1 (2D families: t = T). H and W are multiples of `config.spatial_factor`.
@@ -33,14 +34,14 @@ class VideoAutoencoder(nn.Module):
         super().__init__()
         self.config = config
 
+    @abstractmethod
     def moments(self, pixels: Tensor) -> Tensor:
         """Mean and unclamped log-variance, (B, 2C, t, h, w). ValueError on a shape the model cannot take."""
-        raise NotImplementedError
 
     def encode(self, pixels: Tensor) -> Posterior:
         """The posterior over latents, without windows or tiles."""
         return Posterior.from_moments(self.moments(pixels))
 
+    @abstractmethod
     def decode(self, latent: Tensor) -> Tensor:
         """Pixels (B, 3, T, H, W), unclamped, without windows or tiles."""
-        raise NotImplementedError

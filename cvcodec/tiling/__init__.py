@@ -15,7 +15,7 @@ Owns: what is computed together, what of it is discarded, blended and kept, and 
 Does not know: models, devices, files, numbers of any codec.
 """
 
-from cvcodec.tiling.backoff import TileRunner, halved, is_out_of_memory, with_backoff
+from cvcodec.tiling.backoff import TileRunner, halved, with_backoff
 from cvcodec.tiling.official import (
     OfficialModel,
     decode_official,
@@ -74,7 +74,6 @@ __all__ = [
     "frame_count",
     "frames_of_latents",
     "halved",
-    "is_out_of_memory",
     "latent_count",
     "latents_of_frames",
     "latents_to_read",

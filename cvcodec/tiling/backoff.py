@@ -1,6 +1,6 @@
 """Smaller and smaller until it fits: what to do when a device runs out of memory.
 
-Owns: recognising the condition, releasing what the failed attempt held, trying again with a smaller spec.
+Owns: releasing what the failed attempt held, trying again with a smaller spec.
 Does not know: what a spec is, beyond the tiles of `TileRunner`; where the use of a smaller one is recorded (the
 caller's `on_backoff` does that).
 """
@@ -13,23 +13,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from cvcodec.device import is_out_of_memory
 from cvcodec.errors import DeviceError
 from cvcodec.tiling.space import ClipFunction, tiled
 from cvcodec.tiling.specs import TileSpec
 
 S = TypeVar("S")
-
-# MPS and the CPU allocator raise a plain RuntimeError; these are the words that tell it from others.
-_OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out: torch's own error types, Python's, or a DeviceError raised from one of them."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    if isinstance(error, DeviceError):
-        return error.__cause__ is not None and is_out_of_memory(error.__cause__)
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY_WORDS)
 
 
 def with_backoff(

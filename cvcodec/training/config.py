@@ -142,7 +142,9 @@ class TrainConfig:
 
     # ------------------------------------------------------------------------------------------------ quantisation
     unit_step: float = _option(
-        "Quantisation", 0.68, "codec: quantiser step at quality 50, stored with the weights; 0: a channel's deviation."
+        "Quantisation",
+        0.68,
+        "codec: quantiser step at quality 50, stored; 0: a channel's deviation. Not used where --init has one.",
     )
     default_quality: float = _option("Quantisation", 75.0, "Quality that --default-share of the clips see.")
     default_share: float = _option("Quantisation", 0.4, "Share of clips with noise of the default quality.")

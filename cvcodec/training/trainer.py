@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvcodec.calibration import measure_statistics
 from cvcodec.device import arithmetic, select_device, select_precision
 from cvcodec.errors import NumericalError, UsageError
 from cvcodec.metrics.lpips import Lpips
@@ -37,7 +38,6 @@ from cvcodec.training.outputs import store_weights, write_grid
 from cvcodec.training.profiling import StepProfiler, phase, write_profile
 from cvcodec.training.start import Start, start_model
 from cvcodec.training.state import STATE_NAME, load_state, save_state
-from cvcodec.training.statistics import measure_statistics
 from cvcodec.training.validation import Validator
 
 _PCA_CLIPS = 640
@@ -256,9 +256,14 @@ class Trainer:
         )
         was_training = self.model.training
         self.model.eval()
-        statistics = measure_statistics(self.model, clips, arithmetic=self.arithmetic)
+        with torch.no_grad():
+            statistics = measure_statistics(self.model, (self._mean_latent(clip) for clip in clips))
         self.model.train(was_training)
         return statistics
+
+    def _mean_latent(self, clip: Tensor) -> Tensor:
+        with self.arithmetic():
+            return self.model.encode(clip).mean
 
     # ------------------------------------------------------------------------------------------------ state
 

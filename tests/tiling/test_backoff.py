@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from cvcodec.device import is_out_of_memory
 from cvcodec.errors import DeviceError
 from cvcodec.tiling import (
     TileRunner,
@@ -16,7 +17,6 @@ from cvcodec.tiling import (
     WindowSpec,
     encode_stream,
     halved,
-    is_out_of_memory,
     pad_space,
     pad_time,
     with_backoff,

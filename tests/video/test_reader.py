@@ -1,7 +1,6 @@
 """Reading: counts, times, trims, orientation, interlacing, damage, pipes and images, against plain PyAV decoding."""
 
 import io
-import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,10 @@ import numpy as np
 import pytest
 
 from cvcodec.errors import InputError, UsageError
-from cvcodec.video import Color, Frame, VideoReader, probe
+from cvcodec.video import Color, VideoReader, probe
 from cvcodec.video.decoder import container_cropping
 from cvcodec.video.source import Source
-
-
-def read(source: Any, **options: Any) -> list[Frame]:
-    with VideoReader(source, **options) as reader:
-        return list(reader)
-
-
-def same(one: list[Frame], other: list[Frame]) -> bool:
-    return len(one) == len(other) and all(
-        a.pts == b.pts and a.duration == b.duration and np.array_equal(a.pixels, b.pixels)
-        for a, b in zip(one, other, strict=True)
-    )
+from tests.video.clips import read, same
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 17])
@@ -123,30 +111,6 @@ def test_rotated_video_comes_out_upright(make: Any, tmp_path: Path, degrees: int
     assert (info.rotation, kept.rotation, info.source_rotation) == (0, -degrees % 360, -degrees % 360)
     assert info.sample_aspect_ratio == (Fraction(3, 4) if quarter_turns % 2 else Fraction(4, 3))
     assert (info.width, info.height) == ((48, 64) if quarter_turns % 2 else (64, 48))
-
-
-def jpeg(make: Any, orientation: int | None = None) -> bytes:
-    context: Any = av.CodecContext.create("mjpeg", "w")
-    context.width, context.height, context.pix_fmt, context.time_base = 32, 16, "yuvj444p", Fraction(1, 25)
-    data = b"".join(bytes(p) for p in context.encode(make.moving(32, 16, 1, "yuvj444p")[0]) + context.encode(None))
-    if orientation is None:
-        return data
-    entry = struct.pack(">HHHIHH", 1, 0x112, 3, 1, orientation, 0)
-    exif = b"Exif\0\0MM\0\x2a\0\0\0\x08" + entry + bytes(4)
-    return data[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + data[2:]
-
-
-def test_photographs_come_out_as_their_exif_orientation_says(make: Any) -> None:
-    plain = read(io.BytesIO(jpeg(make)))[0].pixels
-    wanted = {1: plain, 2: plain[:, ::-1], 3: plain[::-1, ::-1], 4: plain[::-1], 5: plain.transpose(1, 0, 2),
-              6: np.rot90(plain, 3), 7: np.rot90(plain, 2).transpose(1, 0, 2), 8: np.rot90(plain, 1)}  # fmt: skip
-    for orientation, picture in wanted.items():
-        assert np.array_equal(read(io.BytesIO(jpeg(make, orientation)))[0].pixels, picture), orientation
-
-
-def test_jpeg_is_full_range_601(make: Any) -> None:
-    info = probe(io.BytesIO(jpeg(make)))
-    assert (info.color.matrix, info.color.range, info.color.guessed) == ("bt470bg", "full", False)
 
 
 @pytest.mark.parametrize("first_progressive", [0, 3])
@@ -277,47 +241,6 @@ def test_the_numbered_stream_is_read_and_pictures_are_not_streams(make: Any, tmp
         probe(path, stream=2)
 
 
-def test_damage_is_counted_and_the_rest_is_read(make: Any, tmp_path: Path) -> None:
-    make.encode(str(tmp_path / "a.mkv"), make.moving(128, 96, 60), options={"g": "10", "bf": "0", "threads": "1"})
-    data = bytearray((tmp_path / "a.mkv").read_bytes())
-    middle = len(data) // 2
-    data[middle : middle + 400] = np.random.default_rng(0).bytes(400)
-    (tmp_path / "b.mkv").write_bytes(data)
-    with VideoReader(tmp_path / "b.mkv") as reader:
-        frames = list(reader)
-    assert reader.decode_errors + reader.corrupt_frames > 0
-    assert reader.corrupt_frames == sum(f.corrupt for f in frames)
-    assert 45 <= len(frames) <= 60
-
-
-@pytest.mark.parametrize("threads", [1, 4])
-@pytest.mark.parametrize("broken", [-1, -2, -3, -6])
-@pytest.mark.parametrize("codec", ["libx264", "ffv1"])
-def test_a_broken_packet_costs_its_own_frame_only_and_counts_once(
-    make: Any, tmp_path: Path, codec: str, broken: int, threads: int
-) -> None:
-    """With frame threads, PyAV hides what is in flight behind an error; most of all at the end."""
-    path = tmp_path / "a.mkv"
-    make.encode(str(path), make.moving(128, 96, 12), codec=codec, options={"g": "1"})
-    with av.open(str(path)) as container:
-        packet = [p for p in container.demux(video=0) if p.size][broken]
-    data = bytearray(path.read_bytes())
-    data[packet.pos + 8 : packet.pos + packet.size] = b"\xff" * (packet.size - 8)
-    path.write_bytes(data)
-    for source in (path, make.Unseekable(bytes(data))):
-        with VideoReader(source, threads=threads) as reader:
-            times = [f.pts for f in reader]
-        assert times == [t for t in range(0, 480, 40) if t != packet.pts]
-        assert reader.decode_errors == 1
-
-
-def test_a_truncated_file_gives_what_is_there(make: Any, tmp_path: Path) -> None:
-    make.encode(str(tmp_path / "a.mkv"), make.moving(64, 48, 50))
-    data = (tmp_path / "a.mkv").read_bytes()
-    (tmp_path / "b.mkv").write_bytes(data[: len(data) * 2 // 3])
-    assert 5 < len(read(tmp_path / "b.mkv")) < 50
-
-
 @pytest.mark.parametrize(("container", "codec", "options", "spooled"), [
     ("matroska", "libx264", {}, False), ("mp4", "libx264", {}, True),
     ("mp4", "libx264", {"movflags": "frag_keyframe+empty_moov"}, False), ("mpegts", "libx264", {}, False),
@@ -352,99 +275,6 @@ def test_an_mp4_that_fits_no_memory_limit_is_spooled_whole(make: Any, monkeypatc
     target = io.BytesIO()
     make.encode(target, make.moving(64, 48, 30), container="mp4")
     assert len(read(make.Unseekable(target.getvalue(), piece=777))) == 30
-
-
-def test_palettes_of_gif_are_rgb_and_transparency_is_said(make: Any) -> None:
-    target = io.BytesIO()
-    make.encode(target, [f.reformat(format="rgb8") for f in make.moving(64, 48, 3)], codec="gif", container="gif")
-    with VideoReader(io.BytesIO(target.getvalue())) as reader:
-        frames = list(reader)
-    with av.open(io.BytesIO(target.getvalue())) as container:
-        reference = [f.to_ndarray(format="rgb24") for f in container.decode(video=0)]
-    assert reader.info.color.matrix == "rgb"
-    assert all(np.array_equal(a.pixels, b) for a, b in zip(frames, reference, strict=True))
-    assert not any("flattened" in notice for notice in reader.notices)
-
-
-def png(pixels: np.ndarray, name: str) -> bytes:
-    context: Any = av.CodecContext.create("png", "w")
-    context.height, context.width, context.pix_fmt, context.time_base = *pixels.shape[:2], name, Fraction(1, 25)
-    frame = av.VideoFrame.from_ndarray(pixels, name)
-    return b"".join(bytes(p) for p in [*context.encode(frame), *context.encode(None)])
-
-
-def test_still_images_are_one_frame(tmp_path: Path) -> None:
-    random = np.random.default_rng(0)
-    rgb = random.integers(0, 256, (5, 7, 3), np.uint8)
-    (tmp_path / "100%d[1].png").write_bytes(png(rgb, "rgb24"))
-    assert np.array_equal(read(tmp_path / "100%d[1].png")[0].pixels, rgb)
-    deep = random.integers(0, 1 << 16, (5, 7, 3)).astype(np.uint16)
-    frame = read(io.BytesIO(png(deep, "rgb48be")))[0]
-    assert frame.bit_depth == 16
-    assert np.array_equal(frame.pixels, deep)
-    rgba = random.integers(0, 256, (5, 7, 4), np.uint8)
-    with VideoReader(io.BytesIO(png(rgba, "rgba"))) as reader:
-        assert len(list(reader)) == 1
-        assert any("flattened on black" in notice for notice in reader.notices)
-    grey = random.integers(0, 256, (5, 7), np.uint8)
-    assert np.array_equal(read(io.BytesIO(png(grey, "gray")))[0].pixels, np.repeat(grey[..., None], 3, 2))
-
-
-def test_numbered_images_are_a_video_and_a_gap_is_an_error(tmp_path: Path) -> None:
-    pictures = [np.full((4, 6, 3), value, np.uint8) for value in range(0, 50, 10)]
-    for index, picture in enumerate(pictures):
-        (tmp_path / f"{1001 + index:05d}.png").write_bytes(png(picture, "rgb24"))
-    with VideoReader(tmp_path / "%05d.png", rate=Fraction(24000, 1001)) as reader:
-        frames = list(reader)
-    assert [int(f.pixels[0, 0, 0]) for f in frames] == [0, 10, 20, 30, 40]
-    assert (reader.info.time_base, reader.info.frames) == (Fraction(1001, 24000), 5)
-    assert [f.pts for f in frames] == [0, 1, 2, 3, 4]
-    (tmp_path / "01003.png").unlink()
-    with pytest.raises(InputError, match=r"01003\.png' is missing"):
-        VideoReader(tmp_path / "%05d.png")
-    with pytest.raises(InputError, match="no images"):
-        VideoReader(tmp_path / "x%05d.png")
-
-
-@pytest.mark.parametrize(
-    ("content", "message"), [(None, "does not exist"), (b"", "cannot open"), (b"plain text\n" * 99, "cannot open")]
-)
-def test_what_is_no_video_is_an_input_error_of_one_line(tmp_path: Path, content: bytes | None, message: str) -> None:
-    if content is not None:
-        (tmp_path / "a.mp4").write_bytes(content)
-    with pytest.raises(InputError, match=message) as caught:
-        VideoReader(tmp_path / "a.mp4")
-    assert "\n" not in str(caught.value)
-
-
-def test_folders_and_empty_or_senseless_pipes_are_input_errors(make: Any, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="folder"):
-        VideoReader(tmp_path)
-    with pytest.raises(InputError, match="empty"):
-        VideoReader(make.Unseekable(b""))
-    with pytest.raises(InputError, match="cannot open"):
-        VideoReader(make.Unseekable(b"nonsense" * 5000))
-
-
-def test_sound_alone_is_no_video(tmp_path: Path) -> None:
-    container = av.open(str(tmp_path / "a.wav"), "w")
-    audio: Any = container.add_stream("pcm_s16le", rate=8000)
-    audio.layout = "mono"
-    sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), layout="mono")
-    sound.sample_rate = 8000
-    container.mux(audio.encode(sound))
-    container.close()
-    with pytest.raises(InputError, match="no video stream"):
-        VideoReader(tmp_path / "a.wav")
-
-
-def test_a_change_of_size_is_an_error_and_never_a_resize(make: Any, tmp_path: Path) -> None:
-    parts = [io.BytesIO(), io.BytesIO()]
-    make.encode(parts[0], make.moving(64, 48, 3), container="h264")
-    make.encode(parts[1], make.moving(32, 48, 3), container="h264")
-    (tmp_path / "a.h264").write_bytes(parts[0].getvalue() + parts[1].getvalue())
-    with pytest.raises(InputError, match="64x48 to 32x48"):
-        read(tmp_path / "a.h264")
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 3), (161, 121)])
