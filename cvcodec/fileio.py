@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
-from cvcodec.errors import InputError, OutputError
+from cvcodec.errors import BitstreamError, InputError, OutputError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -92,14 +92,14 @@ def atomic_output(
     another process writes its partial file, or if the disk is full.
     """
     if is_standard_stream(path):
-        with _standard_output() as stream:
+        with _standard_output() as stream, _reporting_full("standard output"):
             yield stream
         return
     check_output(path, overwrite=overwrite, inputs=inputs)
     target = _resolve(path)
     if _is_special(target):
-        with target.open("wb") as device:
-            yield cast(BinaryIO, _ForwardOnly(device))
+        with _reporting_full(path), target.open("wb", buffering=0) as device:
+            yield cast(BinaryIO, _ForwardOnly(cast(BinaryIO, device), os.fspath(path)))
         return
     named = keep_partial or (named_partial and len(os.fsencode(partial_path(path).name)) <= _LONGEST_NAME)
     temporary = partial_path(path) if named else _temporary_path(target)
@@ -176,7 +176,7 @@ def open_input(path: StrPath) -> Iterator[BinaryIO]:
         if sys.stdin is None or sys.stdin.isatty():
             raise InputError("standard input is a terminal; pipe data into it or name a file")
         _binary_mode(sys.stdin.fileno())
-        yield cast(BinaryIO, io.BufferedReader(_ForwardOnly(_unbuffered(sys.stdin.buffer)), 1 << 16))
+        yield cast(BinaryIO, io.BufferedReader(_ForwardOnly(_unbuffered(sys.stdin.buffer), "standard input"), 1 << 16))
         return
     name = os.fspath(path)
     try:
@@ -189,6 +189,18 @@ def open_input(path: StrPath) -> Iterator[BinaryIO]:
         raise InputError(f"{name} cannot be read: {error.strerror}") from error
     with file:
         yield file
+
+
+@contextlib.contextmanager
+def naming_damage(path: StrPath) -> Iterator[None]:
+    """Put the file's name in front of what a BitstreamError says, unless it is there."""
+    try:
+        yield
+    except BitstreamError as error:
+        name = "standard input" if is_standard_stream(path) else os.fspath(path)
+        if not str(error).startswith(name):
+            error.args = (f"{name}: {error}", *error.args[1:])
+        raise
 
 
 def _unbuffered(stream: BinaryIO) -> BinaryIO:
@@ -205,8 +217,10 @@ class _ForwardOnly(io.RawIOBase):
     Standard output redirected to a file can seek, but `>>` then appends wherever one seeks to; a device claims it can.
     """
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: BinaryIO, name: str) -> None:
         self._stream = stream
+        self.name = name
+        """For messages."""
 
     def readable(self) -> bool:
         return self._stream.readable()
@@ -239,7 +253,7 @@ def _standard_output() -> Iterator[BinaryIO]:
         raise OutputError("standard output is a terminal; pipe it into a program or a file, or name a file")
     sys.stdout.flush()
     _binary_mode(sys.stdout.fileno())
-    yield cast(BinaryIO, _ForwardOnly(_unbuffered(sys.stdout.buffer)))
+    yield cast(BinaryIO, _ForwardOnly(_unbuffered(sys.stdout.buffer), "standard output"))
 
 
 def _binary_mode(descriptor: int) -> None:
@@ -350,6 +364,20 @@ def _naming_output(path: StrPath) -> Iterator[None]:
         raise OutputError(f"{os.fspath(path)} cannot be written: {error.strerror}") from error
 
 
+@contextlib.contextmanager
+def _reporting_full(path: StrPath) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        _raise_if_full(error, path)
+        raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk, a quota or a file size limit ends the writing."""
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
+
+
 def _raise_if_full(error: BaseException, path: StrPath) -> None:
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+    if isinstance(error, OSError) and is_full(error):
         raise OutputError(f"{os.fspath(path)} cannot be written: {error.strerror}") from error

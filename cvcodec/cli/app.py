@@ -20,7 +20,8 @@ import typer
 
 from cvcodec import __version__
 from cvcodec.cli import batch, bench, decode, encode, eval, export, import_, info, models, report, train
-from cvcodec.errors import CvcodecError, DeviceError
+from cvcodec.errors import CvcodecError, DeviceError, OutputError
+from cvcodec.fileio import is_full
 
 DEBUG_VARIABLE = "CVCODEC_DEBUG"
 """Environment variable: 1 shows tracebacks."""
@@ -84,9 +85,24 @@ def run(application: typer.Typer, arguments: Sequence[str] | None = None) -> int
         sys.stdout.flush()
     except BrokenPipeError:
         # The reader has gone, for instance `| head`. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         return 1
+    except OSError as error:  # what was still in the buffer of standard output
+        _discard_stdout()
+        return _report_system_error(error)
     return code
+
+
+def _discard_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _report_system_error(error: OSError) -> int:
+    """The exit code; a full disk behind standard output is an output that cannot be written."""
+    full = is_full(error)
+    name = error.filename or ("standard output cannot be written" if full else None)
+    report.error(f"{name}: {error.strerror}" if name else str(error))
+    return OutputError.exit_code if full else 1
 
 
 def _run(application: typer.Typer, arguments: Sequence[str] | None) -> int:
@@ -115,8 +131,7 @@ def _run(application: typer.Typer, arguments: Sequence[str] | None) -> int:
         raise
     except OSError as error:
         _show_traceback_if_asked(error)
-        report.error(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-        return 1
+        return _report_system_error(error)
     # Commands return nothing; what comes back otherwise is the code of a typer.Exit.
     return result if isinstance(result, int) else 0
 

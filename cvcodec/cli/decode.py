@@ -92,6 +92,7 @@ def decode(
     """Decode a .cvl file to a video with the source's frames, times, colours and size."""
     from cvcodec.codec import DecodeOptions, decode_file
     from cvcodec.copied import KINDS
+    from cvcodec.device import set_threads
     from cvcodec.fileio import is_standard_stream
     from cvcodec.registry import load_model
 
@@ -107,10 +108,15 @@ def decode(
             "--end": end,
             "--duration": duration,
             "--codec": codec,
+            "--crf": crf,
+            "--preset": preset,
+            "--chroma": chroma,
             "--salvage": salvage or None,
+            "--strict": strict or None,
         }
         if unfit := [name for name, value in others.items() if value is not None]:
             raise UsageError(f"--preview shows the whole file and writes an image: leave out {', '.join(unfit)}")
+        set_threads(threads)
         record = _preview(source, destination, model, frames, container, overwrite=overwrite)
         if json:
             found = {"command": "decode", "source": source, "output": destination, "model": loaded[0].name}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -13,6 +14,9 @@ from cvcodec.cli import options, report
 from cvcodec.errors import InputError, UsageError
 
 _INPUT = "Input"
+
+_VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
+"""Names that would say of a .cvl file that it is a video."""
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
@@ -123,6 +127,7 @@ def encode(
 ) -> None:
     """Encode a video: any container, size, frame count and colour; no frame is dropped, nothing is resized."""
     from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, encode_file
+    from cvcodec.codec.notices import Notices
     from cvcodec.copied import KINDS
     from cvcodec.fileio import check_output, is_standard_stream, open_input
     from cvcodec.registry import load_model
@@ -130,8 +135,12 @@ def encode(
 
     piped_in, piped_out = is_standard_stream(source), is_standard_stream(destination)
     check_output(destination, overwrite=overwrite, inputs=[] if piped_in else [source])
+    if Path(destination).suffix.lower() in _VIDEO_SUFFIXES:
+        raise UsageError(f"encode writes a .cvl file, not {destination}; name it {Path(destination).stem}.cvl")
     if target is not None and quality is not None:
         raise UsageError("--target chooses the quality: it and --quality exclude each other")
+    if quality is not None and latents != "quantised":
+        raise UsageError(f"--latents {latents} stores the latents themselves: leave out --quality, or --latents")
     if target is not None and piped_in:
         raise UsageError("--target reads the video more than once, which standard input cannot: give it a file")
     if target is not None and resume:
@@ -165,7 +174,7 @@ def encode(
     with ExitStack() as stack:
         opened: Any = stack.enter_context(open_input(source)) if piped_in else source
         meter = stack.enter_context(report.progress("encode", quiet=quiet))
-        common: dict[str, Any] = {"overwrite": overwrite, "on_progress": meter, "on_notice": report.note}
+        common: dict[str, Any] = {"overwrite": overwrite, "on_progress": meter, "on_notice": Notices(report.note)}
         if goal is None:
             result = encode_file(opened, destination, model=model, options=chosen, resume=resume, **common)
             if result.resumed_frames:

@@ -24,9 +24,9 @@ def info(
     """Show what a .cvl file holds: model, quality, size, times, colours, streams, bytes."""
     from cvcodec.bitstream import BitstreamReader
     from cvcodec.bitstream.copied import COPIED_TYPES
-    from cvcodec.fileio import open_input
+    from cvcodec.fileio import naming_damage, open_input
 
-    with open_input(source) as file:
+    with open_input(source) as file, naming_damage(source):
         reader = BitstreamReader(file)
         trailer = reader.verify(COPIED_TYPES) if check else reader.trailer
         if trailer is None:  # a pipe: totals are known when everything has been read

@@ -11,6 +11,9 @@ from typing import Annotated, Literal
 
 import typer
 
+MOST_THREADS = 1024
+"""Of `--threads`: thousands more end in an operating system that starts none."""
+
 _MODEL = "Model"
 _HARDWARE = "Hardware"
 _REPORT = "Output"
@@ -127,6 +130,7 @@ Threads = Annotated[
     typer.Option(
         "--threads",
         min=1,
+        max=MOST_THREADS,
         metavar="N",
         help="CPU threads of the model. Default: the processors this process may use.",
         rich_help_panel=_HARDWARE,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -32,10 +33,11 @@ from cvcodec.codec.salvage import LostFrames, SalvagedChunks
 from cvcodec.copied import KINDS
 from cvcodec.device import set_threads
 from cvcodec.errors import BitstreamError, OutputError, UsageError
-from cvcodec.fileio import atomic_output, atomic_path, check_output, is_standard_stream, open_input
+from cvcodec.fileio import atomic_output, atomic_path, check_output, is_standard_stream, naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.pipeline import WriteBehind, in_thread
 from cvcodec.plan import Plan
+from cvcodec.registry import load_model
 from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
 from cvcodec.video import Frame, VideoInfo, VideoWriter
 from cvcodec.video.source import SEQUENCE_PATTERN
@@ -135,7 +137,7 @@ def decode_file(
     source: StrPath,
     destination: StrPath,
     *,
-    model: VideoAutoencoder | Callable[[Header], VideoAutoencoder],
+    model: VideoAutoencoder | Callable[[Header], VideoAutoencoder] | StrPath | None = None,
     options: DecodeOptions | None = None,
     overwrite: bool = False,
     on_progress: Progress | None = None,
@@ -144,7 +146,8 @@ def decode_file(
     """Decode a .cvl file to a video file, which appears only when it is complete.
 
     source, destination: paths or `-`; a numbered sequence of images (`frames/%05d.png`) appears picture by picture.
-    model: as `load_model` gives it, or a function from the header to it.
+    model: as `load_model` gives it, what it takes, or a function from the header to it; None for the model that the
+        file names.
     Raises InputError, BitstreamError, ModelMismatchError, OutputError, UsageError, DeviceError or NumericalError; and
     BrokenPipeError when nobody reads standard output any more.
     """
@@ -154,9 +157,14 @@ def decode_file(
         check_sequence(destination, overwrite=overwrite)
     else:
         check_output(destination, overwrite=overwrite, inputs=[source])
+        if not is_standard_stream(destination) and options.writer.get("container") is None:
+            container_for(destination)  # refuses a name that means no format, before anything is decoded
     with ExitStack() as stack:
+        stack.enter_context(naming_damage(source))
         file = stack.enter_context(open_input(source))
-        decoder = Decoder(file, model=model, options=options, on_notice=on_notice)  # refuses before anything is created
+        decoder = Decoder(
+            file, model=_model_for(model), options=options, on_notice=on_notice
+        )  # refuses before anything is created
         if is_standard_stream(destination):
             target: Any = stack.enter_context(atomic_output(destination))
         elif sequence:
@@ -164,11 +172,21 @@ def decode_file(
         else:
             target = stack.enter_context(atomic_path(destination, overwrite=overwrite, inputs=[source]))
         try:
-            return decoder.write(target, on_progress=on_progress)
+            return decoder.write(target, label=os.fspath(destination), on_progress=on_progress)
         except OutputError as error:
             if isinstance(error.__cause__, BrokenPipeError):  # `| head`: not an error worth words, but not a success
                 raise error.__cause__ from None
             raise
+
+
+def _model_for(
+    model: VideoAutoencoder | Callable[[Header], VideoAutoencoder] | StrPath | None,
+) -> VideoAutoencoder | Callable[[Header], VideoAutoencoder]:
+    if model is None:
+        return lambda header: load_model(header.model)
+    if isinstance(model, (str, os.PathLike)):
+        return load_model(model)
+    return model
 
 
 class Decoder:
@@ -205,15 +223,15 @@ class Decoder:
         """Frames that will come, where the index tells; of a trim, those of the chunks it meets."""
         return self._chunks.expected_frames
 
-    def write(self, target: Any, *, on_progress: Progress | None = None) -> DecodeResult:
-        """Decode everything into a video at `target`: a path or a binary file object."""
+    def write(self, target: Any, *, label: str | None = None, on_progress: Progress | None = None) -> DecodeResult:
+        """Decode everything into a video at `target`: a path or a binary file object, which messages call `label`."""
         frame_bytes = self.header.width * self.header.height * (3 if self.header.bit_depth == 8 else 6)
         expected = self.expected_frames
         with ExitStack() as stack:
             player = self._open_player()
             concealed = 0
             options = player.writer_options(self.header.time_base) | self.options.writer
-            writer = VideoWriter.like(target, self.info, **options)
+            writer = VideoWriter.like(target, self.info, label=label, **options)
             behind: WriteBehind[Frame] | None = None
             stack.callback(lambda: None if behind is not None and behind.stuck else writer.abort())  # unless closed
 
@@ -235,6 +253,8 @@ class Decoder:
                 behind.finish()
                 raise
             behind.finish()
+            if self._chunks.lost and self._chunks.lost[-1].frame_count is None:
+                player.tell_cut()
             if not writer.frames:
                 if self._chunks.lost:
                     raise BitstreamError("no chunk of the range that was asked for is intact: nothing can be salvaged")

@@ -22,19 +22,21 @@ from torch import Tensor
 
 from cvcodec import tiling
 from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, BitstreamWriter, Chunk, Header
+from cvcodec.bitstream.format import MAGIC
 from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
-from cvcodec.codec.headers import make_header, make_quantizer
+from cvcodec.codec.headers import DEFAULT_MODEL, make_header, make_quantizer
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.passthrough import PassthroughRecorder
 from cvcodec.codec.requantise import quantised
 from cvcodec.codec.resume import PartialSink
 from cvcodec.device import available_memory, set_threads
 from cvcodec.errors import InputError, NumericalError, UsageError
-from cvcodec.fileio import atomic_output, is_standard_stream, partial_path
+from cvcodec.fileio import atomic_output, is_standard_stream, open_input, partial_path
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import LOGVAR_RANGE
 from cvcodec.pipeline import ReadAhead, WriteBehind, in_thread
 from cvcodec.plan import Plan
+from cvcodec.registry import load_model
 from cvcodec.runner import ClipEncoder, ModelRunner, frames_to_tensor
 from cvcodec.video import Frame, VideoInfo, VideoReader
 
@@ -52,7 +54,7 @@ def encode_file(
     source: Any,
     destination: StrPath,
     *,
-    model: VideoAutoencoder,
+    model: VideoAutoencoder | StrPath = DEFAULT_MODEL,
     options: EncodeOptions | None = None,
     overwrite: bool = False,
     resume: bool = False,
@@ -62,19 +64,31 @@ def encode_file(
     """Encode a video to a .cvl file, which appears only when it is complete.
 
     source: what `VideoReader` takes: a path, or a binary file object. destination: a path or `-`.
-    model: as `load_model` gives it. on_notice: is told, once each, what a person should know.
+    model: as `load_model` gives it, or what that takes. on_notice: is told, once each, what a person should know.
     resume: go on with the partial file (`fileio.partial_path`) of an encode that was interrupted, if there is one, to
         the bytes of an uninterrupted run; and leave it there when this one is interrupted. Without, only a killed
         process leaves one, and it is refused unless `overwrite`.
     Raises InputError, OutputError, UsageError, DeviceError or NumericalError.
     """
     inputs = [source] if isinstance(source, (str, os.PathLike)) else []
+    for path in inputs:
+        _refuse_coded(path)
+    if isinstance(model, (str, os.PathLike)):
+        model = load_model(model)
     kept = {"keep_partial": True, "resume": True} if resume else {"named_partial": True}
     if resume and is_standard_stream(destination):
         raise UsageError("--resume needs an output file: standard output cannot be continued")
     with atomic_output(destination, overwrite=overwrite, inputs=inputs, **kept) as sink:
         begun = PartialSink(sink, os.fspath(partial_path(destination))) if resume and sink.seekable() else sink
         return encode_stream(source, begun, model=model, options=options, on_progress=on_progress, on_notice=on_notice)
+
+
+def _refuse_coded(path: StrPath) -> None:
+    """InputError for a .cvl file, of which FFmpeg would only say that it knows no such format."""
+    if os.path.isfile(path):
+        with open_input(path) as file:
+            if file.read(len(MAGIC)) == MAGIC:
+                raise InputError(f"{os.fspath(path)} is a .cvl file already; `cvcodec decode` makes a video of it")
 
 
 def encode_stream(
@@ -215,7 +229,8 @@ class _Encoder:
                 behind.put((latent[0].float().cpu().numpy(), self._take_times(latent.shape[2])))
             behind.finish()
         if self._writer is None:
-            raise InputError("the source has no frames in the range that was asked for")
+            length = "" if self._info.duration is None else f"; it lasts {float(self._info.duration):.2f} s"
+            raise InputError(f"the source has no frames in the range that was asked for{length}")
         self._write_copied(self._writer, None)
         if self._resumed is not None and not self._resumed.done:
             raise self._resumed.mismatch(f"the source has only {self.frames} frames now")

@@ -22,7 +22,7 @@ from cvcodec import tiling
 from cvcodec.bitstream import BitstreamReader, Chunk, Header
 from cvcodec.codec.notices import Notices
 from cvcodec.errors import BitstreamError, ModelMismatchError, UsageError
-from cvcodec.fileio import open_input
+from cvcodec.fileio import naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.plan import Plan
 from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
@@ -85,12 +85,14 @@ class LatentFile:
         self._stack = ExitStack()
         try:
             self._file: BinaryIO = self._stack.enter_context(open_input(path))
-            self._reader = BitstreamReader(self._file)
+            with naming_damage(path):
+                self._reader = BitstreamReader(self._file)
             if not self._reader.seekable:
                 raise UsageError(
                     f"{os.fspath(path)} cannot be sought, so it cannot be sliced; decode it as a stream instead"
                 )
-            self._check_index()
+            with naming_damage(path):
+                self._check_index()
         except BaseException:
             self._stack.close()
             raise

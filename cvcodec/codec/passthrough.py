@@ -189,6 +189,7 @@ class PassthroughPlayer:
         self._container: CopiedContainer | None = None
         self._queue = PacketQueue()
         self._passed: set[int] = set()
+        self._until: dict[int, Fraction] = {}  # the last time of each stream that was fed
         self._open = True
 
     def feed(self, kind: str, payload: bytes) -> None:
@@ -199,6 +200,9 @@ class PassthroughPlayer:
                     raise BitstreamError("file has two STRM records")
                 self._container = unpack_streams(payload)
             elif kind in (ATTACHMENT, PACKETS) and self._open:
+                if self._container is None and self._salvage:
+                    self._say("the description of the copied streams is damaged: sound, subtitles and files are lost")
+                    return
                 if self._container is None:
                     raise BitstreamError(f"{kind} record without a STRM record before it")
                 self._take(kind, payload, self._container)
@@ -225,9 +229,18 @@ class PassthroughPlayer:
             return
         if self._end is not None and packets[-1].seconds(stream.time_base) >= self._end:
             self._passed.add(number)
+        self._until[number] = packets[-1].seconds(stream.time_base)
         for packet in packets:
             if _in_range(packet, stream.time_base, stream.kind, self._begin, self._end):
                 self._queue.put(packet, packet.seconds(stream.time_base))
+
+    def tell_cut(self) -> None:
+        """Say where sound ends in a file whose own end is lost."""
+        for number, stream in self._kept():
+            if stream.kind == "audio":
+                until = self._until.get(number)
+                where = "is lost" if until is None else f"is there until {float(until):.2f} s"
+                self._say(f"the file is cut: sound (stream {number}) {where}")
 
     def stop(self, end: Fraction) -> None:
         """The picture ends at `end` seconds, which was not known before."""

@@ -25,7 +25,7 @@ from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
 from cvcodec.evaluation.measure import evaluate
 from cvcodec.evaluation.report import Rate, Report
 from cvcodec.evaluation.selfcheck import HEIGHT, TIME_BASE, WIDTH, selfcheck_frames
-from cvcodec.fileio import open_input
+from cvcodec.fileio import naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.video import Color, VideoReader, VideoWriter
 from cvcodec.video.sizes import stream_bytes
@@ -129,7 +129,7 @@ def selfcheck_clip() -> Iterator[Path]:
 
 
 def _rate(file: Path) -> Rate:
-    with open_input(file) as source:
+    with open_input(file) as source, naming_damage(file):
         reader = BitstreamReader(source)
         trailer, header = reader.trailer, reader.header
         assert trailer is not None

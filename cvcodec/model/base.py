@@ -40,6 +40,8 @@ class VideoAutoencoder(nn.Module, ABC):
 
     def encode(self, pixels: Tensor) -> Posterior:
         """The posterior over latents, without windows or tiles."""
+        if pixels.ndim != 5:
+            raise ValueError(f"{tuple(pixels.shape) = }; wanted (B, 3, T, H, W)")
         return Posterior.from_moments(self.moments(pixels))
 
     @abstractmethod

@@ -24,6 +24,8 @@ _SUFFIXES = {"mp4": ".mp4", "mov": ".mov", "matroska": ".mkv", "webm": ".webm"}
 _MAX_TIMESCALE = (1 << 31) - 1
 _MILLISECOND = Fraction(1, 1000)
 _INTERLEAVE_US = "3000000"  # how long FFmpeg holds packets back for a silent stream, at most; else it is 10 s
+# FFmpeg's MOV muxer has tags for these, and refuses them when it writes its header.
+_REFUSED = {("mov", "libsvtav1"), ("mov", "libvpx-vp9")}
 _DEFAULT_RATE, _MAX_RATE = Fraction(25), Fraction(240)  # SVT-AV1 refuses more than 240; times do not depend on it
 
 
@@ -43,6 +45,7 @@ class ContainerSink:
         chroma: str | None,
         threads: int | None,
         movie_timescale: int | None,
+        label: str | None = None,
     ) -> None:
         self.notices: list[str] = []
         self.before_video: Callable[[Fraction | None], None] | None = None
@@ -59,9 +62,11 @@ class ContainerSink:
         )
         self._convert = RgbWriter(spec.width, spec.height, spec.bit_depth, pixel_format, spec.color)
         self._durations: dict[int, int] = {}
+        self._last = _LastPacket() if container in ("mp4", "mov") else None
         self._muxed = False
+        self._milliseconds: str | None = None  # the suffix of a container that may have to round times
         self._say_limits(container, encoder.name)
-        self._file = OutputFile(target)
+        self._file = OutputFile(target, label)
         try:
             with self._errors():
                 self.container = av.open(
@@ -80,14 +85,23 @@ class ContainerSink:
             return
         suffix = _SUFFIXES[container]
         if (self._spec.time_base / _MILLISECOND).denominator != 1:
-            self.notices.append(
-                f"{suffix} stores times in milliseconds: pts are rounded to the nearest; .mp4 keeps them exactly"
-            )
+            self._milliseconds = suffix
         if self._spec.sample_aspect_ratio != 1 and not codec.startswith("libx26"):
             # PyAV cannot set the container's own field; H.264 and H.265 carry the ratio in their bitstream.
             self.notices.append(
                 f"{codec} in {suffix} loses the sample aspect ratio {self._spec.sample_aspect_ratio}; .mp4 keeps it"
             )
+
+    def _say_rounding(self, frame: Frame) -> None:
+        if self._milliseconds is None:
+            return
+        ends = (frame.pts, frame.pts + (frame.duration or 0))
+        if any((end * self._spec.time_base / _MILLISECOND).denominator != 1 for end in ends):
+            self.notices.append(
+                f"{self._milliseconds} stores times in milliseconds: pts are rounded to the nearest; .mp4 keeps them "
+                "exactly"
+            )
+            self._milliseconds = None  # said once
 
     def _container_options(self, container: str, movie_timescale: int | None) -> dict[str, str]:
         options = {"max_interleave_delta": _INTERLEAVE_US}
@@ -110,11 +124,14 @@ class ContainerSink:
         if "420" in pixel_format:
             options = options | {"chroma_sample_location": "left"}
         rate = min(spec.rate or _DEFAULT_RATE, _MAX_RATE).limit_denominator(1_000_000)
+        better = ".mkv" + {"webm": " or libsvtav1", "mov": " or libx264" * (codec != "ffv1")}.get(container, "")
+        unfit = OutputError(f"{_SUFFIXES[container]} cannot hold {codec}; use {better}")
+        if (container, codec) in _REFUSED:
+            raise unfit
         try:
             stream: Any = self.container.add_stream(codec, rate=rate, options=options, time_base=spec.time_base)
         except ValueError as error:
-            better = ".mkv or libsvtav1" if container == "webm" else ".mkv"
-            raise OutputError(f"{_SUFFIXES[container]} cannot hold {codec}; use {better}") from error
+            raise unfit from error
         stream.width, stream.height, stream.pix_fmt = spec.width, spec.height, pixel_format
         context = stream.codec_context
         for name, value in color_tags(self._convert.frame_color).items():
@@ -141,6 +158,7 @@ class ContainerSink:
         picture = self._convert(frame.pixels)
         picture.pts, picture.time_base = frame.pts, self._spec.time_base
         picture.duration = frame.duration or 0
+        self._say_rounding(frame)
         if frame.duration:
             self._durations[frame.pts] = frame.duration
         with self._errors():
@@ -151,10 +169,16 @@ class ContainerSink:
             self._muxed = True
             if packet.pts is not None and (duration := self._durations.pop(packet.pts, 0)):
                 packet.duration = duration
-            time = packet.dts if packet.dts is not None else packet.pts
-            if self.before_video is not None and time is not None:
-                self.before_video(time * packet.time_base)
-            self.container.mux(packet)
+            if self._last is None:
+                self._mux_one(packet)
+            elif (before := self._last.replace(packet)) is not None:
+                self._mux_one(before)
+
+    def _mux_one(self, packet: Any) -> None:
+        time = packet.dts if packet.dts is not None else packet.pts
+        if self.before_video is not None and time is not None:
+            self.before_video(time * packet.time_base)
+        self.container.mux(packet)
 
     def _sane_times(self, packets: list[Any]) -> list[Any]:
         """x265 gives heap garbage as dts to streams of one or two frames (its issue 781); those are never reordered."""
@@ -173,6 +197,8 @@ class ContainerSink:
         try:
             with self._errors():
                 self._mux_video(self._sane_times(self.stream.encode(None)))
+                if self._last is not None and (packet := self._last.finish()) is not None:
+                    self._mux_one(packet)
                 if self.before_video is not None:
                     self.before_video(None)
                 self.container.close()
@@ -197,6 +223,37 @@ class ContainerSink:
             yield
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise OutputError(f"cannot write {self._file.label!r}: {reason(error)}") from error
+
+
+class _LastPacket:
+    """Holds back the last packet in decoding order, to give it the duration with which the track ends when it should.
+
+    MP4 and MOV store decoding times only: a track ends a packet's duration after the last one. Where pictures are
+    reordered that packet is not the last picture shown, and its own duration ends the track too early or too late.
+    """
+
+    def __init__(self) -> None:
+        self._held: Any = None
+        self._first_pts = self._first_dts = self._end = 0
+
+    def replace(self, packet: Any) -> Any:
+        """Hold `packet`; the one before it, or None."""
+        if packet.pts is not None and packet.dts is not None:
+            if self._held is None:
+                self._first_pts, self._first_dts, self._end = packet.pts, packet.dts, packet.pts
+            self._first_pts = min(self._first_pts, packet.pts)
+            self._end = max(self._end, packet.pts + (packet.duration or 0))
+        before, self._held = self._held, packet
+        return before
+
+    def finish(self) -> Any:
+        """The packet that is held, its duration set; None if there were none."""
+        packet = self._held
+        if packet is not None and packet.duration and packet.dts is not None:
+            shown, decoded = self._end - self._first_pts, packet.dts - self._first_dts
+            if shown > decoded:
+                packet.duration = shown - decoded
+        return packet
 
 
 @contextmanager

@@ -267,7 +267,7 @@ class RgbWriter:
             pixels = self._table[pixels]
         if self._to_rgb:
             if self._target_depth == 8:
-                rgb = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), "rgb24")
+                rgb = av.VideoFrame.from_numpy_buffer(_in_rows(pixels), "rgb24")
                 if self.pixel_format == "rgb24":
                     return rgb
                 full = ColorRange.JPEG
@@ -278,7 +278,7 @@ class RgbWriter:
                 return av.VideoFrame.from_ndarray(pixels, self.pixel_format)
             return self._planar(pixels, self._target_depth)
         if self.bit_depth == 8:
-            frame = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(pixels), "rgb24")
+            frame = av.VideoFrame.from_numpy_buffer(_in_rows(pixels), "rgb24")
         else:
             frame = self._planar(pixels << (self._source_depth - self.bit_depth), self._source_depth)
         if self._graph is None:
@@ -317,3 +317,16 @@ def _depth_table(bit_depth: int, white: int, target_depth: int) -> npt.NDArray[A
     top = (1 << target_depth) - 1
     codes = np.arange(1 << bit_depth, dtype=np.float64) * (top / white)
     return np.clip(np.rint(codes), 0, top).astype(_dtype(target_depth))
+
+
+def _in_rows(pixels: Pixels) -> Pixels:
+    """The same picture with the strides of C order, which PyAV checks.
+
+    NumPy calls an axis of length 1 contiguous whatever its stride, so `ascontiguousarray` may leave odd ones.
+    """
+    _, width, channels = pixels.shape
+    if pixels.strides == (width * channels * pixels.itemsize, channels * pixels.itemsize, pixels.itemsize):
+        return pixels
+    rows = np.empty(pixels.shape, pixels.dtype)
+    rows[...] = pixels
+    return rows

@@ -28,7 +28,13 @@ class ImageSink:
     """See `VideoWriter` for the arguments; kind: `png`, `jpeg` or `webp`."""
 
     def __init__(
-        self, target: str | os.PathLike[str] | BinaryIO, spec: OutputSpec, kind: str, *, start_number: int
+        self,
+        target: str | os.PathLike[str] | BinaryIO,
+        spec: OutputSpec,
+        kind: str,
+        *,
+        start_number: int,
+        label: str | None = None,
     ) -> None:
         self.notices: list[str] = []
         self._kind, self._number = kind, start_number
@@ -38,7 +44,7 @@ class ImageSink:
         if isinstance(target, (str, os.PathLike)) and SEQUENCE_PATTERN.search(Path(target).name):
             self._pattern = Path(target)
         else:
-            self._file = OutputFile(target)
+            self._file = OutputFile(target, label)
         self._frames = 0
         self._encode = self._encoder(spec)
         if spec.bit_depth > 8 and kind != "png":

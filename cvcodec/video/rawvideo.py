@@ -25,9 +25,9 @@ _DEFAULT_RATE = Fraction(25)
 class _StreamSink:
     """Bytes to a file or pipe."""
 
-    def __init__(self, target: str | os.PathLike[str] | BinaryIO) -> None:
+    def __init__(self, target: str | os.PathLike[str] | BinaryIO, label: str | None = None) -> None:
         self.notices: list[str] = []
-        self._file = OutputFile(target)
+        self._file = OutputFile(target, label)
 
     def _put(self, *blocks: Any) -> None:
         try:
@@ -53,8 +53,8 @@ class _StreamSink:
 class RawSink(_StreamSink):
     """Packed RGB, see the module docstring."""
 
-    def __init__(self, target: str | os.PathLike[str] | BinaryIO, spec: OutputSpec) -> None:
-        super().__init__(target)
+    def __init__(self, target: str | os.PathLike[str] | BinaryIO, spec: OutputSpec, label: str | None = None) -> None:
+        super().__init__(target, label)
         del spec
 
     def write(self, frame: Frame) -> None:
@@ -66,7 +66,13 @@ class RawSink(_StreamSink):
 class Y4mSink(_StreamSink):
     """YUV4MPEG2, see the module docstring. chroma: `420`, `422`, `444` or None."""
 
-    def __init__(self, target: str | os.PathLike[str] | BinaryIO, spec: OutputSpec, chroma: str | None) -> None:
+    def __init__(
+        self,
+        target: str | os.PathLike[str] | BinaryIO,
+        spec: OutputSpec,
+        chroma: str | None,
+        label: str | None = None,
+    ) -> None:
         odd = spec.width % 2 == 1 or spec.height % 2 == 1
         chroma = chroma or ("444" if odd else "420")
         if chroma not in ("420", "422", "444"):
@@ -76,7 +82,7 @@ class Y4mSink(_StreamSink):
         self._convert = RgbWriter(
             spec.width, spec.height, spec.bit_depth, f"yuv{chroma}p" + ("" if depth == 8 else f"{depth}le"), spec.color
         )
-        super().__init__(target)
+        super().__init__(target, label)
         color = self._convert.frame_color
         if odd and chroma == "444":
             self.notices.append(f"odd size {spec.width}x{spec.height} is stored as 4:4:4")

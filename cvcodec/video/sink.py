@@ -48,8 +48,9 @@ class OutputFile:
 
     After `kill`, writes are swallowed, so that a half-written container cannot be given an ending."""
 
-    def __init__(self, target: str | os.PathLike[str] | BinaryIO) -> None:
-        self.label = (
+    def __init__(self, target: str | os.PathLike[str] | BinaryIO, label: str | None = None) -> None:
+        """label: what messages call it; None for the path, or the object's name."""
+        self.label = label or (
             os.fspath(target) if isinstance(target, (str, os.PathLike)) else str(getattr(target, "name", "stream"))
         )
         self._owned = isinstance(target, (str, os.PathLike))

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
-from cvcodec.errors import OutputError
+from cvcodec.errors import OutputError, UsageError
 from cvcodec.video.color import Color, ContentLight, MasteringDisplay
 from cvcodec.video.container_sink import ContainerSink
 from cvcodec.video.frame import Frame, VideoInfo
@@ -68,6 +68,7 @@ class VideoWriter:
     container: one of the values of `CONTAINERS`; None goes by the extension, and is `matroska` for file objects.
     movie_timescale: ticks per second of MP4 and MOV edit lists; None takes the video's, which keeps its start exact.
     start_number: of the first image of a sequence.
+    label: what error messages call the output, where `target` is a temporary file; None for the target's own name.
 
     Times: MP4 and MOV hold pts exactly; Matroska and WebM hold milliseconds, to the nearest of which pts are rounded
     (said in `notices` where it matters); y4m has a constant rate and raw and images have no times.
@@ -100,6 +101,7 @@ class VideoWriter:
         threads: int | None = None,
         movie_timescale: int | None = None,
         start_number: int = 1,
+        label: str | None = None,
     ) -> None:
         if container is None:
             container = container_for(target) if isinstance(target, (str, os.PathLike)) else "matroska"
@@ -107,6 +109,10 @@ class VideoWriter:
             raise OutputError(
                 f"output format {container!r} is not one of {', '.join(dict.fromkeys(CONTAINERS.values()))}"
             )
+        unfit = {"codec": codec, "crf": crf, "preset": preset, "chroma": chroma if container != "y4m" else None}
+        if container in (*IMAGE_CONTAINERS, "y4m", "raw") and any(value is not None for value in unfit.values()):
+            names = ", ".join(name for name, value in unfit.items() if value is not None)
+            raise UsageError(f"{container} output is not encoded: leave out {names}, or choose a video container")
         spec = OutputSpec(
             width=width,
             height=height,
@@ -128,11 +134,11 @@ class VideoWriter:
         self._done = False
         self._sink: Sink
         if container in IMAGE_CONTAINERS:
-            self._sink = ImageSink(target, spec, container, start_number=start_number)
+            self._sink = ImageSink(target, spec, container, start_number=start_number, label=label)
         elif container == "y4m":
-            self._sink = Y4mSink(target, spec, chroma)
+            self._sink = Y4mSink(target, spec, chroma, label)
         elif container == "raw":
-            self._sink = RawSink(target, spec)
+            self._sink = RawSink(target, spec, label)
         else:
             self._sink = ContainerSink(
                 target,
@@ -144,6 +150,7 @@ class VideoWriter:
                 chroma=chroma,
                 threads=threads,
                 movie_timescale=movie_timescale,
+                label=label,
             )
 
     @classmethod

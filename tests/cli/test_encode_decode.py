@@ -145,6 +145,17 @@ def test_the_program_itself_encodes_and_decodes_in_any_folder(here: Path) -> Non
         (["decode", "a.cvl", "b.mkv", "-w", "tiny.safetensors", "--codec", "ffv1", "--crf", "3"], 2, "lossless"),
         (["decode", "a.cvl", "b.png", "-w", "tiny.safetensors"], 4, "holds one picture"),
         (["decode", "a.cvl", "b.mkv", "-w", "tiny.safetensors", "--start", "99"], 2, "no frames lie in the range"),
+        (["encode", "in.mkv", "b.mp4", "-w", "tiny.safetensors"], 2, "name it b.cvl"),
+        (["encode", "a.cvl", "b.cvl", "-w", "tiny.safetensors"], 3, "a.cvl is a .cvl file already"),
+        (["encode", "in.mkv", "b.cvl", "-w", "tiny.safetensors", "-q", "9", "--latents", "fp16"], 2, "leave out --qua"),
+        (["encode", "in.mkv", "b.cvl", "-w", "tiny.safetensors", "--threads", "99999"], 2, "less than or equal to 1024"),
+        (["encode", "in.mkv", "b.cvl", "-w", "tiny.safetensors", "--start", "99"], 3, "it lasts 1.20 s"),
+        (["decode", "a.cvl", "b.png", "-w", "tiny.safetensors", "--codec", "ffv1"], 2, "leave out codec"),
+        (["decode", "a.cvl", "b.png", "-w", "tiny.safetensors"], 4, "'b.png' holds one picture"),
+        (["decode", "a.cvl", "b.mov", "-w", "tiny.safetensors", "--codec", "libsvtav1"], 4, "cannot hold libsvtav1"),
+        (["decode", "a.cvl", "b.png", "-w", "tiny.safetensors", "--preview", "--crf", "3"], 2, "leave out --crf"),
+        (["decode", "in.mkv", "b.mp4", "-w", "tiny.safetensors"], 5, "in.mkv: not a .cvl file"),
+        (["info", "in.mkv"], 5, "in.mkv: not a .cvl file"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_an_exit_code_and_nothing_left_behind(
@@ -193,6 +204,16 @@ def test_weights_of_another_latent_space_are_refused_and_another_decoder_is_repo
     assert outcome.code == 0
     assert "cvcodec: note: finetuned has another decoder" in outcome.err
     assert any("another decoder" in notice for notice in outcome.record["notices"])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_behind_a_device_or_standard_output_is_an_output_that_cannot_be_written(here: Path) -> None:
+    encode = ["encode", "in.mkv", "-w", "tiny.safetensors", "--quiet"]
+    for arguments in ([*encode[:2], "/dev/full", *encode[2:]], [*encode[:2], "-", *encode[2:]], ["info", "a.cvl"]):
+        with open("/dev/full", "wb") as full:
+            done = subprocess.run(command(*arguments), stdout=full, stderr=subprocess.PIPE, env=environment(), cwd=here)
+        assert done.returncode == 4, done.stderr
+        assert "cannot be written: No space left on device" in one_line(done.stderr.decode())
 
 
 # ---------------------------------------------------------------------------------------------- options

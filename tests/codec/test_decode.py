@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cvcodec.bitstream import BitstreamReader, BitstreamWriter
-from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, decode_file, encode_stream
+from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, decode_file, encode_file, encode_stream
 from cvcodec.errors import (
     BitstreamError,
     CvcodecError,
@@ -25,7 +25,7 @@ from cvcodec.errors import (
 )
 from cvcodec.model.base import VideoAutoencoder
 from tests.codec.clips import Pipe, Sink, noise, read_rgb, smooth, write_rgb
-from tests.codec.models import tiny_mini
+from tests.codec.models import save_model, tiny_mini
 from tests.codec.patch_model import PatchModel
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
@@ -50,6 +50,16 @@ def encoded(pictures: list[Any], model: Any, **options: Any) -> bytes:
 @pytest.fixture(scope="module")
 def data() -> bytes:
     return encoded(PICTURES, PatchModel(), latents="fp32")
+
+
+def test_a_model_may_be_named_or_left_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CVCODEC_HOME", str(tmp_path))
+    write_rgb(str(tmp_path / "in.mkv"), smooth(5, 16, 16), container="matroska")
+    weights = save_model(tmp_path / "tiny.safetensors", tiny_mini())
+    encode_file(tmp_path / "in.mkv", tmp_path / "a.cvl", model=weights, options=EncodeOptions(**CPU))
+    assert decode_file(tmp_path / "a.cvl", tmp_path / "b.mkv", model=weights, options=FFV1).frames == 5
+    with pytest.raises(InputError, match="no model is called 'tiny'"):
+        decode_file(tmp_path / "a.cvl", tmp_path / "c.mkv", options=FFV1)
 
 
 @pytest.fixture

@@ -149,6 +149,20 @@ def test_sound_goes_on_across_a_gap(tmp_path: Path) -> None:
     assert sorted(shown) == [Fraction(n, 25) for n in range(100) if not 29 <= n < 53]
 
 
+def test_a_cut_file_says_where_its_sound_ends(tmp_path: Path) -> None:
+    source = tmp_path / "in.mkv"
+    film(str(source), Track("aac", seconds=4), frames=100)
+    file = io.BytesIO()
+    encode_stream(source, file, model=PatchModel(), options=FP32)
+    data = file.getvalue()
+    (tmp_path / "cut.cvl").write_bytes(data[: len(data) // 2])
+    result = decode_file(tmp_path / "cut.cvl", tmp_path / "out.mkv", model=PatchModel(), options=SALVAGE)
+    last = streams(str(tmp_path / "out.mkv"), "audio")[0].packets[-1].time
+    said = [text for text in result.notices if text.startswith("the file is cut: sound (stream 0) is there until ")]
+    assert len(said) == 1
+    assert float(said[0].split()[-2]) == pytest.approx(float(last), abs=0.05)
+
+
 def test_without_an_intact_header_or_chunk_nothing_is_written(data: bytes, tmp_path: Path) -> None:
     for bad in (b"\x00" * 2000, data[:300][:200] + bytes(5000), flipped(data, 0, 1, 2, 3, 4, 5)):
         (tmp_path / "bad.cvl").write_bytes(bad)

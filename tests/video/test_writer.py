@@ -110,6 +110,36 @@ def test_the_shortest_videos_are_videos(tmp_path: Path, codec: str, count: int) 
         assert [f.pts for f in read(tmp_path / "a.mp4")] == [1001 * i for i in range(count)], round_
 
 
+def test_the_track_ends_when_the_last_frame_does_although_it_is_not_the_last_that_is_decoded(tmp_path: Path) -> None:
+    ticks = [0, 10, 30, 35, 65]
+    frames = [
+        Frame(frame.pixels, start, end - start)
+        for frame, start, end in zip(pictures(32, 32, 4), ticks, ticks[1:], strict=False)
+    ]
+    for name, codec in (("a.mp4", "libx264"), ("a.mov", "libx264"), ("b.mp4", "libx265")):
+        write(tmp_path / name, frames, codec=codec, time_base=Fraction(1, 100))
+        with av.open(str(tmp_path / name)) as file:
+            packets = [packet.pts for packet in file.demux(video=0) if packet.pts is not None]
+            assert packets != sorted(packets) or codec == "libx265", "the last picture is decoded before another"
+            assert file.streams.video[0].duration * file.streams.video[0].time_base == Fraction(65, 100)
+
+
+def test_rounding_to_milliseconds_is_said_only_where_there_is_any(tmp_path: Path) -> None:
+    base = Fraction(1, 12800)
+    exact = [Frame(frame.pixels, 512 * n, 512) for n, frame in enumerate(pictures(32, 32, 3))]  # 40 ms each
+    assert not any("milliseconds" in text for text in write(tmp_path / "a.mkv", exact, time_base=base))
+    odd = [*exact[:2], Frame(exact[2].pixels, 1025, 512)]
+    assert sum("milliseconds" in text for text in write(tmp_path / "b.mkv", odd, time_base=base)) == 1
+
+
+def test_a_picture_of_one_pixel_may_have_any_strides(tmp_path: Path) -> None:
+    pixels = np.full((1, 9, 3), 77, np.uint8)[:, ::9]
+    assert pixels.strides != (3, 3, 1)
+    write(tmp_path / "a.mkv", [Frame(pixels, 0, 1001)], codec="ffv1")
+    np.testing.assert_array_equal(read(tmp_path / "a.mkv")[0].pixels, pixels)
+    write(tmp_path / "b.mkv", [Frame(pixels, 0, 1001)])
+
+
 def test_negative_times_are_shifted_and_said(tmp_path: Path) -> None:
     notices = write(tmp_path / "a.mp4", pictures(32, 32, 3, pts=[-500, 0, 501]))
     assert any("500 ticks" in n for n in notices)
