@@ -219,14 +219,20 @@ def _next_version(name: str) -> str:
     return f"{entry.base_name}-v{max(1, *taken) + 1}"
 
 
-def remove_model(name: str) -> Path:
-    """Delete a model the user added (exact name); gives the path it had. UsageError for a bundled or unknown one."""
+def removable_model(name: str) -> ModelEntry:
+    """A model the user added (exact name). UsageError for a bundled or unknown one."""
     entry = next((entry for entry in list_models() if entry.name == name), None)
     if entry is None:
         added = ", ".join(entry.name for entry in list_models() if not entry.bundled) or "none"
         raise UsageError(f"no model is called {name!r}; added models: {added}")
     if entry.bundled:
         raise UsageError(f"{name!r} is a bundled model and cannot be removed")
+    return entry
+
+
+def remove_model(name: str) -> Path:
+    """Delete a model the user added (exact name); gives the path it had. UsageError for a bundled or unknown one."""
+    entry = removable_model(name)
     try:
         entry.path.unlink()
     except OSError as error:

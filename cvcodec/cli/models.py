@@ -219,8 +219,9 @@ def remove(
     as_json: options.Json = False,
 ) -> None:
     """Delete an added model from this machine."""
-    from cvcodec.registry import remove_model
+    from cvcodec.registry import removable_model, remove_model
 
+    removable_model(name)  # before anything is asked
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError(f"removing {name!r} deletes its file; confirm with -y")

@@ -279,6 +279,8 @@ def _range(key: int | slice, length: int, what: str) -> tuple[int, int, int]:
         if step < 1:
             raise ValueError(f"a step of {step} goes backwards; slice forwards and reverse the result")
         return start, max(start, stop), step
+    if not isinstance(key, int | np.integer):
+        raise TypeError(f"{what}s are taken by a number or a slice, not by {type(key).__name__}: {key!r}")
     index = key + length if key < 0 else key
     if not 0 <= index < length:
         raise IndexError(f"{what} {key} is not in the file, it has {length}")

@@ -16,8 +16,9 @@ does not import diffusers.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Sequence, ValuesView
 from types import SimpleNamespace
 from typing import Any
 
@@ -66,9 +67,24 @@ class VAEConfig(SimpleNamespace):
     def __iter__(self) -> Iterator[str]:
         return iter(vars(self))
 
+    def __len__(self) -> int:
+        return len(vars(self))
+
     def get(self, name: str, default: Any = None) -> Any:
         """As of a dict."""
         return vars(self).get(name, default)
+
+    def keys(self) -> KeysView[str]:
+        """As of a dict."""
+        return vars(self).keys()
+
+    def values(self) -> ValuesView[Any]:
+        """As of a dict."""
+        return vars(self).values()
+
+    def items(self) -> ItemsView[str, Any]:
+        """As of a dict."""
+        return vars(self).items()
 
 
 class _Output:
@@ -76,6 +92,14 @@ class _Output:
 
     def __getitem__(self, key: int | str) -> Any:
         return vars(self)[key] if isinstance(key, str) else tuple(vars(self).values())[key]
+
+    def keys(self) -> KeysView[str]:
+        """Names of the fields."""
+        return vars(self).keys()
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The fields in order."""
+        return tuple(vars(self).values())
 
 
 @dataclasses.dataclass
@@ -115,9 +139,17 @@ class LatentDistribution:
         noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
         return self.mean + self.std * noise.to(self.mean.device)
 
-    def kl(self) -> Tensor:
-        """KL(q || N(0, 1)) in nats, summed over all but the batch: (B,)."""
-        return self._posterior.kl()
+    def kl(self, other: LatentDistribution | None = None) -> Tensor:
+        """KL(q || other), or KL(q || N(0, 1)), in nats, summed over all but the batch: (B,)."""
+        if other is None:
+            return self._posterior.kl()
+        terms = ((self.mean - other.mean).square() + self.var) / other.var - 1 - self.logvar + other.logvar
+        return 0.5 * terms.flatten(1).sum(1)
+
+    def nll(self, sample: Tensor, dims: Sequence[int] = (1, 2, 3)) -> Tensor:
+        """Negative logarithm of the density at `sample`, in nats, summed over `dims`."""
+        terms = math.log(2 * math.pi) + self.logvar + (sample - self.mean).square() / self.var
+        return 0.5 * terms.sum(tuple(dims))
 
 
 class DiffusersVAE(nn.Module):
@@ -135,7 +167,7 @@ class DiffusersVAE(nn.Module):
         cls, name_or_path: str | os.PathLike[str], *, torch_dtype: torch.dtype = torch.float32
     ) -> DiffusersVAE:
         """A model by name or weights file, as for `--weights`. Raises InputError or CheckpointError."""
-        return cls(load_model(name_or_path, dtype=torch_dtype))
+        return cls(load_model(name_or_path, dtype=torch_dtype)).eval()
 
     @property
     def dtype(self) -> torch.dtype:

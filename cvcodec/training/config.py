@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -21,7 +22,8 @@ Mapping2d = Literal["first", "average", "slice", "random"]
 
 T = TypeVar("T")
 
-_BATCH = re.compile(r"(\d+)x(\d+)x(\d+)(?:\*([0-9.]+))?(?:@([0-9.]+))?")
+_NUMBER = r"(\d+(?:\.\d*)?|\.\d+)"
+_BATCH = re.compile(rf"(\d+)x(\d+)x(\d+)(?:\*{_NUMBER})?(?:@{_NUMBER})?")
 
 
 def _option(panel: str, default: T, text: str) -> T:
@@ -134,7 +136,9 @@ class TrainConfig:
     perceptual_weight: float | None = _option("Loss", None, "LPIPS (VGG16). Default: 0 (codec), 0.5 (paper).")
     perceptual_start: float = _option("Loss", 0.0, "Share of the run after which LPIPS is added.")
     perceptual_frames: int = _option("Loss", 0, "codec: frames of each clip, newly drawn, that LPIPS sees; 0: all.")
-    lpips_variant: str = _option("Loss", "auto", "auto, standard or shift-tolerant.")
+    lpips_variant: Literal["auto", "standard", "shift-tolerant"] = _option(
+        "Loss", "auto", "auto, standard or shift-tolerant."
+    )
     adversarial_weight: float | None = _option("Loss", None, "3D PatchGAN. Default: 0 (codec), 0.5 (paper).")
     adversarial_start: int = _option("Loss", 1, "First step with adversarial losses.")
     discriminator_width: int = _option("Loss", 64, "Channels of the discriminator's first layer.")
@@ -184,6 +188,11 @@ class TrainConfig:
     store: Literal["fp16", "fp32"] = _option("Reports", "fp16", "Type of the stored weights.")
 
     def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            for number in value if isinstance(value, tuple) else (value,):
+                if isinstance(number, int | float) and not (0 <= number < math.inf) and item.name != "seed":
+                    raise UsageError(f"{item.name} is {number}; wanted a number from 0")
         if (self.steps > 0) == (self.minutes > 0):
             raise UsageError(
                 f"give the length of the run in steps or in minutes (got {self.steps} and {self.minutes:g})"
@@ -197,8 +206,12 @@ class TrainConfig:
             raise UsageError(f"no batch shape starts at 0 among {', '.join(self.batches) or 'none'}")
         if len(self.noise_quality) != 2 or not 0 <= self.noise_quality[0] <= self.noise_quality[1] <= 100:
             raise UsageError(f"noise quality is {list(self.noise_quality)}; wanted two numbers in order, from 0 to 100")
-        if len(self.betas) != 2:
-            raise UsageError(f"betas are {list(self.betas)}; wanted two numbers")
+        if len(self.betas) != 2 or max(self.betas) >= 1:
+            raise UsageError(f"betas are {list(self.betas)}; wanted two numbers from 0, below 1")
+        if max(self.validation_qualities, default=0.0) > 100:
+            raise UsageError(
+                f"validation_qualities are {list(self.validation_qualities)}; wanted numbers from 0 to 100"
+            )
         shares = ("val_fraction", "photo_share", "perceptual_start", "default_share", "wide_share", "sample_share")
         for name in (*shares, "final_rate", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1:

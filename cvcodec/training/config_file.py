@@ -40,6 +40,8 @@ def read_config_file(path: str | Path) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in document.items():
         for name, item in (value if isinstance(value, dict) else {key: value}).items():
+            if not isinstance(name, str):
+                raise UsageError(f"{path}: {key} holds {name!r}: wanted settings, one `name: value` a line")
             if name in flat:
                 raise UsageError(f"{path}: {name} is given twice")
             flat[name] = item

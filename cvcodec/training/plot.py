@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvcodec.errors import InputError, MissingDependencyError
+from cvcodec.errors import InputError, MissingDependencyError, OutputError
 from cvcodec.training.log import LOG_NAME, read_log
 
 _SIZE_INCHES = (11.0, 8.0)
@@ -42,8 +42,11 @@ def plot_runs(runs: Sequence[Path], output: Path) -> Path:
     for panel in panels.flat:
         if panel.lines:
             panel.legend(fontsize=6)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, format="png", dpi=_DPI)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(output, format="png", dpi=_DPI)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be written: {error.strerror or error}") from error
     return output
 
 

@@ -3,14 +3,15 @@
 Owns: folders, lists and manifests; the split by source; the first look at each file (a bad one is named once).
 Does not know: pixels, tensors, caches.
 
-A manifest is a .tsv or .csv file with a header. `file` (relative to the manifest) is required; `split` (`train`, `val`;
-rows with another word are left out) and `source` are optional. A .txt list has one path a line. Without a `split`,
-whole sources are held out by a hash of their name: clips of one film must not be on both sides. The source of a file
-without a `source` column is its folder inside the given one, or the file itself at the top level.
+A manifest is a .tsv or .csv file with a header. `file` or `path` (relative to the manifest) is required; `split`
+(`train`, `val`; rows with another word are left out) and `source` are optional. A .txt list has one path a line.
+Without a `split`, whole sources are held out by a hash of their name: clips of one film must not be on both sides. The
+source of a file without a `source` column is its folder inside the given one, or the file itself at the top level.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import math
@@ -118,6 +119,11 @@ def training_files(sources: Sequence[Source], reporter: Reporter) -> list[MediaF
     files = probe(sources, "train", reporter)
     if not files:
         named = sum(source.split == "train" for source in sources)
+        if not named:
+            raise InputError(
+                f"nothing to train on: all {len(sources)} files are held out; lower --val-fraction, give more files, "
+                "or name the split in a manifest"
+            )
         raise InputError(f"nothing to train on: {named} of {len(sources)} files are for training and none can be read")
     return files
 
@@ -131,25 +137,43 @@ def _from_folder(root: Path, val_fraction: float) -> Iterator[Source]:
 
 
 def _from_list(listing: Path, val_fraction: float) -> Iterator[Source]:
-    for line in listing.read_text(encoding="utf-8").splitlines():
+    with _readable(listing):
+        lines = listing.read_text(encoding="utf-8-sig").splitlines()
+    for line in lines:
         name = line.strip()
         if name and not name.startswith("#"):
             yield Source(listing.parent / name, _split_of(name, val_fraction), name)
 
 
 def _from_manifest(manifest: Path, val_fraction: float) -> Iterator[Source]:
-    with open(manifest, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if manifest.suffix.lower() == ".tsv" else ",")
+    tabs = manifest.suffix.lower() == ".tsv"
+    with _readable(manifest), open(manifest, encoding="utf-8-sig", newline="") as file:
+        # Quotes are text between tabs; between commas an open one would swallow the rows behind it.
+        quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+        reader = csv.DictReader(file, delimiter="\t" if tabs else ",", quoting=quoting, strict=True)
         columns = reader.fieldnames or ()
-        if "file" not in columns:
+        column = next((name for name in ("file", "path") if name in columns), None)
+        if column is None:
             raise InputError(f"manifest {manifest} has columns {', '.join(columns) or 'none'}; wanted at least `file`")
         for row in reader:
-            name = (row["file"] or "").strip()
+            name = (row[column] or "").strip()
             if not name:
                 continue
             group = (row.get("source") or "").strip() or name
             split = (row.get("split") or "").strip().lower() or _split_of(group, val_fraction)
             yield Source(manifest.parent / name, split, group)
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except csv.Error as error:
+        raise InputError(f"{path} is no table: {error}") from error
 
 
 def _split_of(group: str, val_fraction: float) -> str:

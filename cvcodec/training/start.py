@@ -89,7 +89,7 @@ def _fresh(config: TrainConfig, *, video: bool) -> MiniAutoencoder:
     try:
         return MiniAutoencoder(mini_config(config.latent_channels, video=video, half_3d=config.half_3d, **changes))
     except ValueError as error:
-        raise UsageError(f"these model options describe no model: {error}") from error
+        raise UsageError(f"these model options describe no model: {str(error).replace('self.', '')}") from error
 
 
 def _inflated(image: VideoAutoencoder, config: TrainConfig) -> VideoAutoencoder:

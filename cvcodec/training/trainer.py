@@ -22,7 +22,7 @@ from torch import Tensor
 
 from cvcodec.calibration import measure_statistics
 from cvcodec.device import arithmetic, select_device, select_precision
-from cvcodec.errors import NumericalError, UsageError
+from cvcodec.errors import NumericalError, OutputError, UsageError
 from cvcodec.metrics.lpips import Lpips
 from cvcodec.quantization import LatentStatistics
 from cvcodec.training.adversary import Adversary
@@ -376,8 +376,13 @@ def _prepare_folder(config: TrainConfig, processes: Processes) -> Path:
     if processes.is_main:
         if (folder / STATE_NAME).exists() and not config.resume:
             raise UsageError(f"{folder} already holds a run; give --resume to continue it, or another --output")
-        folder.mkdir(parents=True, exist_ok=True)
-        if not config.resume:
-            (folder / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not config.resume:
+                (folder / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(
+                f"run folder {folder} cannot be written: {error.strerror or error}; give another --output"
+            ) from error
     processes.wait()
     return folder

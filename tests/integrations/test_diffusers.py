@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvcodec.integrations.diffusers import DiffusersVAE
+from cvcodec.integrations.diffusers import DiffusersVAE, LatentDistribution
 from cvcodec.model.mini import MiniAutoencoder
 from tests.model.test_mini import clip, small_model
 
@@ -174,3 +174,17 @@ def test_a_pipeline_of_diffusers_runs_with_it() -> None:
     assert pictures.shape == (2, 32, 32, 3)
     wanted = (model.decode(decoded[0][:, :, None])[:, :, 0] / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert abs(pictures - wanted).max() < 1e-5
+
+
+def test_the_config_is_a_dict_and_the_distribution_has_the_rest_of_its_surface() -> None:
+    vae = DiffusersVAE(small_model(scaling_factor=0.18215))
+    assert {**vae.config} == dict(vae.config.items())
+    assert len(vae.config) == len(list(vae.config.keys()))
+    assert vae.config["scaling_factor"] == 0.18215
+    torch.manual_seed(0)
+    one, other = (LatentDistribution(torch.randn(2, 8, 3, 3)) for _ in range(2))
+    normals = [torch.distributions.Normal(found.mean, found.std) for found in (one, other)]
+    wanted = torch.distributions.kl_divergence(*normals).flatten(1).sum(1)
+    torch.testing.assert_close(one.kl(other), wanted, atol=1e-4, rtol=1e-4)
+    sample = torch.randn(2, 4, 3, 3)
+    torch.testing.assert_close(one.nll(sample), -normals[0].log_prob(sample).flatten(1).sum(1), atol=1e-4, rtol=1e-4)

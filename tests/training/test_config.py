@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 import tomllib
 from pathlib import Path
@@ -80,6 +81,7 @@ def test_yaml_and_toml_of_the_same_settings_are_the_same_config(tmp_path: Path) 
         ("steps: 1\na:\n  steps: 2", "given twice"),
         ("- steps", "is no config"),
         ("3: 4", "is no config"),
+        ("run: {1: 2, foo: 3}", "run holds 1: wanted settings"),
         ("name: !!python/object/apply:os.getcwd []", "is not YAML"),
         ("name: '\udcff'", "is not UTF-8"),
     ],
@@ -119,6 +121,12 @@ def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
         ({"default_share": 0.9, "wide_share": 0.2}, "sum to more than 1"),
         ({"photo_share": 1.5}, "from 0 to 1"),
         ({"strides": (0,)}, "from 1"),
+        ({"steps": -1, "minutes": 1.0}, "steps is -1; wanted a number from 0"),
+        ({"rate": math.nan}, "rate is nan; wanted a number from 0"),
+        ({"threads": -2}, "threads is -2"),
+        ({"betas": (2.0, 3.0)}, "betas are"),
+        ({"validation_qualities": (500.0,)}, "from 0 to 100"),
+        ({"batches": ("2x5x32*1.2.3",)}, "CLIPSxFRAMESxSIZE"),
         ({"log_every": 0}, "at least 1"),
     ],
 )

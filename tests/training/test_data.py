@@ -67,7 +67,7 @@ def test_data_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
         find_sources([tmp_path / "nowhere"], 0.1)
     with pytest.raises(InputError, match="no videos or images"):
         find_sources([tmp_path], 0.1)
-    (tmp_path / "m.tsv").write_text("path\tsplit\nx\ttrain\n")
+    (tmp_path / "m.tsv").write_text("clip\tsplit\nx\ttrain\n")
     with pytest.raises(InputError, match="wanted at least `file`"):
         find_sources([tmp_path / "m.tsv"], 0.1)
 
@@ -89,6 +89,38 @@ def test_nothing_but_unreadable_files_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"nothing")
     with pytest.raises(InputError, match="nothing to train on: 1 of 1 files"):
         training_files(find_sources([tmp_path], 0.0), Reporter())
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("a.csv", "file,split\none.mp4,train\n".encode("utf-16"), "is not UTF-8 text"),
+        ("a.txt", "caf\xe9.mp4".encode("latin-1"), "is not UTF-8 text"),
+        ("a.csv", b'file,split\n"one.mp4,train\ntwo.mp4,train\n', "is no table"),
+        ("a.csv", b"file,split\n" + b"x" * 200_000 + b",train\n", "is no table"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_a_clear_error(tmp_path: Path, name: str, data: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=rf"a\.(csv|txt) {message}"):
+        find_sources([tmp_path / name], 0.1)
+
+
+def test_manifests_of_spreadsheets_and_quotes_between_tabs_are_understood(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbffile,split\none.mp4,train\n")
+    (tmp_path / "b.tsv").write_text('path\tsplit\n"two.mp4\ttrain\nthree.mp4\tval\n')
+    found = find_sources([tmp_path / "a.csv", tmp_path / "b.tsv"], 0.1)
+    assert [(s.path.name, s.split) for s in found] == [
+        ('"two.mp4', "train"),
+        ("one.mp4", "train"),
+        ("three.mp4", "val"),
+    ]
+
+
+def test_files_that_are_all_held_out_are_told_from_unreadable_ones(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_bytes(b"nothing")
+    with pytest.raises(InputError, match="all 1 files are held out; lower --val-fraction"):
+        training_files(find_sources([tmp_path], 1.0), Reporter())
 
 
 # ------------------------------------------------------------------------------------------------ decoding, caching
