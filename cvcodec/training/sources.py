@@ -149,8 +149,9 @@ def _from_manifest(manifest: Path, val_fraction: float) -> Iterator[Source]:
     tabs = manifest.suffix.lower() == ".tsv"
     with _readable(manifest), open(manifest, encoding="utf-8-sig", newline="") as file:
         # Quotes are text between tabs; between commas an open one would swallow the rows behind it.
-        quoting = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
-        reader = csv.DictReader(file, delimiter="\t" if tabs else ",", quoting=quoting, strict=True)
+        reader = (
+            csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.DictReader(file, strict=True)
+        )
         columns = reader.fieldnames or ()
         column = next((name for name in ("file", "path") if name in columns), None)
         if column is None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import sys
 from itertools import chain
 from pathlib import Path
 
@@ -93,9 +94,25 @@ def test_text_tab_and_json_manifests_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "match"),
     [
-        ("m.csv", "file\nx.mp4\n", "no column `path`"),
+        ("m.csv", "video\nx.mp4\n", "no column `path`"),
         ("m.csv", "path,n\n,1\n", "line 2: no path"),
+        ("m.csv", "path,n\n..,1\n", r"line 2: path '\.\.' is a folder"),
+        ("m.csv", "path,n,n\nx,1,2\n", "two columns `n`"),
         ("m.csv", "path,output\nx.mp4,../x\n", "leads out"),
+        *(
+            ("m.csv", f"path,output\n\nx.mp4,{output}\n", "line 3: output .* names no file")
+            for output in (".", "./", "a/", ".a", "a/.b/c", ".cvl")
+        ),
+        ("m.csv", 'path,n\nx,1\ny,"a cat\nz,3\n', "line 3 cannot be read: .*; close the quotes"),
+        ("m.csv", 'path,n\nx,"a cat\ny,"2"\nz,3\n', "line 2 cannot be read: .*; close the quotes"),
+        ("m.csv", "path,n\nx,a cat, asleep\n", "m.csv, line 2: 3 fields, the header has 2; quote values"),
+        ("m.tsv", "path\tn\nx\ta\tb\n", "m.tsv, line 2: 3 fields, the header has 2; a value cannot hold a tab"),
+        ("m.csv", "", "m.csv lists no clips"),
+        ("m.csv", "path,n\n", "m.csv lists no clips"),
+        ("m.txt", "# nothing yet\n", "m.txt lists no clips"),
+        ("m.jsonl", '{"path": 5}\n', "line 1: path is 5, wanted text"),
+        ("m.jsonl", '{"path": "x", "output": [1]}\n', r"line 1: output is \[1\], wanted text"),
+        ("m.jsonl", '{"path": null}\n', "line 1: no path"),
         ("m.jsonl", "{x\n", "line 1 is no JSON"),
         ("m.jsonl", "[1]\n", "no JSON object"),
     ],
@@ -104,6 +121,66 @@ def test_a_manifest_that_cannot_be_meant_is_refused(tmp_path: Path, name: str, t
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=match):
         find_clips([tmp_path / name])
+
+
+def test_quotes_in_tabbed_text_null_in_json_and_comments_in_lists_are_what_they_look_like(tmp_path: Path) -> None:
+    (tmp_path / "m.tsv").write_text('path\tn\nx.mp4\t"a cat\ny.mp4\t3" tall\n')
+    (tmp_path / "m.jsonl").write_text('{"path": "x.mp4", "n": null}\n')
+    (tmp_path / "m.txt").write_text("# films\n  # more\n./#1.mp4\n")
+    (tmp_path / "f.csv").write_text("file,split\nx.mp4,train\n")
+    found = [find_clips([tmp_path / name]) for name in ("m.tsv", "m.jsonl", "m.txt", "f.csv")]
+    assert [[dict(clip.columns) for clip in clips] for clips in found] == [
+        [{"n": '"a cat'}, {"n": '3" tall'}],
+        [{"n": ""}],
+        [{}],
+        [{"split": "train"}],
+    ]
+    assert [clips[0].output for clips in found] == ["x.cvl", "x.cvl", "#1.cvl", "x.cvl"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "wanted"),
+    [
+        (["x.mp4,a,", "x.mp4,a,"], [("x.cvl", "a")]),
+        (["x.mp4,a,1", "x.mp4,b,2"], [("1.cvl", "a"), ("2.cvl", "b")]),
+        (["x.mp4,a,", "x.mp4,b,2"], [("x.cvl", "a"), ("2.cvl", "b")]),
+        (["x.mp4,a,", "sub/../x.mp4,a,"], [("x.cvl", "a")]),
+        (["x.mp4,a,", "x.mp4,b,"], None),
+        (["x.mp4,a,1", "x.mp4,b,1.cvl"], None),
+    ],
+)
+def test_rows_for_one_video_are_clips_of_their_own_if_they_name_places(
+    tmp_path: Path, rows: list[str], wanted: list[tuple[str, str]] | None
+) -> None:
+    (tmp_path / "m.csv").write_text("\n".join(["path,n,output", *rows]))
+    if wanted is None:
+        with pytest.raises(InputError, match=r"m\.csv, line 2 and m\.csv, line 3 both name .*x\.mp4, with different"):
+            find_clips([tmp_path / "m.csv"])
+    else:
+        assert [(clip.output, clip.columns["n"]) for clip in find_clips([tmp_path / "m.csv"])] == wanted
+
+
+def test_what_a_manifest_says_rules_over_a_folder(tmp_path: Path) -> None:
+    touch(tmp_path / "v/x.mp4", tmp_path / "v/y.mp4")
+    (tmp_path / "m.csv").write_text("path,n\nv/x.mp4,1\n")
+    found = find_clips([tmp_path / "v", tmp_path / "m.csv"])
+    assert [(clip.output, clip.columns) for clip in found] == [("x.cvl", {"n": "1"}), ("y.cvl", {})]
+    assert find_clips([tmp_path / "m.csv", tmp_path / "v"])[0].columns == {"n": "1"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links want rights there")
+def test_links_lead_neither_out_of_the_output_folder_nor_in_circles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "clips/a.mp4", tmp_path / "deep/loop/z/b.mp4")
+    (tmp_path / "deep/lnk").symlink_to("../clips")
+    (tmp_path / "deep/loop/self").symlink_to(".")
+    (tmp_path / "deep/loop/a").symlink_to("z")
+    monkeypatch.chdir(tmp_path)
+    assert set(places("deep/lnk/a*.mp4")) == set(places(f"{tmp_path}/deep/lnk/*.mp4")) == {"a.cvl"}
+    assert [clip.output for clip in find_clips(["deep"])] == ["loop/z/b.cvl", "lnk/a.cvl"]
+    with pytest.raises(UsageError, match=r"would become \.\./clips/a\.cvl, outside the output folder"):
+        find_clips(["deep/l*/../../clips/a.mp4"])
 
 
 def test_missing_and_empty_sources_are_refused(tmp_path: Path) -> None:
