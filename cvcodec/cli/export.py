@@ -76,6 +76,8 @@ def export(
             )
         else:
             result = export_file(source, destination, target=target, kind=chosen, dtype=dtype, overwrite=overwrite)
+    for text in result.notices:
+        report.note(text)
     if json:
         report.emit(
             {
@@ -91,6 +93,7 @@ def export(
                 "clips": result.clips,
                 "files": result.files,
                 "size_bytes": result.size_bytes,
+                "notices": list(result.notices),
             }
         )
     elif not quiet:

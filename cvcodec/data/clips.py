@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from cvcodec.bitstream import BitstreamReader, ChunkInfo, Header, Trailer
 from cvcodec.codec.latent_file import latents_of
-from cvcodec.errors import BitstreamError, InputError, UsageError
+from cvcodec.errors import InputError, UsageError
+from cvcodec.fileio import naming_damage
 
 _KEPT_PTS = 4096  # chunks; half a kilobyte each
 
@@ -133,7 +134,8 @@ class ClipCache:
         if known is not None:
             self._chunks.move_to_end(key)
             return known
-        values = decode(key[2])
+        with naming_damage(key[0]):
+            values = decode(key[2])
         if values.nbytes <= self._budget:
             self._chunks[key] = values
             self._held += values.nbytes
@@ -146,10 +148,8 @@ class ClipCache:
         if reader is not None:
             self._files.move_to_end(path)
             return reader
-        try:
+        with naming_damage(path):
             reader = BitstreamReader(map_file(path))
-        except BitstreamError as error:
-            raise type(error)(f"{path}: {error}") from error
         self._files[path] = reader
         while len(self._files) > self._limit:
             self._files.popitem(last=False)

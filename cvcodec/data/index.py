@@ -20,7 +20,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,6 +34,9 @@ _SHARD_INDEX = re.compile(r"index-\d{5}-of-\d{5}\.jsonl")
 
 Record = dict[str, Any]
 
+NEEDED = ("latents", "logvar", "source", "columns")
+"""What readers of an index count on, beside the path."""
+
 
 def shard_name(name: str, shard: tuple[int, int] | None) -> str:
     """`index.jsonl` or `failures.jsonl`, with the shard's number before the suffix where there is one."""
@@ -42,16 +45,40 @@ def shard_name(name: str, shard: tuple[int, int] | None) -> str:
 
 
 def index_files(folder: Path) -> list[Path]:
-    """The index of a folder, those of its shards first, so that what `index.jsonl` says rules."""
+    """The index files of a folder, those of shards first."""
     found = sorted(path for path in folder.glob("index-*.jsonl") if _SHARD_INDEX.fullmatch(path.name))
     return [*found, *([folder / INDEX_NAME] if (folder / INDEX_NAME).is_file() else [])]
 
 
-def read_index(path: Path) -> list[Record]:
+def merge_records(folder: Path, files: Mapping[Path, Iterable[Record]]) -> dict[str, Record]:
+    """The records of several index files of a folder, one a path.
+
+    Of those that differ, one whose `size_bytes` is that of the .cvl file rules; of several such, or none, that of the
+    index file that was written last, and of files as old as each other the last one.
+    """
+    merged: dict[str, Record] = {}
+    for _, records in sorted(files.items(), key=lambda item: item[0].stat().st_mtime_ns):
+        for record in records:
+            known = merged.setdefault(record["path"], record)
+            if known != record and (_fits(record, folder) or not _fits(known, folder)):
+                merged[record["path"]] = record
+    return merged
+
+
+def _fits(record: Record, folder: Path) -> bool:
+    try:
+        size = (folder / record["path"]).stat().st_size
+    except OSError:
+        return False
+    return bool(size == record.get("size_bytes"))
+
+
+def read_index(path: Path, *, needed: Collection[str] = NEEDED) -> list[Record]:
     """The records of an index file, of all index files of a folder, or, where it has none, of its .cvl files; of a
     .cvl file, its own.
 
-    Sorted by path; each path once. Raises InputError for what is missing, and for a line that is no record.
+    needed: keys that every record must have. Sorted by path; each path once, see `merge_records`. Raises InputError for
+    what is missing, and for a line that is no record.
     """
     if path.is_dir():
         files = index_files(path)
@@ -64,14 +91,23 @@ def read_index(path: Path) -> list[Record]:
         files = [path]
     else:
         raise InputError(f"{path}: no such folder or index")
-    records: dict[str, Record] = {}
-    for file in files:
-        for number, line in enumerate(file.read_bytes().splitlines(), 1):
-            record = parse_line(line)
-            if record is None:
-                raise InputError(f"{file}, line {number} is no index record")
-            records[record["path"]] = record
+    folder = path if path.is_dir() else path.parent
+    records = merge_records(folder, {file: _read_records(file, needed) for file in files})
     return [records[name] for name in sorted(records)]
+
+
+def _read_records(file: Path, needed: Collection[str]) -> Iterator[Record]:
+    for number, line in enumerate(file.read_bytes().splitlines(), 1):
+        record = parse_line(line)
+        if record is None:
+            raise InputError(f"{file}, line {number} is no index record")
+        missing = [name for name in needed if name not in record]
+        if missing:
+            raise InputError(
+                f"{file}, line {number} is no record of an index: no {', '.join(map(repr, missing))}; "
+                f"name the {INDEX_NAME} of `cvcodec batch`, or its folder"
+            )
+        yield record
 
 
 def parse_line(line: str | bytes) -> Record | None:

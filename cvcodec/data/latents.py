@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from cvcodec.bitstream import Header
 from cvcodec.codec import LatentFile
 from cvcodec.codec.headers import info_from_header
+from cvcodec.data.checks import check_choice, check_columns, check_latents, check_whole
 from cvcodec.data.clips import ClipCache
 from cvcodec.data.index import Record, describe, read_index
 from cvcodec.data.posterior import to_model_space, values_of
@@ -29,6 +30,10 @@ from cvcodec.registry import load_model
 StrPath = str | os.PathLike[str]
 Posterior = Literal["mean", "sample"]
 Pixels = Literal["source", "decoded"]
+Short = Literal["skip", "error"]
+
+RESERVED = ("latents", "pts", "first_latent", "first_frame", "clip", "path", "pixels")
+"""What an item has besides columns."""
 
 
 class LatentDataset(Dataset[dict[str, Any]]):
@@ -43,7 +48,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
     model: for `decoded`: a loaded model, a name or a weights file; None: what the first file names. It runs on the CPU.
     short: clips with fewer latents than a slice: `skip` them, or `error`.
     repeats: items per clip and epoch, each a slice of its own.
-    columns: of the manifest, to be given as text.
+    columns: of the manifest, to be given as text; none may be called like something else that an item has.
     cache_mb: decoded chunks kept in each worker. 0: none.
     transform: applied to the finished item.
 
@@ -64,16 +69,18 @@ class LatentDataset(Dataset[dict[str, Any]]):
         scaled: bool = False,
         pixels: Pixels | None = None,
         model: VideoAutoencoder | StrPath | None = None,
-        short: Literal["skip", "error"] = "skip",
+        short: Short = "skip",
         repeats: int = 1,
         columns: Sequence[str] = (),
         cache_mb: float = 256.0,
         transform: Callable[[dict[str, Any]], Any] | None = None,
     ) -> None:
-        if latents is not None and latents < 1:
-            raise UsageError(f"latents = {latents}, wanted at least 1, or None for whole clips")
-        if repeats < 1:
-            raise UsageError(f"repeats = {repeats}, wanted at least 1")
+        check_latents(latents)
+        check_whole("seed", seed, least=0)
+        check_whole("repeats", repeats, least=1)
+        check_choice("posterior", posterior, Posterior)
+        check_choice("pixels", pixels, Pixels, none=True)
+        check_choice("short", short, Short)
         self.folder, records = _find(source)
         fits = [record for record in records if latents is None or record["latents"] >= latents]
         if short == "error" and len(fits) < len(records):
@@ -84,15 +91,19 @@ class LatentDataset(Dataset[dict[str, Any]]):
         without = next((record for record in fits if not record["logvar"]), None)
         if posterior == "sample" and without is not None:
             raise UsageError(f"{without['path']} keeps no log-variance to sample from; encode with --store-logvar")
-        if pixels == "source" and any(record["source"] is None for record in fits):
-            raise UsageError('the sources of these files are not known; pixels="source" wants the index of a batch')
+        nameless = next((record for record in fits if not record["source"]), None)
+        if pixels == "source" and nameless is not None:
+            raise UsageError(
+                f"the source of {nameless['path']} is not known; "
+                'pixels="source" wants the index that `cvcodec batch` wrote, pixels="decoded" needs none'
+            )
         self.records: list[Record] = fits
         """What the index says of each clip that is used, in the order of items."""
         self.skipped = len(records) - len(fits)
         """Clips that are too short."""
         self._length, self._seed, self._repeats = latents, seed, repeats
         self._posterior, self._scaled, self._pixels, self._model = posterior, scaled, pixels, model
-        self._columns, self._transform = tuple(columns), transform
+        self._columns, self._transform = check_columns(columns, RESERVED), transform
         self._cache_bytes = int(cache_mb * 2**20)
         self._cache: ClipCache | None = None
         self._loaded: VideoAutoencoder | None = None

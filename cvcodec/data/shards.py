@@ -4,7 +4,8 @@
     KEY.json           `target`, `layout`, `factors`, ... see `dataset.targets`, and the index record of the clip
 
 A key is the path of the .cvl file without its suffix; dots in a name become underscores, since WebDataset cuts keys at
-the first dot. Entries are as plain as tar allows (no owner, no time), so that the same samples make the same bytes.
+the first dot; an export numbers those that would then be the same. Entries are as plain as tar allows (no owner, no
+time), so that the same samples make the same bytes.
 Owns: keys, entries, reading samples back. Does not know: what latents are scaled for, where shards lie.
 """
 

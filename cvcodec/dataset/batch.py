@@ -15,7 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cvcodec.data.index import INDEX_NAME, Record, dump_line, dump_lines, index_files, parse_line, shard_name
+from cvcodec.data.index import (
+    INDEX_NAME,
+    Record,
+    dump_line,
+    dump_lines,
+    index_files,
+    merge_records,
+    parse_line,
+    shard_name,
+)
 from cvcodec.dataset.sources import Clip
 from cvcodec.dataset.work import Job, Outcome, Task
 from cvcodec.errors import OutputError
@@ -58,8 +67,9 @@ def run_batch(
     except OSError as error:
         raise OutputError(f"{folder} cannot be created: {error.strerror}") from error
     name = folder / shard_name(INDEX_NAME, shard)
-    known = {record["path"]: record for file in index_files(folder) for record in _records(file)}
-    own = {record["path"]: record for record in _records(name)} if name.is_file() else {}
+    known = merge_records(folder, {file: _records(file) for file in index_files(folder)})
+    # What other runs wrote stays in it, but not what a later run put into another index since.
+    own = {record["path"]: known[record["path"]] for record in _records(name)} if name.is_file() else {}
     counts = {"encoded": 0, "skipped": 0}
     failures: list[Outcome] = []
     with atomic_output(name, overwrite=True, keep_partial=True, resume=True) as journal:

@@ -5,15 +5,16 @@ Owns: the files and what is recorded in them. Does not know: what targets want (
 A safetensors file holds `latents`, `logvar` where the source keeps it, and `pts`, `durations` and `flags` of the
 frames; its metadata `cvcodec.export` (JSON) says target, layout, factors and mode, and `cvcodec.header` is the header
 of the .cvl file, so that importing it again decodes to the same video. A .npy file has the same beside it, as
-`NAME.npy.json`.
+`NAME.npy.json`, but for the log-variance, which it leaves out.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -40,7 +41,7 @@ from cvcodec.data.shards import (
 )
 from cvcodec.dataset.targets import TARGETS, Target, TargetName
 from cvcodec.errors import InputError, OutputError, UsageError
-from cvcodec.fileio import atomic_output, check_output, open_input
+from cvcodec.fileio import atomic_output, check_output, naming_damage, open_input
 
 Format = Literal["safetensors", "npy", "webdataset"]
 DType = Literal["auto", "fp32", "fp16"]
@@ -58,6 +59,8 @@ class Exported:
     clips: int
     size_bytes: int
     files: int
+    notices: tuple[str, ...] = ()
+    """What a person should be told."""
 
 
 def format_of(output: str | os.PathLike[str], *, is_folder: bool) -> Format:
@@ -129,7 +132,7 @@ def export_file(
         raise UsageError("WebDataset shards come from export_shards, for any number of .cvl files")
     chosen = TARGETS[target]
     check_output(output, overwrite=overwrite, inputs=[source])
-    with open_input(source) as file:
+    with open_input(source) as file, naming_damage(source):
         reader = BitstreamReader(file)
         header = reader.header
         check_target(header, chosen, os.fspath(source))
@@ -150,7 +153,9 @@ def export_file(
         _write_safetensors(output, tensors, metadata, overwrite)
     else:
         _write_npy(output, tensors, metadata, overwrite)
-    return Exported(chosen, values.shape, 1, Path(output).stat().st_size, 1)
+    lost = kind == "npy" and logvar is not None
+    notices = (f"{os.fspath(output)} leaves out the log-variance; a .safetensors file keeps it",) if lost else ()
+    return Exported(chosen, values.shape, 1, Path(output).stat().st_size, 1, notices)
 
 
 def export_shards(
@@ -166,6 +171,9 @@ def export_shards(
 ) -> Exported:
     """Export a folder of .cvl files (or its index) to tar shards in the folder `output`.
 
+    Keys are paths without their suffix, dots in names become underscores; where two paths would have one key, such as
+    `a.b.cvl` and `a_b.cvl`, the later one in order of paths has a number behind it (`a_b-2`), and its JSON the path.
+
     shuffle: seed of a fixed random order, so that every shard is a fair sample; None: by path. shard_bytes: a shard is
     closed before it grows beyond this. Raises as `export_file`; a clip of another latent space than the target's ends
     the export, since a shard with holes would be noticed late.
@@ -178,7 +186,7 @@ def export_shards(
     if shuffle is not None:
         order = np.random.Generator(np.random.PCG64(shuffle)).permutation(len(records))
         records = [records[number] for number in order]
-    _check_keys(records)
+    keys = _keys(records)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -189,7 +197,7 @@ def export_shards(
     listing: list[dict[str, Any]] = []
     # Its partial file stays where an export ends early: the mark of shards that are not all there.
     with atomic_output(folder / SHARDS_NAME, overwrite=overwrite, keep_partial=True) as index:
-        for number, samples in enumerate(_shards(_samples(records, base, TARGETS[target], dtype), shard_bytes)):
+        for number, samples in enumerate(_shards(_samples(records, keys, base, TARGETS[target], dtype), shard_bytes)):
             name = f"shard-{number:06d}.tar"
             count = 0
             with atomic_output(folder / name, overwrite=overwrite) as sink, open_shard(sink) as tar:
@@ -204,7 +212,9 @@ def export_shards(
     return Exported(TARGETS[target], (), len(records), total, len(listing))
 
 
-def _samples(records: Sequence[dict[str, Any]], base: Path, target: Target, dtype: DType) -> Iterator[Sample]:
+def _samples(
+    records: Sequence[dict[str, Any]], keys: Mapping[str, str], base: Path, target: Target, dtype: DType
+) -> Iterator[Sample]:
     cache = ClipCache(open_files=1, cache_bytes=0)
     for record in records:
         path = base / record["path"]
@@ -221,7 +231,7 @@ def _samples(records: Sequence[dict[str, Any]], base: Path, target: Target, dtyp
             logvar = target.order(_scaled_logvar(cache.logvar(path, 0, trailer.latents), target))
             files[LOGVAR] = npy_bytes((logvar if target.layout == "TCHW" else logvar[0]).astype(np.float16))
         files[DESCRIPTION] = json.dumps(described, sort_keys=True).encode()
-        yield Sample(key_of(record["path"]), files)
+        yield Sample(keys[record["path"]], files)
 
 
 def _shards(samples: Iterator[Sample], limit: int) -> Iterator[Iterator[Sample]]:
@@ -242,12 +252,20 @@ def _shards(samples: Iterator[Sample], limit: int) -> Iterator[Iterator[Sample]]
         yield group()
 
 
-def _check_keys(records: Sequence[dict[str, Any]]) -> None:
-    seen: dict[str, str] = {}
-    for record in records:
-        other = seen.setdefault(key_of(record["path"]), record["path"])
-        if other != record["path"]:
-            raise UsageError(f"{other} and {record['path']} would have one key, {key_of(other)}; rename one of them")
+def _keys(records: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The key of each path. Of paths that would share one, the first in order of paths has it, the others numbers."""
+    paths = sorted(record["path"] for record in records)
+    keys: dict[str, str] = {}
+    taken = {key_of(path) for path in paths}
+    given: set[str] = set()
+    for path in paths:
+        key = key_of(path)
+        if key in given:
+            key = next(name for number in itertools.count(2) if (name := f"{key}-{number}") not in taken)
+        taken.add(key)
+        given.add(key)
+        keys[path] = key
+    return keys
 
 
 def _logvar(reader: BitstreamReader, chunks: int) -> NDArray[np.float32]:

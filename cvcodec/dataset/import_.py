@@ -115,12 +115,19 @@ def import_file(
 
 
 def read_latents(source: str | os.PathLike[str], *, key: str | None = None) -> Stored:
-    """The latents of a .safetensors or .npy file, in any float type, and what is recorded. Raises InputError."""
+    """The latents of a .safetensors or .npy file, in any float type, and what is recorded.
+
+    key: name of the tensor, where a .safetensors file has several. Raises InputError; UsageError for a key in a .npy
+    file, which has none.
+    """
     path = Path(source)
     if not path.is_file():
         raise InputError(f"{path}: no such file")
+    is_npy = path.suffix.lower() == ".npy"
+    if is_npy and key is not None:
+        raise UsageError(f"{path}: a .npy file holds one array; leave out --key")
     try:
-        if path.suffix.lower() == ".npy":
+        if is_npy:
             latents, record, times = _read_npy(path)
         else:
             latents, record, times = _read_safetensors(path, key)

@@ -58,8 +58,8 @@ def find_clips(sources: Sequence[str | os.PathLike[str]]) -> list[Clip]:
     """
     folders = [Path(source).resolve() for source in sources if Path(source).is_dir()]
     clips: dict[str, list[_Found]] = {}
-    for source in map(os.fspath, sources):
-        empty = True
+    for given in sources:
+        source, empty = os.fspath(given), True
         for found in _expand(source, named=len(folders) > 1):
             empty = False
             _add(clips.setdefault(found.clip.source, []), found)
@@ -72,20 +72,22 @@ def find_clips(sources: Sequence[str | os.PathLike[str]]) -> list[Clip]:
 
 def _add(known: list[_Found], new: _Found) -> None:
     """Put one more naming of a video beside those that are known, unless it says nothing new."""
-    if new.row is None:
-        known[:] = known or [new]
+    row = new.row
+    if row is None:
+        if not known:
+            known.append(new)
         return
     if known and known[0].row is None:
         plain = known.pop().clip
         new = new if new.chosen else replace(new, clip=replace(new.clip, output=plain.output))
     for found in known:
-        assert found.row is not None
         mirrored = not new.chosen and not found.chosen
         if not mirrored and _replaced(found.clip.output) != _replaced(new.clip.output):
             continue
+        assert found.row is not None
         if found.clip.columns != new.clip.columns:
             raise InputError(
-                f"{found.row.where} and {new.row.where} both name {new.clip.source}, with different columns; "
+                f"{found.row.where} and {row.where} both name {new.clip.source}, with different columns; "
                 f"give it one row, or each row another `{OUTPUT}`"
             )
         return

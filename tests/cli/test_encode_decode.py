@@ -148,7 +148,11 @@ def test_the_program_itself_encodes_and_decodes_in_any_folder(here: Path) -> Non
         (["encode", "in.mkv", "b.mp4", "-w", "tiny.safetensors"], 2, "name it b.cvl"),
         (["encode", "a.cvl", "b.cvl", "-w", "tiny.safetensors"], 3, "a.cvl is a .cvl file already"),
         (["encode", "in.mkv", "b.cvl", "-w", "tiny.safetensors", "-q", "9", "--latents", "fp16"], 2, "leave out --qua"),
-        (["encode", "in.mkv", "b.cvl", "-w", "tiny.safetensors", "--threads", "99999"], 2, "less than or equal to 1024"),
+        (
+            ["encode", "in.mkv", "b.cvl", "-w", "tiny.safetensors", "--threads", "99999"],
+            2,
+            "less than or equal to 1024",
+        ),
         (["encode", "in.mkv", "b.cvl", "-w", "tiny.safetensors", "--start", "99"], 3, "it lasts 1.20 s"),
         (["decode", "a.cvl", "b.png", "-w", "tiny.safetensors", "--codec", "ffv1"], 2, "leave out codec"),
         (["decode", "a.cvl", "b.png", "-w", "tiny.safetensors"], 4, "'b.png' holds one picture"),

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 import cvcodec
 from cvcodec.data import LatentDataset
 from cvcodec.data.clips import ClipCache
+from cvcodec.data.latents import RESERVED
 from cvcodec.errors import InputError, TruncatedError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.video import VideoReader
@@ -162,10 +163,38 @@ def test_what_cannot_be_given_is_refused_with_the_way_out(folders: Folders, tmp_
         LatentDataset(folders["fp32"], columns=["text"])[0]
     with pytest.raises(UsageError, match="index"):
         LatentDataset([folders["fp32"] / "v/1.cvl"], pixels="source")
+    with pytest.raises(UsageError, match=r"the source of .*v/1\.cvl is not known"):
+        LatentDataset([folders["fp32"] / "v/1.cvl"], pixels="source")
     with pytest.raises(InputError, match="no such folder"):
         LatentDataset(tmp_path / "none")
     with pytest.raises(IndexError):
         LatentDataset(folders["fp32"])[5]
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"latents": 0}, "latents = 0, wanted a whole number, at least 1, or None"),
+        ({"latents": 2.5}, "latents = 2.5, wanted a whole number"),
+        ({"latents": True}, "latents = True, wanted a whole number"),
+        ({"latents": "5"}, "latents = '5', wanted a whole number"),
+        ({"seed": -1}, "seed = -1, wanted a whole number, at least 0"),
+        ({"repeats": 0}, "repeats = 0, wanted a whole number, at least 1"),
+        ({"posterior": "samples"}, "posterior = 'samples', wanted 'mean' or 'sample'"),
+        ({"pixels": "sources"}, "pixels = 'sources', wanted None or 'source' or 'decoded'"),
+        ({"short": "raise"}, "short = 'raise', wanted 'skip' or 'error'"),
+        ({"columns": "caption"}, r"columns = 'caption', wanted a list of names: \['caption'\]"),
+        ({"columns": ["caption", "pts"]}, r"column 'pts' .* \(reserved: latents, pts, first_latent, .* pixels\)"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(folders: Folders, options: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(UsageError, match=wanted):
+        LatentDataset(folders["fp32"], **options)
+    assert len(LatentDataset(folders["fp32"], latents=np.int64(3), seed=np.uint8(0))) == 4  # type: ignore[arg-type]
+
+
+def test_the_reserved_names_are_those_of_an_item(folders: Folders) -> None:
+    assert set(LatentDataset(folders["fp32"], pixels="source")[0]) == set(RESERVED)
 
 
 def test_a_file_that_was_cut_is_an_error_that_names_it(folders: Folders, tmp_path: Path) -> None:

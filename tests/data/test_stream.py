@@ -87,7 +87,45 @@ def test_an_endless_stream_goes_on_with_the_next_epochs(shards: Path) -> None:
     endless = IterableLatentDataset(shards, latents=2, endless=True)
     endless.set_epoch(3)
     assert [(item["key"], item["first_latent"]) for item in islice(endless, 15)] == epochs
-    assert list(IterableLatentDataset(shards, latents=99, endless=True)) == [], "it ends where nothing is long enough"
+
+
+@pytest.mark.parametrize("more", [{}, {"endless": True}, {"rank": 1, "world_size": 99}])
+def test_slices_that_are_longer_than_every_clip_are_an_error(shards: Path, more: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"none of the clips in \d shards has 99 latents, the longest has 11"):
+        list(IterableLatentDataset(shards, latents=99, **more))
+
+
+@pytest.mark.filterwarnings("ignore:.*shards are fewer")
+def test_a_worker_all_of_whose_clips_are_too_short_is_no_error_while_others_have_some(shards: Path) -> None:
+    world = {"world_size": len(list(shards.glob("*.tar")))}
+    parts = [list(IterableLatentDataset(shards, latents=11, rank=rank, **world)) for rank in range(world["world_size"])]
+    assert sorted(len(part) for part in parts) == [*[0] * (len(parts) - 1), 1]
+
+
+def test_fewer_shards_than_workers_are_warned_of_once(shards: Path) -> None:
+    shard = min(shards.glob("*.tar"))
+    first, second = (IterableLatentDataset(shard, rank=rank, world_size=3) for rank in (0, 1))
+    with pytest.warns(UserWarning, match="1 shards are fewer than 3 workers.*: 2 of them yield nothing") as warned:
+        assert [len(list(data)) > 0 for data in (first, first, second)] == [True, True, False]
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"latents": 0},
+        {"latents": 2.5},
+        {"latents": True},
+        {"seed": -1},
+        {"shuffle": True},
+        {"posterior": "samples"},
+        {"columns": ["caption", "key"]},
+        {"columns": "caption"},
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(shards: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=r"wanted|reserved: latents, first_latent, first_frame, key"):
+        IterableLatentDataset(shards, **options)
 
 
 def test_stored_order_is_kept_without_shuffling(shards: Path) -> None:

@@ -263,6 +263,17 @@ def test_shards_write_indexes_of_their_own_which_together_are_the_whole(
     assert (parts / "index.jsonl").read_bytes() == (whole / "index.jsonl").read_bytes()
 
 
+def test_an_index_does_not_keep_what_a_later_run_of_a_shard_replaced(model: VideoAutoencoder, tmp_path: Path) -> None:
+    for number in range(2):
+        write_clip(tmp_path / f"v/{number}.mkv", seed=number)
+    encode(model, tmp_path / "v", tmp_path / "out")
+    encode(model, tmp_path / "v", tmp_path / "out", shard=(0, 1), quality=20, overwrite=True)
+    wanted = read_index(tmp_path / "out")
+    assert all(record["size_bytes"] == (tmp_path / "out" / record["path"]).stat().st_size for record in wanted)
+    encode(model, tmp_path / "v/0.mkv", tmp_path / "out", quality=20)
+    assert list(index_of(tmp_path / "out").values()) == wanted
+
+
 def test_a_second_run_into_the_same_folder_is_refused_while_the_first_one_works(
     model: VideoAutoencoder, videos: Path, tmp_path: Path
 ) -> None:

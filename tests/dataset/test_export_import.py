@@ -19,7 +19,7 @@ from cvcodec.codec import EncodeOptions, encode_file
 from cvcodec.data.shards import read_samples
 from cvcodec.dataset.export_ import export_file, export_shards
 from cvcodec.dataset.import_ import ImportOptions, import_file
-from cvcodec.errors import InputError, ModelMismatchError, OutputError, UsageError
+from cvcodec.errors import BitstreamError, InputError, ModelMismatchError, OutputError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from tests.dataset.small import save_small_model, write_clip
 
@@ -259,6 +259,41 @@ def test_one_file_can_be_a_shard_and_no_other_file_is_an_index(
     (tmp_path / "x.jsonl").write_bytes(b"\x89PNG")
     with pytest.raises(InputError, match="line 1 is no index record"):
         export_shards(tmp_path / "x.jsonl", tmp_path / "t")
+
+
+def test_names_that_become_the_same_key_are_numbered_in_order_of_their_paths(
+    models: dict[str, VideoAutoencoder], clip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "v").mkdir()
+    source = encoded(models["own"], clip, tmp_path / "v/a.b.cvl")
+    for name in ("a_b", "a_b-2", "a_b.", "b"):
+        (tmp_path / f"v/{name}.cvl").write_bytes(source.read_bytes())
+    for shuffle in (None, 0, 1):
+        export_shards(tmp_path / "v", tmp_path / "s", shuffle=shuffle, overwrite=True)
+        samples = read_samples(tmp_path / "s/shard-000000.tar")
+        assert {sample.description["path"]: sample.key for sample in samples} == {
+            "a.b.cvl": "a_b",
+            "a_b-2.cvl": "a_b-2",
+            "a_b..cvl": "a_b_",
+            "a_b.cvl": "a_b-3",
+            "b.cvl": "b",
+        }
+
+
+def test_an_export_names_a_damaged_file_and_says_what_it_leaves_out(
+    models: dict[str, VideoAutoencoder], clip: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "no.cvl").write_bytes(b"not a video codec file" * 9)
+    with pytest.raises(BitstreamError, match=r"no\.cvl: not a \.cvl file"):
+        export_file(tmp_path / "no.cvl", tmp_path / "no.npy")
+    source = encoded(models["own"], clip, tmp_path / "x.cvl", store_logvar=True)
+    (notice,) = export_file(source, tmp_path / "x.npy").notices
+    assert "x.npy leaves out the log-variance" in notice
+    assert export_file(source, tmp_path / "x.safetensors").notices == ()
+    plain = encoded(models["own"], clip, tmp_path / "y.cvl")
+    assert export_file(plain, tmp_path / "y.npy").notices == ()
+    with pytest.raises(UsageError, match=r"x\.npy: a \.npy file holds one array; leave out --key"):
+        import_file(tmp_path / "x.npy", tmp_path / "z.cvl", options=ImportOptions(key="a"))
 
 
 def test_fp16_is_refused_where_it_cannot_hold_a_latent(models: dict[str, VideoAutoencoder], tmp_path: Path) -> None:
