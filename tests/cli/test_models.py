@@ -94,6 +94,7 @@ def test_a_folder_is_added_under_its_own_name_then_listed_shown_and_removed(home
     assert shown["card"]["source"] == "vae3d"
     assert shown["std"] == pytest.approx([1 / 0.18215] * 4)
 
+    assert "confirm with -y" in str(error_of("remove", "vae3d"))
     run("remove", "vae3d", "-y")
     assert [entry["name"] for entry in records(run("list", "--json"))] == ["cvvae-mini-z4-v1"]
 
@@ -143,7 +144,7 @@ def test_options_that_do_not_fit_together_are_refused_before_any_work(home: Path
     assert "no such file" in str(error_of("add", "absent", "--calibrate", tmp_path / "absent.mp4"))
     assert "belongs to a bundled model" in str(error_of("add", "absent", "--name", "cvvae-mini-z4"))
     assert isinstance(error_of("add", tmp_path / "absent"), InputError)
-    assert "confirm with -y" in str(error_of("remove", "vae3d"))
+    assert "no model is called 'vae3d'" in str(error_of("remove", "vae3d"))
 
 
 def test_calibration_clips_come_as_a_shell_pattern_or_a_folder_and_set_the_statistics(
