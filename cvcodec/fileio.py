@@ -16,7 +16,7 @@ import stat
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, TypeGuard, cast
 
 from cvcodec.errors import BitstreamError, InputError, OutputError
 
@@ -98,6 +98,7 @@ def atomic_output(
     check_output(path, overwrite=overwrite, inputs=inputs)
     target = _resolve(path)
     if _is_special(target):
+        # Unbuffered: what a full device refuses is refused in the block, not when a buffer is emptied as it closes.
         with _reporting_full(path), target.open("wb", buffering=0) as device:
             yield cast(BinaryIO, _ForwardOnly(cast(BinaryIO, device), os.fspath(path)))
         return
@@ -373,11 +374,11 @@ def _reporting_full(path: StrPath) -> Iterator[None]:
         raise
 
 
-def is_full(error: BaseException) -> bool:
+def is_full(error: BaseException) -> TypeGuard[OSError]:
     """Whether a disk, a quota or a file size limit ends the writing."""
     return isinstance(error, OSError) and error.errno in _NO_ROOM
 
 
 def _raise_if_full(error: BaseException, path: StrPath) -> None:
-    if isinstance(error, OSError) and is_full(error):
+    if is_full(error):
         raise OutputError(f"{os.fspath(path)} cannot be written: {error.strerror}") from error

@@ -322,8 +322,7 @@ def _tell(rows: list[Row], anchor: str | None, *, quality_table: bool, update: P
         parts = [f"Against {anchor}, mean over clips:", summary.difference_table(found, summary.speeds(rows))]
         parts += [summary.same_rate_table(same, anchor)] if same else []
         text = "\n\n".join(parts)
-    if update is not None:
-        harness.update_block(update, QUALITY_BLOCK if quality_table else RATE_BLOCK, text)
+    harness.update_block(update, QUALITY_BLOCK if quality_table else RATE_BLOCK, text)
     if json:
         for row in rows:
             report.emit({"command": "bench", **{k: v for k, v in row.to_dict().items() if k != "command"}})

@@ -162,9 +162,8 @@ def decode_file(
     with ExitStack() as stack:
         stack.enter_context(naming_damage(source))
         file = stack.enter_context(open_input(source))
-        decoder = Decoder(
-            file, model=_model_for(model), options=options, on_notice=on_notice
-        )  # refuses before anything is created
+        # Refuses before anything is created.
+        decoder = Decoder(file, model=_model_for(model), options=options, on_notice=on_notice)
         if is_standard_stream(destination):
             target: Any = stack.enter_context(atomic_output(destination))
         elif sequence:

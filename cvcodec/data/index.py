@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cvcodec.bitstream import BitstreamReader
-from cvcodec.errors import BitstreamError, InputError
+from cvcodec.errors import InputError
+from cvcodec.fileio import naming_damage
 
 INDEX_NAME = "index.jsonl"
 SUFFIX = ".cvl"
@@ -150,10 +151,8 @@ def describe(
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     with file:
-        try:
+        with naming_damage(path):
             reader = BitstreamReader(file)
-        except BitstreamError as error:
-            raise type(error)(f"{path}: {error}") from error
         header, trailer = reader.header, reader.trailer
         assert trailer is not None
         size = file.seek(0, io.SEEK_END)

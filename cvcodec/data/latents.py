@@ -21,14 +21,13 @@ from cvcodec.codec.headers import info_from_header
 from cvcodec.data.checks import check_choice, check_columns, check_latents, check_whole
 from cvcodec.data.clips import ClipCache
 from cvcodec.data.index import Record, describe, read_index
-from cvcodec.data.posterior import to_model_space, values_of
+from cvcodec.data.posterior import Posterior, to_model_space, values_of
 from cvcodec.data.slices import ITEM, Slice, draw_slice, generator_for
 from cvcodec.errors import InputError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.registry import load_model
 
 StrPath = str | os.PathLike[str]
-Posterior = Literal["mean", "sample"]
 Pixels = Literal["source", "decoded"]
 Short = Literal["skip", "error"]
 

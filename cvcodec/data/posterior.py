@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
+
+Posterior = Literal["mean", "sample"]
+"""What a data set gives of a posterior."""
 
 
 def values_of(mean: Floats, logvar: Floats, generator: np.random.Generator) -> Floats:

@@ -10,7 +10,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,14 +18,13 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from cvcodec.data.checks import check_choice, check_columns, check_latents, check_whole
 from cvcodec.data.index import read_index
-from cvcodec.data.posterior import values_of
+from cvcodec.data.posterior import Posterior, values_of
 from cvcodec.data.shards import LATENTS, LOGVAR, SHARDS_NAME, Sample, read_samples
 from cvcodec.data.slices import BUFFER, SAMPLE, SHARDS, draw_slice, generator_for
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import partial_path
 
 StrPath = str | os.PathLike[str]
-Posterior = Literal["mean", "sample"]
 
 RESERVED = ("latents", "first_latent", "first_frame", "key")
 """What an item has besides columns."""
