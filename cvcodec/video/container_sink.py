@@ -143,11 +143,11 @@ class ContainerSink:
             stream.set_display_matrix(spec.display_matrix)
         elif spec.rotation:
             stream.set_display_rotation(-spec.rotation)
-        with _quiet_svt(), captured_log() as lines:
+        with _quiet_svt(), captured_log() as log:
             try:
                 context.open()
             except (av.error.FFmpegError, ValueError) as error:
-                detail = lines[-1] if lines else reason(error)
+                detail = (log() or [reason(error)])[-1]
                 raise OutputError(
                     f"{codec} cannot encode {spec.width}x{spec.height} {pixel_format}: {detail}"
                 ) from error
@@ -265,7 +265,7 @@ def _quiet_svt() -> Iterator[None]:
         yield
     finally:
         if before is None:
-            del os.environ["SVT_LOG"]
+            os.environ.pop("SVT_LOG", None)  # another thread may have been faster
 
 
 def rgb_to_packet(codec: str, pixel_format: str, frame: av.VideoFrame, options: dict[str, str]) -> bytes:

@@ -276,7 +276,7 @@ def _delay(container: str, stream: CopiedStream, offset: Fraction) -> int | None
 
 def _problem(container: str, stream: CopiedStream) -> str | None:
     """Why `container` cannot hold `stream`, found by trying; None where it can."""
-    with captured_log() as lines:
+    with captured_log() as log:
         output = av.open(io.BytesIO(), "w", format=container)
         try:
             _add_to(output, container, stream, Fraction(0))
@@ -286,7 +286,7 @@ def _problem(container: str, stream: CopiedStream) -> str | None:
         except _ERRORS as error:
             if type(error) is ValueError:
                 return "no such codec in this format"
-            return lines[-1] if lines else reason(error)
+            return (log() or [reason(error)])[-1]
         finally:
             with suppress(*_ERRORS):
                 output.close()

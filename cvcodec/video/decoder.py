@@ -8,6 +8,7 @@ away. Where what comes out does not begin before the wanted time, or is damaged 
 at last the beginning.
 """
 
+import os
 import re
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from av.codec.context import Flags
 
 from cvcodec.errors import InputError
 from cvcodec.video.deinterlace import Timed
-from cvcodec.video.libav import as_fraction, reason
+from cvcodec.video.libav import as_fraction, captured_log, park, reason
 from cvcodec.video.source import Source
 
 # Formats that store the time of every frame. Elsewhere (AVI, MPEG-PS, raw streams) FFmpeg derives times from the frames
@@ -31,6 +32,9 @@ _TIMED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "flv", "
 _FIRST_STEP_BACK = Fraction(2)
 _PACKET_LEAD = Fraction(1)  # seconds that packets of other streams may lie in front of the video of their time
 _PACKET_LAG = Fraction(10)  # and behind it
+
+_INHERITED: list[Any] = []
+"""What a forked child must never free."""
 
 PacketSink = Callable[[Any], None]
 """Takes a PyAV packet, or None: see `Decoder`."""
@@ -43,7 +47,8 @@ class Decoder:
     threads: decoding threads, None for as many as there are cores.
     on_packet: is given every packet in file order (for copying other streams than this one), and None where reading
         starts again somewhere else; without it other streams are discarded unread.
-    errors: decoding errors so far. notices: what a person should know, each once.
+    errors: decoding errors so far. notices: what a person should know, each once. crop: (top, bottom, left, right)
+    that the container asks for.
     Raises InputError where there is no such stream, or no decoder for it.
     """
 
@@ -56,6 +61,7 @@ class Decoder:
         self._number = stream or 0
         self._threads = threads or 0
         self._on_packet = on_packet
+        self._process = os.getpid()
         self._open()
 
     def _open(self) -> None:
@@ -80,6 +86,7 @@ class Decoder:
             for other in self.container.streams:
                 if other.index != self.stream.index:
                     other.discard = av.stream.Discard.all
+        self.crop = _container_cropping(self.container, self.stream.index)
         self.stream.thread_type = "AUTO"
         self.stream.thread_count = self._threads
         self.stream.codec_context.flags |= Flags.output_corrupt
@@ -241,7 +248,7 @@ class Decoder:
             step *= 2
         if self.source.seekable:
             self._forget()
-            self.container.close()
+            self._release()
             self._open()
         return self.frames()
 
@@ -278,10 +285,22 @@ class Decoder:
             yield reached
             yield from rest
 
+    def _release(self) -> None:
+        park(self.stream.codec_context)
+        self.container.close()
+
     def close(self) -> None:
         """Close container and source."""
-        self.container.close()
+        self._release()
         self.source.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "stream", None) is None:
+            return
+        if self._process == os.getpid():
+            park(self.stream.codec_context)
+        else:  # forked: its threads are not there to be waited for, neither here nor by FFmpeg
+            _INHERITED.append((self.container, self.stream))
 
 
 class _RecentPackets:
@@ -340,18 +359,14 @@ def side_data(frame: av.VideoFrame) -> dict[str, bytes]:
     return {}
 
 
-def container_cropping(container: Any, stream_index: int) -> tuple[int, int, int, int]:
+def _container_cropping(container: Any, stream_index: int) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) of the cropping that Matroska asks for; FFmpeg leaves it to the application, and
     PyAV gives it only as text.
     """
     if "matroska" not in container.format.name:
         return 0, 0, 0, 0
-    before = av.logging.get_level()
-    av.logging.set_level(av.logging.INFO)
-    try:
+    with captured_log(av.logging.INFO):
         text = container.dumps_format()
-    finally:
-        av.logging.set_level(before)
     current = None
     for line in text.splitlines():
         if found := re.match(r"\s*Stream #\d+:(\d+)", line):

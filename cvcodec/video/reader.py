@@ -20,7 +20,7 @@ from cvcodec.errors import InputError, UsageError
 from cvcodec.video import orientation
 from cvcodec.video.color import UNSPECIFIED, Color, ContentLight, MasteringDisplay
 from cvcodec.video.convert import BACKGROUNDS, RgbReader, bit_depth_of, check_matrix, is_gray, is_rgb
-from cvcodec.video.decoder import Decoder, PacketSink, container_cropping, side_data
+from cvcodec.video.decoder import Decoder, PacketSink, side_data
 from cvcodec.video.deinterlace import Timed, deinterlaced
 from cvcodec.video.frame import Frame, VideoInfo
 from cvcodec.video.libav import as_fraction
@@ -104,7 +104,7 @@ class VideoReader:
     def _describe(self, first: Timed) -> None:
         decoder, frame = self._decoder, first.frame
         self._size = frame.width, frame.height
-        self._crop = container_cropping(decoder.container, decoder.stream.index)
+        self._crop = decoder.crop
         top, bottom, left, right = self._crop
         width, height = frame.width - left - right, frame.height - top - bottom
         if width < 1 or height < 1:

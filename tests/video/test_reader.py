@@ -12,7 +12,7 @@ import pytest
 
 from cvcodec.errors import InputError, UsageError
 from cvcodec.video import Color, VideoReader, probe
-from cvcodec.video.decoder import container_cropping
+from cvcodec.video.decoder import _container_cropping
 from cvcodec.video.source import Source
 from tests.video.clips import read, same
 
@@ -295,8 +295,8 @@ def test_cropping_of_matroska_is_found_in_the_description_of_its_stream() -> Non
                 "  Stream #0:1: Video: h264\n    Side data:\n      Frame Cropping: 1/2/3/4\n"
             )
 
-    assert container_cropping(Container(), 1) == (1, 2, 3, 4)
-    assert container_cropping(Container(), 2) == (0, 0, 0, 0)
+    assert _container_cropping(Container(), 1) == (1, 2, 3, 4)
+    assert _container_cropping(Container(), 2) == (0, 0, 0, 0)
 
 
 def test_a_source_is_opened_anew_from_its_beginning(make: Any) -> None:
