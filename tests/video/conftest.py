@@ -87,7 +87,11 @@ def encode(
     for frame, time in zip(frames, times, strict=True):
         frame.pts, frame.time_base = time, time_base
         output.mux(stream.encode(frame))
-    output.mux(stream.encode(None))
+    last = stream.encode(None)
+    for packet in last:
+        if len(frames) <= 2:  # x265 gives heap garbage as dts to so few (its issue 781); they are never reordered
+            packet.dts = packet.pts
+    output.mux(last)
     output.close()
 
 
