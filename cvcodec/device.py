@@ -91,7 +91,7 @@ def cpu_multiplies_bf16() -> bool:
     """Whether the CPU has bf16 multiply instructions that oneDNN uses: AMX or AVX-512 BF16.
 
     A question of instructions, not a timing, so that `auto` is the same in every run on a machine. Both are real gains:
-    3x3x3 and 3x3 convolutions in channels_last take 1.6 to 2.9 times less time than in fp32 on a Zen 4 (AVX-512 BF16,
+    3x3x3 and 3x3 convolutions in channels_last take 1.5 to 2.9 times less time than in fp32 on a Zen 4 (AVX-512 BF16,
     no AMX). Without them oneDNN converts to fp32 and back, and bf16 loses.
     """
     if not torch.backends.mkldnn.is_available():

@@ -113,6 +113,8 @@ def decode(
             "--chroma": chroma,
             "--salvage": salvage or None,
             "--strict": strict or None,
+            "--device": None if device == "auto" else device,  # no decoder runs
+            "--precision": None if precision == "auto" else precision,
         }
         if unfit := [name for name, value in others.items() if value is not None]:
             raise UsageError(f"--preview shows the whole file and writes an image: leave out {', '.join(unfit)}")

@@ -4,24 +4,24 @@ Owns: the formats of lists, and what may stand in them. Does not know: folders, 
 
 A manifest is a .csv or .tsv file with a header, or .jsonl with an object a line: column `path` (or `file`, where there
 is no `path`) names the video, relative to the manifest; `output` its place if it shall not be mirrored; every other
-column is carried over to the index. Values of a .csv file may be quoted, then commas and line ends belong to them; in a
-.tsv file quotes are text. A .txt file has one path a line, and comments that begin with `#`.
+column is carried over to the index. A .txt file has one path a line, and comments that begin with `#`. Tables are read
+by `cvcodec.tables`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cvcodec.data.index import SUFFIX
 from cvcodec.errors import InputError
+from cvcodec.tables import TABLE_SUFFIXES, read_table, read_text
 
-MANIFEST_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".txt"})
+MANIFEST_SUFFIXES = TABLE_SUFFIXES | {".jsonl", ".txt"}
 
 PATH, FILE, OUTPUT = "path", "file", "output"
 
@@ -70,53 +70,18 @@ def _output(given: str, where: str) -> str:
 
 
 def _lines(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    try:
-        text = manifest.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{manifest} cannot be read: {error}") from error
     kind = manifest.suffix.lower()
-    if kind in (".csv", ".tsv"):
-        yield from _table(text, manifest.name, tabs=kind == ".tsv")
+    if kind in TABLE_SUFFIXES:
+        yield from read_table(manifest, (PATH, FILE))
         return
-    for number, line in enumerate(text.split("\n"), 1):  # splitlines() would also end lines at U+2028 in a caption
+    # splitlines() would also end lines at U+2028 in a caption
+    for number, line in enumerate(re.split("\r?\n", read_text(manifest)), 1):
         if not line.strip():
             continue
         if kind == ".jsonl":
             yield number, _object(line, f"{manifest.name}, line {number}")
         elif not line.lstrip().startswith("#"):
             yield number, {PATH: line}
-
-
-def _table(text: str, name: str, *, tabs: bool) -> Iterator[tuple[int, dict[str, str]]]:
-    file = io.StringIO(text, newline="")  # quoted values keep their line ends
-    reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.reader(file, strict=True)
-    header: list[str] = []
-    number = 1
-    try:
-        for fields in reader:
-            if header and fields:
-                if len(fields) > len(header):
-                    way = "a value cannot hold a tab" if tabs else "quote values that contain commas"
-                    raise InputError(
-                        f"{name}, line {number}: {len(fields)} fields, the header has {len(header)}; {way}"
-                    )
-                fields += [""] * (len(header) - len(fields))
-                yield number, {column: value for column, value in zip(header, fields, strict=True) if column}
-            elif fields:
-                header = _header(fields, name)
-            number = reader.line_num + 1
-    except csv.Error as error:
-        way = "" if tabs else "; close the quotes that open there, and double those inside a quoted value"
-        raise InputError(f"{name}, line {number} cannot be read: {error}{way}") from error
-
-
-def _header(fields: list[str], name: str) -> list[str]:
-    if PATH not in fields and FILE not in fields:
-        raise InputError(f"{name} has no column `{PATH}` (nor `{FILE}`); it has {', '.join(fields)}")
-    twice = next((field for field in fields if field and fields.count(field) > 1), None)
-    if twice is not None:
-        raise InputError(f"{name} has two columns `{twice}`; rename one of them")
-    return fields
 
 
 def _object(line: str, where: str) -> dict[str, str]:

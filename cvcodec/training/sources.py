@@ -3,16 +3,15 @@
 Owns: folders, lists and manifests; the split by source; the first look at each file (a bad one is named once).
 Does not know: pixels, tensors, caches.
 
-A manifest is a .tsv or .csv file with a header. `file` or `path` (relative to the manifest) is required; `split`
-(`train`, `val`; rows with another word are left out) and `source` are optional. A .txt list has one path a line.
+A manifest is a table (see `cvcodec.tables`): column `path` (or `file`, where there is no `path`; relative to the
+manifest) is required; `split` (`train`, `val`; rows with another word are left out) and `source` are optional. A .txt
+list has one path a line.
 Without a `split`, whole sources are held out by a hash of their name: clips of one film must not be on both sides. The
 source of a file without a `source` column is its folder inside the given one, or the file itself at the top level.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
 import hashlib
 import math
 import re
@@ -22,6 +21,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from cvcodec.errors import CvcodecError, InputError
+from cvcodec.tables import TABLE_SUFFIXES, read_table, read_text
 from cvcodec.video.reader import VideoReader
 
 IMAGE_SUFFIXES = frozenset(
@@ -82,7 +82,7 @@ def find_sources(entries: Sequence[str | Path], val_fraction: float) -> list[Sou
             sources = _from_folder(root, val_fraction)
         elif not root.is_file():
             raise InputError(f"no such data: {root}; wanted a folder, a .txt list or a .tsv or .csv manifest")
-        elif root.suffix.lower() in (".tsv", ".csv"):
+        elif root.suffix.lower() in TABLE_SUFFIXES:
             sources = _from_manifest(root, val_fraction)
         elif root.suffix.lower() == ".txt":
             sources = _from_list(root, val_fraction)
@@ -137,44 +137,20 @@ def _from_folder(root: Path, val_fraction: float) -> Iterator[Source]:
 
 
 def _from_list(listing: Path, val_fraction: float) -> Iterator[Source]:
-    with _readable(listing):
-        lines = listing.read_text(encoding="utf-8-sig").splitlines()
-    for line in lines:
+    for line in read_text(listing).splitlines():
         name = line.strip()
         if name and not name.startswith("#"):
             yield Source(listing.parent / name, _split_of(name, val_fraction), name)
 
 
 def _from_manifest(manifest: Path, val_fraction: float) -> Iterator[Source]:
-    tabs = manifest.suffix.lower() == ".tsv"
-    with _readable(manifest), open(manifest, encoding="utf-8-sig", newline="") as file:
-        # Quotes are text between tabs; between commas an open one would swallow the rows behind it.
-        reader = (
-            csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.DictReader(file, strict=True)
-        )
-        columns = reader.fieldnames or ()
-        column = next((name for name in ("file", "path") if name in columns), None)
-        if column is None:
-            raise InputError(f"manifest {manifest} has columns {', '.join(columns) or 'none'}; wanted at least `file`")
-        for row in reader:
-            name = (row[column] or "").strip()
-            if not name:
-                continue
-            group = (row.get("source") or "").strip() or name
-            split = (row.get("split") or "").strip().lower() or _split_of(group, val_fraction)
-            yield Source(manifest.parent / name, split, group)
-
-
-@contextlib.contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except csv.Error as error:
-        raise InputError(f"{path} is no table: {error}") from error
+    for _, row in read_table(manifest, ("path", "file")):
+        name = row["path" if "path" in row else "file"].strip()
+        if not name:
+            continue
+        group = row.get("source", "").strip() or name
+        split = row.get("split", "").strip().lower() or _split_of(group, val_fraction)
+        yield Source(manifest.parent / name, split, group)
 
 
 def _split_of(group: str, val_fraction: float) -> str:

@@ -158,6 +158,7 @@ def test_the_program_itself_encodes_and_decodes_in_any_folder(here: Path) -> Non
         (["decode", "a.cvl", "b.png", "-w", "tiny.safetensors"], 4, "'b.png' holds one picture"),
         (["decode", "a.cvl", "b.mov", "-w", "tiny.safetensors", "--codec", "libsvtav1"], 4, "cannot hold libsvtav1"),
         (["decode", "a.cvl", "b.png", "-w", "tiny.safetensors", "--preview", "--crf", "3"], 2, "leave out --crf"),
+        (["decode", "a.cvl", "b.png", "--preview", "--device", "cpu"], 2, "leave out --device"),
         (["decode", "in.mkv", "b.mp4", "-w", "tiny.safetensors"], 5, "in.mkv: not a .cvl file"),
         (["info", "in.mkv"], 5, "in.mkv: not a .cvl file"),
     ],

@@ -68,7 +68,7 @@ def test_data_that_is_not_there_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no videos or images"):
         find_sources([tmp_path], 0.1)
     (tmp_path / "m.tsv").write_text("clip\tsplit\nx\ttrain\n")
-    with pytest.raises(InputError, match="wanted at least `file`"):
+    with pytest.raises(InputError, match="no column `path`"):
         find_sources([tmp_path / "m.tsv"], 0.1)
 
 
@@ -96,8 +96,8 @@ def test_nothing_but_unreadable_files_is_a_clear_error(tmp_path: Path) -> None:
     [
         ("a.csv", "file,split\none.mp4,train\n".encode("utf-16"), "is not UTF-8 text"),
         ("a.txt", "caf\xe9.mp4".encode("latin-1"), "is not UTF-8 text"),
-        ("a.csv", b'file,split\n"one.mp4,train\ntwo.mp4,train\n', "is no table"),
-        ("a.csv", b"file,split\n" + b"x" * 200_000 + b",train\n", "is no table"),
+        ("a.csv", b'file,split\n"one.mp4,train\ntwo.mp4,train\n', "line 2 cannot be read"),
+        ("a.csv", b"file,split\n" + b"x" * 200_000 + b",train\n", "line 2 cannot be read"),
     ],
 )
 def test_a_list_that_cannot_be_read_is_a_clear_error(tmp_path: Path, name: str, data: bytes, message: str) -> None:

@@ -323,7 +323,11 @@ def test_two_processes_equal_one_with_the_same_samples(media: Path, image_vae: P
         subprocess.Popen(command, env={**environment, "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)})
         for rank in range(2)
     ]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    try:
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     one, two = load_state(tmp_path / "one"), load_state(tmp_path / "two")
     for part in ("model", "objective"):
         for name, tensor in one[part].items():
