@@ -102,7 +102,7 @@ def test_nothing_but_unreadable_files_is_a_clear_error(tmp_path: Path) -> None:
 )
 def test_a_list_that_cannot_be_read_is_a_clear_error(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(InputError, match=rf"a\.(csv|txt) {message}"):
+    with pytest.raises(InputError, match=rf"a\.(csv|txt),? {message}"):
         find_sources([tmp_path / name], 0.1)
 
 
