@@ -18,6 +18,9 @@ T = TypeVar("T")
 _POLL_S = 0.1  # how often a thread that waits for room looks whether it should stop
 _PATIENCE_S = 2.0  # how long an interrupted run waits for a thread that is inside a read or write: a pipe may be silent
 
+# Threads here say themselves that they have ended, and nobody joins them: Python before 3.13 takes a thread for ended
+# whose `join` was interrupted by a signal, while it goes on.
+
 
 def in_thread(function: Callable[[], T], *, name: str) -> T:
     """`function()`, computed in a thread of its own while this one waits and can be interrupted.
@@ -44,15 +47,15 @@ class ReadAhead(Generic[T]):
     """Iterates over `source` in a thread of its own, at most `limit` items ahead.
 
     An exception in `source` is raised to the consumer, after the items before it. `close` (or leaving the context)
-    stops the thread, between two items, and waits for it, but not for ever: `stuck` tells that it is still inside
-    `source`, which then must not be touched any more.
+    stops the thread, between two items, and waits for it, but not for ever: `stuck` then tells that it is still inside
+    `source`, which must not be touched any more.
     """
 
     def __init__(self, source: Iterable[T], *, limit: int, name: str = "read-ahead") -> None:
         self._queue: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(max(1, limit))
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(source,), name=name, daemon=True)
-        self._thread.start()
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, args=(source,), name=name, daemon=True).start()
 
     def _run(self, source: Iterable[T]) -> None:
         try:
@@ -63,6 +66,8 @@ class ReadAhead(Generic[T]):
             self._put(error)
         else:
             self._put(None)
+        finally:
+            self._ended.set()
 
     def _put(self, item: tuple[T] | BaseException | None) -> bool:
         while not self._stop.is_set():
@@ -85,12 +90,12 @@ class ReadAhead(Generic[T]):
     def close(self) -> None:
         """Stop reading and wait for the thread."""
         self._stop.set()
-        self._thread.join(_PATIENCE_S)
+        self._ended.wait(_PATIENCE_S)
 
     @property
     def stuck(self) -> bool:
         """Whether the thread did not stop in time."""
-        return self._stop.is_set() and self._thread.is_alive()
+        return not self._ended.is_set()
 
     def __enter__(self) -> Self:
         return self
@@ -114,10 +119,16 @@ class WriteBehind(Generic[T]):
         self._queue: queue.Queue[tuple[T] | None] = queue.Queue(max(1, limit))
         self._error: BaseException | None = None
         self._failed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
 
     def _run(self) -> None:
+        try:
+            self._consume_all()
+        finally:
+            self._ended.set()
+
+    def _consume_all(self) -> None:
         while (item := self._queue.get()) is not None:
             if self._failed.is_set():
                 continue
@@ -134,15 +145,15 @@ class WriteBehind(Generic[T]):
 
     def finish(self) -> None:
         """Wait until everything is consumed. Raises what `consume` raised."""
-        if self._thread.is_alive():
+        if not self._ended.is_set():
             self._queue.put(None)
-            self._thread.join()
+            self._ended.wait()
         self._raise()
 
     @property
     def stuck(self) -> bool:
         """Whether the thread did not stop in time."""
-        return self._failed.is_set() and self._thread.is_alive()
+        return not self._ended.is_set()
 
     def _raise(self) -> None:
         if self._error is not None:
@@ -155,8 +166,8 @@ class WriteBehind(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._thread.is_alive():
+        if not self._ended.is_set():
             self._failed.set()  # what waits is dropped; after `finish` nothing waits
             with contextlib.suppress(queue.Full):
                 self._queue.put(None, timeout=_PATIENCE_S)
-                self._thread.join(_PATIENCE_S)
+                self._ended.wait(_PATIENCE_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -133,6 +134,21 @@ def test_a_sink_that_never_answers_does_not_hold_up_its_producer(monkeypatch: py
             behind.put(2)
             raise KeyboardInterrupt
         assert behind.stuck
+    answer.set()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="wakes one thread by a signal")
+def test_a_sink_that_works_while_an_interrupt_ends_the_wait_for_it_is_not_taken_for_idle(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pipeline, "_PATIENCE_S", 0.1)
+    answer = threading.Event()
+    interrupt = threading.Timer(0.2, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt), WriteBehind(lambda item: answer.wait(30), limit=2) as behind:
+        behind.put(1)
+        interrupt.start()
+        behind.finish()
+    assert behind.stuck
     answer.set()
 
 

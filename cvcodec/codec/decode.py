@@ -232,7 +232,8 @@ class Decoder:
             options = player.writer_options(self.header.time_base) | self.options.writer
             writer = VideoWriter.like(target, self.info, label=label, **options)
             behind: WriteBehind[Frame] | None = None
-            stack.callback(lambda: None if behind is not None and behind.stuck else writer.abort())  # unless closed
+            closing = False
+            stack.callback(lambda: None if closing or (behind is not None and behind.stuck) else writer.abort())
 
             def write(frame: Frame) -> None:
                 if not writer.frames:
@@ -258,6 +259,7 @@ class Decoder:
                 if self._chunks.lost:
                     raise BitstreamError("no chunk of the range that was asked for is intact: nothing can be salvaged")
                 raise UsageError("no frames lie in the range that was asked for")
+            closing = True  # it aborts itself where it fails
             in_thread(writer.close, name="video-closer")
             self.notices.extend(writer.notices)
             frames = writer.frames
