@@ -9,7 +9,8 @@ Owns: the mini architecture. A causal encoder and a symmetric decoder of 2D+3D r
   context gives exactly what the whole clip gives.
 * A linear 4x8x8 patch transform runs beside encoder and decoder (a shortcut). Their last convolutions start at zero,
   so that a model whose transform is a PCA of patches starts at the quality of that PCA.
-* Only some blocks look along time (`encoder_temporal`, `decoder_temporal`): one more latent of reach for each.
+* Only some blocks look along time (`encoder_temporal`, `decoder_temporal`): one more latent of reach for each, two
+  for each all-3D block.
 
 The 2D twin is the same network with every temporal kernel of size 1: it encodes each frame alone.
 
@@ -34,7 +35,11 @@ Side = Literal["causal", "symmetric"]
 
 
 def mini_config(latent_channels: int = 16, *, video: bool = True, **changes: object) -> ModelConfig:
-    """The bundled mini models' config; `video=False` gives the 2D twin. `changes` replace fields."""
+    """The bundled mini models' config; `video=False` gives the 2D twin. `changes` replace fields.
+
+    `encode_context` and `decode_context` follow from the temporal blocks, so that windows give what the whole clip
+    gives whatever these are, unless `changes` say otherwise.
+    """
     config = ModelConfig(
         family="cvvae-mini" if video else "image-vae-mini",
         latent_channels=latent_channels,
@@ -47,13 +52,21 @@ def mini_config(latent_channels: int = 16, *, video: bool = True, **changes: obj
         norm_eps=1e-5,
         mid_attention=False,
         window_latents=16,
-        encode_context=3 if video else 0,
-        decode_context=2 if video else 0,
         tile_latents=96,
         tile_context=6,
         tile_blend=4,
     )
-    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+    config = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+    if "encode_context" not in changes:
+        config = dataclasses.replace(config, encode_context=_reach(config.encoder_temporal, config))
+    if "decode_context" not in changes:
+        config = dataclasses.replace(config, decode_context=_reach(config.decoder_temporal, config))
+    return config
+
+
+def _reach(temporal_blocks: tuple[int, ...], config: ModelConfig) -> int:
+    """Latents that a half of the network looks back (the decoder: to each side): one for every temporal convolution."""
+    return sum(temporal_blocks) * (1 if config.half_3d else 2)
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -239,16 +252,6 @@ class MiniAutoencoder(VideoAutoencoder):
         self.encoder = MiniEncoder(config, self.group)
         self.decoder = MiniDecoder(config, self.group)
 
-    @property
-    def encoder_reach(self) -> int:
-        """Latents that the encoder looks back: the receptive field in time, and the least exact context."""
-        return _reach(self.config.encoder_temporal, self.config.half_3d)
-
-    @property
-    def decoder_reach(self) -> int:
-        """Latents that the decoder looks at on each side."""
-        return _reach(self.config.decoder_temporal, self.config.half_3d)
-
     def enable_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Recompute each residual block in the backward pass instead of keeping its activations."""
         self.encoder.gradient_checkpointing = self.decoder.gradient_checkpointing = enabled
@@ -278,7 +281,3 @@ class MiniAutoencoder(VideoAutoencoder):
         frames = patches.unflatten(0, (batch, latents)).unflatten(2, (self.group, 3))  # B, t, group, 3, H, W
         pixels: Tensor = frames.flatten(1, 2).transpose(1, 2)
         return pixels[:, :, self.group - 1 :]
-
-
-def _reach(temporal_blocks: tuple[int, ...], half_3d: bool) -> int:
-    return sum(temporal_blocks) * (1 if half_3d else 2)

@@ -14,7 +14,6 @@ Does not know: files, training.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 import torch
@@ -34,7 +33,7 @@ def inflated_mini_config(image: ModelConfig, **changes: object) -> ModelConfig:
     if image.family != "image-vae-mini":
         raise ValueError(f"only an image-vae-mini can be inflated to a cvvae-mini: {image.family = }")
     shared = {name: getattr(image, name) for name in (*_SHARED_SHAPE, "norm_eps", "scaling_factor", "shift_factor")}
-    return dataclasses.replace(mini_config(image.latent_channels), **{**shared, **changes})
+    return mini_config(image.latent_channels, **{**shared, **changes})
 
 
 def inflate_mini(

@@ -57,29 +57,49 @@ def test_later_frames_do_not_change_earlier_latents() -> None:
     assert (after[:, :, 3:] - before[:, :, 3:]).abs().amax() > 1e-3
 
 
+REACHES = [
+    ({}, 3, 2),
+    ({"half_3d": False}, 6, 4),
+    ({"encoder_temporal": (0, 2, 0), "decoder_temporal": (1, 1, 1)}, 2, 3),
+    ({"encoder_temporal": (0, 0, 0), "decoder_temporal": (0, 0, 0)}, 0, 0),
+]
+"""Changes of the config, latents that its encoder looks back, and its decoder to each side."""
+
+
+@pytest.mark.parametrize(("changes", "back", "_around"), REACHES)
 @torch.no_grad()
-def test_the_encoder_looks_back_exactly_its_reach() -> None:
-    model, pixels = small_model(), clip(33)
-    assert model.encoder_reach == 3 == model.config.encode_context
+def test_the_encoder_looks_back_exactly_the_context_of_its_config(
+    changes: dict[str, object], back: int, _around: int
+) -> None:
+    model, pixels = small_model(**changes), clip(33)
+    assert model.config.encode_context == back
     changed = pixels.clone()
     changed[:, :, :1] = 0.0  # frame 0 is latent 0 alone
     difference = (model.moments(changed) - model.moments(pixels)).abs().amax((0, 1, 3, 4))
-    assert (difference[: model.encoder_reach + 1] > 1e-5).all()
-    assert difference[model.encoder_reach + 1 :].max() == 0
+    assert (difference[: back + 1] > 1e-5).all()
+    assert difference[back + 1 :].max() == 0
 
 
+@pytest.mark.parametrize(("changes", "_back", "around"), REACHES)
 @torch.no_grad()
-def test_the_decoder_looks_exactly_its_reach_to_both_sides() -> None:
-    model = small_model()
-    assert model.decoder_reach == 2 == model.config.decode_context
-    latent = torch.randn(1, 4, 9, 4, 4, generator=torch.Generator().manual_seed(2))
+def test_the_decoder_looks_exactly_the_context_of_its_config_to_both_sides(
+    changes: dict[str, object], _back: int, around: int
+) -> None:
+    model = small_model(**changes)
+    assert model.config.decode_context == around
+    latent = torch.randn(1, 4, 13, 4, 4, generator=torch.Generator().manual_seed(2))
     changed = latent.clone()
-    changed[:, :, 4] += 1.0
+    changed[:, :, 6] += 1.0
     difference = (model.decode(changed) - model.decode(latent)).abs().amax((0, 1, 3, 4))
-    touched = torch.zeros(33, dtype=torch.bool)
-    touched[4 * 2 - 3 : 4 * 6 + 1] = True  # the frames of latents 2 to 6
+    touched = torch.zeros(49, dtype=torch.bool)
+    touched[4 * (6 - around) - 3 : 4 * (6 + around) + 1] = True  # the frames of these latents
     assert (difference[touched] > 1e-5).all()
     assert difference[~touched].max() == 0
+
+
+def test_a_context_that_is_asked_for_is_kept() -> None:
+    assert mini_config(encode_context=7, half_3d=False).encode_context == 7
+    assert mini_config(encode_context=7, half_3d=False).decode_context == 4
 
 
 @torch.no_grad()
