@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +27,16 @@ from cvcodec.evaluation.report import Rate, Report
 from cvcodec.evaluation.selfcheck import HEIGHT, TIME_BASE, WIDTH, selfcheck_frames
 from cvcodec.fileio import naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.video import Color, VideoReader, VideoWriter
+from cvcodec.pipeline import ReadAhead, in_thread
+from cvcodec.video import Color, Frame, VideoReader, VideoWriter
 from cvcodec.video.sizes import stream_bytes
 
 Model = VideoAutoencoder | Callable[[Header], VideoAutoencoder]
 
 MODEL_OUTPUT = "the model's own output, before any output codec"
 """What a test side that is not a video file is."""
+
+_AHEAD_BYTES, _AHEAD_FRAMES = 32 << 20, 16  # of decoded frames of each video that may wait to be measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +53,10 @@ class Comparison:
 
 def compare_videos(reference: Path, test: Path, options: Comparison) -> Report:
     """RECON, a video file, against REF. Raises InputError or UsageError."""
-    with VideoReader(reference, **options.reader) as left, VideoReader(test, **options.reader) as right:
+    with _opened(reference, options) as (left, left_frames), _opened(test, options) as (right, right_frames):
         report = evaluate(
-            left,
-            right,
+            left_frames,
+            right_frames,
             reference_time_base=left.info.time_base,
             test_time_base=right.info.time_base,
             matrix=left.info.color.matrix,
@@ -80,10 +83,10 @@ def compare_file(file: Path, reference: Path, model: Model, options: Comparison,
     with ExitStack() as stack:
         source = stack.enter_context(open_input(file))
         decoder = Decoder(source, model=model, options=options.decode, on_notice=options.on_notice)
-        left = stack.enter_context(VideoReader(reference, **options.reader))
+        left, frames = stack.enter_context(_opened(reference, options))
         header = decoder.header
         return evaluate(
-            left,
+            frames,
             decoder.frames(),
             reference_time_base=left.info.time_base,
             test_time_base=header.time_base,
@@ -98,6 +101,21 @@ def compare_file(file: Path, reference: Path, model: Model, options: Comparison,
             compared=f"{MODEL_OUTPUT} ({header.model}), against {reference.name}",
             **options.measure,
         )
+
+
+@contextmanager
+def _opened(video: Path, options: Comparison) -> Iterator[tuple[VideoReader, Iterable[Frame]]]:
+    """A video and its frames, read in a thread: it may be a pipe whose writer pauses, and Ctrl-C ends the wait."""
+    reader = in_thread(lambda: VideoReader(video, **options.reader), name="video-opener")
+    frames: ReadAhead[Frame] | None = None
+    try:
+        frame_bytes = reader.info.width * reader.info.height * (3 if reader.info.bit_depth == 8 else 6)
+        limit = min(_AHEAD_FRAMES, max(2, _AHEAD_BYTES // frame_bytes))
+        with ReadAhead(reader, limit=limit, name="video-reader") as frames:
+            yield reader, frames
+    finally:
+        if frames is None or not frames.stuck:
+            reader.close()
 
 
 def round_trip(video: Path, model: VideoAutoencoder, encode: EncodeOptions, options: Comparison) -> Report:

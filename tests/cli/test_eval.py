@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import math
+import os
+import select
 import shutil
+import signal
+import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +20,7 @@ import pytest
 import cvcodec
 from cvcodec.evaluation.picture import MARGIN
 from tests.cli.programs import cvcodec as run
-from tests.cli.programs import one_line
+from tests.cli.programs import one_line, process
 from tests.codec.clips import Picture, smooth, times_of, write_rgb
 from tests.codec.models import save_model, tiny_mini
 
@@ -284,3 +288,21 @@ def test_what_cannot_be_measured_is_one_line_and_an_exit_code(
     assert line.startswith("cvcodec: error: ") and words in line
     assert outcome.out == ""
     assert {path.name: path.read_bytes() for path in here.iterdir()} == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_an_interrupt_ends_the_wait_for_a_video_from_a_silent_pipe(here: Path) -> None:
+    os.mkfifo(here / "pipe.mkv")
+    pipe = os.open(here / "pipe.mkv", os.O_RDWR)  # does not wait for the other side
+    data = (here / "ref.mkv").read_bytes()
+    os.write(pipe, data[: min(len(data) // 2, 60_000)])  # less than a pipe holds
+    with process("eval", "pipe.mkv", here / "recon.mkv", *QUICK, cwd=here) as child:
+        try:
+            while child.poll() is None and select.select([pipe], [], [], 0)[0]:
+                time.sleep(0.05)
+            time.sleep(0.5)  # FFmpeg waits for more
+            child.send_signal(signal.SIGINT)
+            assert child.wait(30) == 130
+        finally:
+            child.kill()
+            os.close(pipe)
