@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -113,7 +113,7 @@ def evaluate(
     from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, DecodeOptions, EncodeOptions
     from cvcodec.device import select_device
     from cvcodec.evaluation import sources
-    from cvcodec.fileio import check_output
+    from cvcodec.fileio import check_output, is_standard_stream
     from cvcodec.metrics.lpips import Lpips
     from cvcodec.registry import load_model
     from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
@@ -128,8 +128,19 @@ def evaluate(
         raise UsageError(f"--picture writes an image or a video with times, not {kind}; name it .png or .mp4")
     if video is not None and frame is not None:
         raise UsageError(f"--frame chooses one frame, {video} gets all; name an image, or leave --frame out")
+    if frame is not None and picture is None:
+        raise UsageError("--frame chooses the frame of --picture; name an image with it, or leave --frame out")
+    if any(is_standard_stream(path) for path in inputs):
+        raise UsageError("eval reads files, and standard input is none; write what comes there to a file first")
     is_cvl = reference is not None and _is_cvl(reference)
     _check_form(reference, reconstruction, original, is_cvl)
+    idle = {"--quality": quality is not None, "--latents": latents != "quantised"}
+    idle |= {"--window": window is not None, "--tile": tile is not None}
+    if reconstruction is not None:
+        _refuse(idle | {"--weights": weights is not None}, "two videos are compared as they are")
+    elif is_cvl:
+        _refuse(idle, f"{reference} is encoded already")
+    options.check_quality(quality, latents)
     chosen = metrics or ("psnr", "ssim", "lpips")
     where = select_device(device)
     lpips = None
@@ -200,7 +211,7 @@ def _is_cvl(path: Path) -> bool:
     from cvcodec.fileio import open_input
     from cvcodec.video.source import is_sequence
 
-    if is_sequence(str(path)):
+    if is_sequence(str(path)) or path.is_fifo():  # what is read from a pipe is gone
         return False
     with open_input(path) as file:
         return file.read(len(MAGIC)) == MAGIC
@@ -215,6 +226,12 @@ def _check_form(reference: Path | None, reconstruction: Path | None, original: P
         raise UsageError(f"{reference} is a .cvl file, which --reference is compared with; leave {reconstruction} out")
     if reconstruction is not None and _is_cvl(reconstruction):
         raise UsageError(f"{reconstruction} is a .cvl file; use: cvcodec eval {reconstruction} --reference {reference}")
+
+
+def _refuse(given: Mapping[str, bool], why: str) -> None:
+    """UsageError for the options that were given and would change nothing."""
+    if names := [name for name, is_given in given.items() if is_given]:
+        raise UsageError(f"{why}: leave out {', '.join(names)}")
 
 
 def _write_files(result: Report, csv: Path | None, picture: Path | None, *, overwrite: bool) -> None:

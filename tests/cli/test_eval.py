@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import signal
+import threading
 import time
 from fractions import Fraction
 from pathlib import Path
@@ -274,6 +275,12 @@ def test_image_sequences_are_videos_too(here: Path) -> None:
         (["ref.mkv", "recon.mkv", "--picture", "p.mp4", "--frame", "9"], 2, "gets all"),
         (["ref.mkv", "recon.mkv", "--picture", "p.y4m"], 2, "not y4m"),
         (["ref.mkv", "small.mkv", "--picture", "p.mp4"], 3, "sizes differ"),
+        (["ref.mkv", "recon.mkv", "--frame", "9"], 2, "--frame chooses the frame of --picture"),
+        (["ref.mkv", "recon.mkv", "-q", "50", "-w", "tiny.safetensors"], 2, "as they are: leave out --quality, --weig"),
+        (["a.cvl", "--reference", "ref.mkv", "-q", "50"], 2, "a.cvl is encoded already: leave out --quality"),
+        (["a.cvl", "--reference", "ref.mkv", "--latents", "fp16"], 2, "leave out --latents"),
+        (["ref.mkv", "-q", "50", "--latents", "fp16"], 2, "leave out --quality, or --latents"),
+        (["-", "--reference", "ref.mkv"], 2, "write what comes there to a file first"),
     ],
 )
 def test_what_cannot_be_measured_is_one_line_and_an_exit_code(
@@ -282,7 +289,7 @@ def test_what_cannot_be_measured_is_one_line_and_an_exit_code(
     write_rgb("small.mkv", smooth(3, 20, 20), container="matroska")
     before = {path.name: path.read_bytes() for path in here.iterdir()}
     extra = [] if "--metrics" in arguments else ["--metrics", "psnr"]
-    outcome = run("eval", *arguments, *extra, "-w", "tiny.safetensors")
+    outcome = run("eval", *arguments, *extra)
     assert outcome.code == code, outcome.err
     line = one_line(outcome.err)
     assert line.startswith("cvcodec: error: ") and words in line
@@ -306,3 +313,17 @@ def test_an_interrupt_ends_the_wait_for_a_video_from_a_silent_pipe(here: Path) -
         finally:
             child.kill()
             os.close(pipe)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_video_from_a_pipe_measures_as_its_file(here: Path) -> None:
+    os.mkfifo(here / "pipe.mkv")
+    data = (here / "ref.mkv").read_bytes()
+    writer = threading.Thread(target=(here / "pipe.mkv").write_bytes, args=(data,), daemon=True)
+    writer.start()
+    piped = run("eval", here / "pipe.mkv", here / "recon.mkv", "--json", *QUICK).record
+    writer.join(30)
+    plain = run("eval", here / "ref.mkv", here / "recon.mkv", "--json", *QUICK).record
+    assert not writer.is_alive()
+    assert piped["psnr_db"] == plain["psnr_db"]
+    assert piped["frames"] == COUNT
