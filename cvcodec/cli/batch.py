@@ -137,6 +137,7 @@ def batch(
         raise UsageError("--address and --workers are for --engine ray")
     if engine == "ray" and devices != "auto":
         raise UsageError("--devices is for --engine local: Ray gives each worker its device")
+    options.check_quality(quality, latents)
     part = parse_shard(shard) if shard is not None else None
     found = find_clips(sources)
     clips = shard_of(found, part)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -15,7 +14,6 @@ from cvcodec.errors import InputError, UsageError
 
 _INPUT = "Input"
 
-_VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 """Names that would say of a .cvl file that it is a video."""
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -135,12 +133,10 @@ def encode(
 
     piped_in, piped_out = is_standard_stream(source), is_standard_stream(destination)
     check_output(destination, overwrite=overwrite, inputs=[] if piped_in else [source])
-    if Path(destination).suffix.lower() in _VIDEO_SUFFIXES:
-        raise UsageError(f"encode writes a .cvl file, not {destination}; name it {Path(destination).stem}.cvl")
+    options.check_cvl_name(destination, "encode")
     if target is not None and quality is not None:
         raise UsageError("--target chooses the quality: it and --quality exclude each other")
-    if quality is not None and latents != "quantised":
-        raise UsageError(f"--latents {latents} stores the latents themselves: leave out --quality, or --latents")
+    options.check_quality(quality, latents)
     if target is not None and piped_in:
         raise UsageError("--target reads the video more than once, which standard input cannot: give it a file")
     if target is not None and resume:

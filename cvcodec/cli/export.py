@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from cvcodec.cli import options, report
+from cvcodec.errors import InputError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -61,6 +62,8 @@ def export(
     """Export latents to safetensors, .npy or WebDataset shards, scaled and ordered for a diffusion model."""
     from cvcodec.dataset.export_ import export_file, export_shards, format_of
 
+    if not source.exists():
+        raise InputError(f"{source}: no such file or folder")
     chosen = kind or format_of(destination, is_folder=source.is_dir() or source.suffix == ".jsonl")
     with report.progress("export", quiet=quiet) as meter:
         if chosen == "webdataset":

@@ -58,6 +58,8 @@ def import_latents(
     from cvcodec.dataset.import_ import ImportOptions, import_file
     from cvcodec.registry import load_model
 
+    options.check_cvl_name(destination, "import")
+    options.check_quality(quality, latents)
     result = import_file(
         source,
         destination,

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import math
 import re
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from cvcodec.errors import UsageError
+
 MOST_THREADS = 1024
 """Of `--threads`: thousands more end in an operating system that starts none."""
 
+MOST_SECONDS = 10**9
+"""Of a time, 31 years: FFmpeg counts in 64 bits, of which fine time bases leave little more."""
+
+_VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 _MODEL = "Model"
 _HARDWARE = "Hardware"
 _REPORT = "Output"
@@ -24,13 +31,17 @@ AUTO: Literal["auto"] = "auto"
 
 
 def parse_time(text: str) -> float:
-    """Seconds in `12.5`, `90s`, `1:30` or `1:02:03.5`. Raises typer.BadParameter."""
+    """Seconds, at most `MOST_SECONDS`, in `12.5`, `90s`, `1:30` or `1:02:03.5`. Raises typer.BadParameter."""
     match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)s?", text.strip())
     if not match or (match[2] is not None and float(match[3]) >= 60) or (match[1] is not None and int(match[2]) >= 60):
         raise typer.BadParameter(
             f"{text!r} is not a time; wanted seconds (12.5) or [hours:]minutes:seconds (1:02:03.5)"
         )
-    return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + float(match[3])
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    total = hours * 3600 + minutes * 60 + seconds
+    if total > MOST_SECONDS:
+        raise typer.BadParameter(f"{text[:40]!r} is too long a time; wanted at most {MOST_SECONDS} seconds")
+    return total
 
 
 def parse_quality(text: str) -> float:
@@ -42,6 +53,13 @@ def parse_quality(text: str) -> float:
     if not 0 <= quality <= 100:
         raise typer.BadParameter(f"{text!r} is not a quality; wanted a number from 0 to 100")
     return quality
+
+
+def parse_weights(text: str) -> str:
+    """Any name but an empty one, of a variable that is not set. Raises typer.BadParameter."""
+    if not text.strip():
+        raise typer.BadParameter(f"{text!r} names no model; wanted a name of `cvcodec models list`, or a file")
+    return text
 
 
 def parse_latents(text: str) -> int | None:
@@ -58,12 +76,26 @@ def parse_tile(text: str) -> int | None:
     return 0 if text.strip().lower() in ("none", "0") else parse_latents(text)
 
 
+def check_quality(quality: float | None, latents: str | None) -> None:
+    """UsageError for a quality where the latents themselves are stored, which has none."""
+    if quality is not None and latents in ("fp16", "fp32"):
+        raise UsageError(f"--latents {latents} stores the latents themselves: leave out --quality, or --latents")
+
+
+def check_cvl_name(destination: str | Path, command: str) -> None:
+    """UsageError for an output whose name is that of a video."""
+    path = Path(destination)
+    if path.suffix.lower() in _VIDEO_SUFFIXES:
+        raise UsageError(f"{command} writes a .cvl file, not {path}; name it {path.stem}.cvl")
+
+
 Weights = Annotated[
     str | None,
     typer.Option(
         "--weights",
         "-w",
         metavar="NAME|FILE",
+        parser=parse_weights,
         help="A model by name (see `cvcodec models list`) or a .safetensors file.",
         rich_help_panel=_MODEL,
     ),

@@ -122,7 +122,7 @@ def read_latents(source: str | os.PathLike[str], *, key: str | None = None) -> S
     """
     path = Path(source)
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path} is a folder; name a file" if path.is_dir() else f"{path}: no such file")
     is_npy = path.suffix.lower() == ".npy"
     if is_npy and key is not None:
         raise UsageError(f"{path}: a .npy file holds one array; leave out --key")

@@ -112,6 +112,8 @@ def _is_manifest(path: Path) -> bool:
 
 
 def _expand(source: str, *, named: bool) -> Iterator[_Found]:
+    if not source:  # which a path takes for the current folder
+        raise InputError("'' names no source; wanted a video, a folder, a glob or a manifest")
     path = Path(source)
     if path.is_dir():
         yield from _from_folder(path.resolve(), named=named)

@@ -16,6 +16,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
+COUNT, HEIGHT, WIDTH = 30, 26, 38
+"""Of the clip in the folder that commands run in (`conftest.here`), at 25 frames/s."""
+
 
 @dataclass(frozen=True)
 class Outcome:

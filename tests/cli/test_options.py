@@ -29,6 +29,18 @@ def test_what_is_no_time_is_refused_with_the_two_forms(text: str) -> None:
         options.parse_time(text)
 
 
+@pytest.mark.parametrize("text", ["9" * 20, "1000000001", "9" * 20 + ":00", "300000:00:00", "9" * 400])
+def test_times_that_overflow_ffmpegs_counters_are_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="too long a time; wanted at most 1000000000 seconds"):
+        options.parse_time(text)
+
+
+def test_an_empty_name_is_no_model() -> None:
+    assert options.parse_weights("a model") == "a model"
+    with pytest.raises(typer.BadParameter, match="names no model"):
+        options.parse_weights("")
+
+
 @pytest.mark.parametrize(("text", "quality"), [("0", 0.0), ("100", 100.0), ("62.5", 62.5)])
 def test_qualities_reach_from_0_to_100(text: str, quality: float) -> None:
     assert options.parse_quality(text) == quality

@@ -184,8 +184,8 @@ def test_links_lead_neither_out_of_the_output_folder_nor_in_circles(
 
 
 def test_missing_and_empty_sources_are_refused(tmp_path: Path) -> None:
-    for source in (tmp_path / "none.mp4", tmp_path, f"{tmp_path}/*.mp4"):
-        with pytest.raises(InputError, match=r"no such file|no videos"):
+    for source in ("", tmp_path / "none.mp4", tmp_path, f"{tmp_path}/*.mp4"):
+        with pytest.raises(InputError, match=r"names no source|no such file|no videos"):
             find_clips([source])
 
 
