@@ -8,9 +8,12 @@ Exit codes: 0 done; those of the error tree (see `cvcodec.errors`); 2 also for a
 
 from __future__ import annotations
 
+import _thread
+import atexit
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from types import FrameType, TracebackType
@@ -27,6 +30,7 @@ DEBUG_VARIABLE = "CVCODEC_DEBUG"
 """Environment variable: 1 shows tracebacks."""
 
 _INTERRUPTED = 128 + signal.SIGINT
+_AGAIN_S = 0.05  # how long a signal waits that comes where it would be lost
 
 app = typer.Typer(
     name="cvcodec",
@@ -67,6 +71,9 @@ app.add_typer(train.app, name="train")
 
 def main() -> NoReturn:
     """The console script."""
+    # Python takes its handlers back before it takes down its modules, and an interrupt would then change the exit code
+    # of what is done.
+    atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
     sys.exit(run(app))
 
 
@@ -106,8 +113,8 @@ def _report_system_error(error: OSError) -> int:
 
 
 def _run(application: typer.Typer, arguments: Sequence[str] | None) -> int:
-    command = typer.main.get_command(application)
     try:
+        command = typer.main.get_command(application)
         result = command.main(arguments, prog_name="cvcodec", standalone_mode=False)
     except CvcodecError as error:
         _show_traceback_if_asked(error)
@@ -138,6 +145,8 @@ def _run(application: typer.Typer, arguments: Sequence[str] | None) -> int:
 
 def _exit_on_signals() -> None:
     """Let termination unwind the stack, so that temporary files are removed."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _exit_on_signal)
     for name in ("SIGTERM", "SIGHUP", "SIGBREAK"):
         number = getattr(signal, name, None)
         # nohup(1) has SIGHUP ignored, and it stays so.
@@ -145,13 +154,40 @@ def _exit_on_signals() -> None:
             signal.signal(number, _exit_on_signal)
 
 
-def _exit_on_signal(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(128 + number)
+def _exit_on_signal(number: int, frame: FrameType | None) -> None:
+    if _swallows_exceptions(frame):
+        again = threading.Timer(_AGAIN_S, _send_again, (number,))
+        again.daemon = True
+        again.start()
+    elif number == signal.SIGINT:
+        raise KeyboardInterrupt
+    else:
+        raise SystemExit(128 + number)
+
+
+def _send_again(number: int) -> None:
+    if sys.platform == "win32":
+        _thread.interrupt_main(number)
+    else:
+        signal.pthread_kill(threading.main_thread().ident or 0, number)  # ends a wait too
+
+
+def _swallows_exceptions(frame: FrameType | None) -> bool:
+    """Whether what is raised here may get lost: in finalizers, and in imports, some of which are made by C code that
+    goes on with half a module (torch's of NumPy)."""
+    while frame is not None:
+        if frame.f_code.co_name == "__del__" or frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _report_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """`sys.excepthook`: an exception nobody expected is a defect of ours. Python exits with 1 afterwards."""
     _show_traceback_if_asked(error)
+    if issubclass(kind, KeyboardInterrupt):  # before or after the command itself
+        report.error("interrupted")
+        return
     where = traceback.extract_tb(trace)[-1:]
     place = f" at {os.path.basename(where[0].filename)}:{where[0].lineno}" if where else ""
     hint = "" if _wants_tracebacks() else f"; {DEBUG_VARIABLE}=1 shows where"

@@ -16,7 +16,7 @@ posix = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and pipes")
 
 # A program of our shape with one command that behaves as the argument says, run by the real `run`.
 PROGRAM = """
-import os, sys, time
+import os, signal, sys, time
 import typer
 from cvcodec import errors, fileio
 from cvcodec.cli import app as cli, report
@@ -42,6 +42,21 @@ def behave(how: str, path: str = "", times: int = 1) -> None:
             file.flush()
             print("writing", flush=True)
             time.sleep(60)
+    if how == "import":
+        sys.path.insert(0, path)
+        try:
+            import interrupted
+        except BaseException:
+            print("half a module", flush=True)
+        else:
+            print("a whole module", flush=True)
+        time.sleep(60)
+    if how == "finalise":
+        class Interrupted:
+            def __del__(self):
+                signal.raise_signal(signal.SIGINT)
+        Interrupted()
+        time.sleep(60)
 
 sys.exit(cli.run(application, sys.argv[1:]))
 """
@@ -54,6 +69,7 @@ def program(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         text=True,
         check=False,
         env={**os.environ, **environment},
+        timeout=50,
     )
 
 
@@ -172,6 +188,34 @@ def test_a_stopped_command_leaves_nothing_behind_and_says_by_what(
     assert process.returncode == 128 + number
     assert complaints == message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_waits_for_the_end_of_an_import(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    result = program("import", "--path", str(tmp_path))
+    assert (result.stdout, result.stderr) == ("a whole module\n", "cvcodec: error: interrupted\n")
+    assert result.returncode == 130
+
+
+def test_an_interrupt_in_a_finalizer_is_not_lost() -> None:
+    result = program("finalise")
+    assert (result.returncode, result.stderr) == (130, "cvcodec: error: interrupted\n")
+
+
+@posix
+def test_an_interrupt_after_the_end_does_not_change_the_exit_code() -> None:
+    code = """
+import os, signal, sys
+from cvcodec.cli import app
+sys.argv = ["cvcodec", "--version"]
+class Late:
+    def __del__(self, kill=os.kill, process=os.getpid(), number=signal.SIGINT):
+        kill(process, number)
+late = Late()  # until Python takes down its modules
+app.main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 @posix
