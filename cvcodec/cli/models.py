@@ -42,8 +42,9 @@ def add(
     source: Annotated[
         str,
         typer.Argument(
+            metavar="SOURCE",
             help="A weights file (.safetensors, .ckpt, .pt, .bin), a diffusers-style folder, or "
-            "hf://OWNER/REPO/SUBFOLDER, for example hf://AILab-CVC/CV-VAE/vae3d_v1-1 (@REVISION goes after REPO)."
+            "hf://OWNER/REPO/SUBFOLDER, for example hf://AILab-CVC/CV-VAE/vae3d_v1-1 (@REVISION goes after REPO).",
         ),
     ],
     more_clips: Annotated[
@@ -53,10 +54,14 @@ def add(
         ),
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", "-n", help="Keep it under this name.", show_default="the source's")
+        str | None,
+        typer.Option("--name", "-n", metavar="NAME", help="Keep it under this name.", show_default="the source's"),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write this .safetensors file instead of keeping it by name.")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Write this .safetensors file instead of keeping it by name."
+        ),
     ] = None,
     dtype: Annotated[
         StoredType | None, typer.Option("--dtype", help="Store the weights as this type.", show_default="the source's")
@@ -73,11 +78,17 @@ def add(
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", help="A config.json, for weights that have none beside them.")
+        Path | None,
+        typer.Option("--config", metavar="FILE", help="A config.json, for weights that have none beside them."),
     ] = None,
     licence: Annotated[
         str | None,
-        typer.Option("--licence", help="Licence to record in the model card.", show_default="what the source states"),
+        typer.Option(
+            "--licence",
+            metavar="TEXT",
+            help="Licence to record in the model card.",
+            show_default="what the source states",
+        ),
     ] = None,
     device: options.Device = options.AUTO,
     yes: options.Overwrite = False,
@@ -214,7 +225,7 @@ def show(
 
 @app.command("remove")
 def remove(
-    name: Annotated[str, typer.Argument(help="Full name of a model you added, version included.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Full name of a model you added, version included.")],
     yes: _Confirmed = False,
     as_json: options.Json = False,
 ) -> None:

@@ -126,7 +126,7 @@ class TrainConfig:
 
     # ------------------------------------------------------------------------------------------------ loss
     loss: Literal["codec", "paper"] = _option(
-        "Loss", "codec", "codec: distortion + rate with quantisation noise; paper: the official sums (spec 4.3)."
+        "Loss", "codec", "codec: distortion + rate with quantisation noise; paper: the official code's sums."
     )
     distortion: Literal["mse-db", "l1", "mse", "l1+mse"] = _option(
         "Loss", "mse-db", "mse-db: mean over clips of 10 log10(mse); l1, mse, l1+mse."
@@ -142,7 +142,9 @@ class TrainConfig:
     adversarial_weight: float | None = _option("Loss", None, "3D PatchGAN. Default: 0 (codec), 0.5 (paper).")
     adversarial_start: int = _option("Loss", 1, "First step with adversarial losses.")
     discriminator_width: int = _option("Loss", 64, "Channels of the discriminator's first layer.")
-    adaptive_weight: bool = _option("Loss", True, "Scale the adversarial gradient to the reconstruction's (spec 4.3).")
+    adaptive_weight: bool = _option(
+        "Loss", True, "Scale the adversarial gradient to the reconstruction's, at the decoder's end."
+    )
 
     # ------------------------------------------------------------------------------------------------ quantisation
     unit_step: float = _option(
