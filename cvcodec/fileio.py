@@ -68,6 +68,15 @@ def check_output(path: StrPath, *, overwrite: bool = False, inputs: Iterable[Str
             raise OutputError(f"{name} exists; use -y to overwrite it")
 
 
+def make_folder(folder: StrPath) -> Path:
+    """The folder, made with those above it where they are missing. Raises OutputError."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{os.fspath(folder)} cannot be created: {error.strerror}") from error
+    return Path(folder)
+
+
 @contextlib.contextmanager
 def atomic_output(
     path: StrPath,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cvcodec.errors import InputError, OutputError
-from cvcodec.fileio import atomic_output, atomic_path, check_output, open_input, partial_path
+from cvcodec.fileio import atomic_output, atomic_path, check_output, make_folder, open_input, partial_path
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX file systems")
 
@@ -334,3 +334,12 @@ def test_inputs_that_cannot_be_read_are_input_errors(tmp_path: Path) -> None:
     with open_input(tmp_path / "in.mp4") as file:
         assert file.read() == b"video"
     assert file.closed
+
+
+def test_a_folder_is_made_with_those_above_it_and_refused_where_a_file_stands(tmp_path: Path) -> None:
+    assert make_folder(tmp_path / "a/b") == make_folder(str(tmp_path / "a/b")) == tmp_path / "a/b"
+    assert (tmp_path / "a/b").is_dir()
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(OutputError, match=r"file.* cannot be created: "):
+            make_folder(folder)

@@ -268,7 +268,7 @@ def _write(
     from cvcodec.bench.rd import html, plot, summary
     from cvcodec.bench.rd.measure import source_key
     from cvcodec.device import select_device
-    from cvcodec.fileio import atomic_output
+    from cvcodec.fileio import atomic_output, make_folder
 
     machine = harness.machine_facts(select_device(bench.device))
     invocation = shlex.join(["cvcodec", *sys.argv[1:]])
@@ -302,7 +302,7 @@ def _write(
         files |= {f"curves.{kind}": plot.draw(panels, kind=kind) for kind in ("png", "svg")}
     except MissingDependencyError as error:
         report.note(str(error))
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, data in files.items():
         with atomic_output(folder / name, overwrite=True) as file:
             file.write(data)

@@ -27,8 +27,7 @@ from cvcodec.data.index import (
 )
 from cvcodec.dataset.sources import Clip
 from cvcodec.dataset.work import Job, Outcome, Task
-from cvcodec.errors import OutputError
-from cvcodec.fileio import atomic_output, partial_path
+from cvcodec.fileio import atomic_output, make_folder, partial_path
 
 FAILURES_NAME = "failures.jsonl"
 """Lines of `path`, `source` and `error`: the clips that a run could not encode. It is there if any ever failed."""
@@ -61,11 +60,7 @@ def run_batch(
     Raises OutputError where the folder cannot be written or another run is at work in it. What goes wrong with a clip
     is in the summary.
     """
-    folder = Path(job.out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be created: {error.strerror}") from error
+    folder = make_folder(job.out)
     name = folder / shard_name(INDEX_NAME, shard)
     known = merge_records(folder, {file: _records(file) for file in index_files(folder)})
     # What other runs wrote stays in it, but not what a later run put into another index since.

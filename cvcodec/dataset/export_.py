@@ -41,7 +41,7 @@ from cvcodec.data.shards import (
 )
 from cvcodec.dataset.targets import TARGETS, Target, TargetName
 from cvcodec.errors import InputError, OutputError, UsageError
-from cvcodec.fileio import atomic_output, check_output, naming_damage, open_input
+from cvcodec.fileio import atomic_output, check_output, make_folder, naming_damage, open_input
 
 Format = Literal["safetensors", "npy", "webdataset"]
 DType = Literal["auto", "fp32", "fp16"]
@@ -187,10 +187,7 @@ def export_shards(
         order = np.random.Generator(np.random.PCG64(shuffle)).permutation(len(records))
         records = [records[number] for number in order]
     keys = _keys(records)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{folder} cannot be created: {error.strerror}") from error
+    make_folder(folder)
     if not overwrite and (folder / SHARDS_NAME).exists():
         raise OutputError(f"{folder / SHARDS_NAME} exists; use -y to overwrite these shards, or name another folder")
     done = 0

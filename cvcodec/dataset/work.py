@@ -22,7 +22,7 @@ from cvcodec.data.index import BATCH_KEY, Record, describe, identities_of
 from cvcodec.dataset.sharing import SharedEncoder
 from cvcodec.dataset.sources import Clip
 from cvcodec.errors import BitstreamError, CheckpointError, CvcodecError, InputError, OutputError, UsageError
-from cvcodec.fileio import atomic_output, partial_path
+from cvcodec.fileio import atomic_output, make_folder, partial_path
 from cvcodec.model.base import VideoAutoencoder
 
 Status = Literal["encoded", "skipped", "failed"]
@@ -179,10 +179,7 @@ def _encode(
     target = Path(job.out) / clip.output
     made = {"source_id": source_id(clip.source), "settings": job.settings}
     options = replace(job.options, metadata={**job.options.metadata, BATCH_KEY: made})
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{target.parent} cannot be created: {error.strerror}") from error
+    make_folder(target.parent)
     # A partial file of a fixed name, so that a run that was killed leaves nothing that the next one does not finish.
     with atomic_output(target, overwrite=job.overwrite, inputs=[clip.source], keep_partial=True) as sink:
         try:

@@ -60,6 +60,7 @@ from tests.codec.models import save_model, tiny_mini
         (["encode", "in.mkv", "b.cvl", "-w", ""], 2, "'' names no model"),
         (["encode", "in.mkv", "b.cvl", "-w", "tiny.safetensors", "--start", "9" * 20], 2, "too long a time"),
         (["decode", "a.cvl", "b.mkv", "-w", "tiny.safetensors", "--duration", "9" * 400], 2, "too long a time"),
+        (["bench", "in.mkv", "-w", "tiny.safetensors", "-o", "a.cvl"], 4, "a.cvl/cache cannot be created: Not a dir"),
         (["export", "absent", "b"], 3, "absent: no such file or folder"),
         (["export", "a.cvl", "b"], 2, "b: wanted a .safetensors or .npy file"),
         (["import", "absent.npy", "b.cvl"], 3, "absent.npy: no such file"),

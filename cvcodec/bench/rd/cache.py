@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cvcodec.fileio import atomic_output, atomic_path
+from cvcodec.fileio import atomic_output, atomic_path, make_folder
 
 _SCHEMA = 1  # what a row holds and how it is measured; a change makes old ones be measured again
 
@@ -22,9 +22,9 @@ class Cache:
     """A folder of results. `facts`: everything that may change a number (versions, metrics, threads)."""
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        self.folder = folder
+        """The folder is made where it is missing. Raises OutputError."""
+        self.folder = make_folder(folder)
         self._facts = facts
-        folder.mkdir(parents=True, exist_ok=True)
 
     def key(self, clip: str, setting: dict[str, Any]) -> str:
         """Name of a result: 24 hexadecimal digits."""

@@ -22,10 +22,8 @@ import torch
 from numpy.typing import NDArray
 
 from cvcodec.errors import InputError
-from cvcodec.fileio import atomic_path, open_input
+from cvcodec.fileio import atomic_path, make_folder, open_input
 from cvcodec.video import Color, Frame, VideoInfo, VideoReader, VideoWriter
-
-PROTOCOLS = ("source", "cvvae")
 
 SIDE, FRAMES, STRIDE = 256, 33, 3
 """Of protocol `cvvae`."""
@@ -76,7 +74,7 @@ def open_clip(path: Path, *, protocol: str, reader: dict[str, Any], folder: Path
     if protocol == "cvvae":
         kept = folder / f"{name}.mkv"
         if not kept.exists():
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             _keep(path, reader, kept)
             kept_path, reader = kept, {}
     else:
