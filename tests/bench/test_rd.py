@@ -7,6 +7,8 @@ import math
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -174,6 +176,32 @@ def test_several_encodes_at_a_time_note_no_speeds(bench, opened, rows, tmp_path)
     assert [row.psnr_db for row in found] == pytest.approx(
         [row.psnr_db for row in rows if row.point == "CRF 35"], abs=1
     )
+
+
+def test_what_ends_a_run_ends_the_encodes_beside_it(bench, opened, tmp_path, monkeypatch):
+    side = dataclasses.replace(bench, cache=Cache(tmp_path, {}), timed=False)
+    wanted = settings.encoder_settings(["libx264"], ["speed"], {"libx264": (20, 35)})
+    begun = threading.Event()
+    ends = []
+
+    def encode_with(clip, setting, target, *, threads=None, check=lambda: None):
+        if setting.value == 20:
+            begun.wait(30)
+            raise InputError("broken")
+        begun.set()
+        try:
+            for _ in range(3000):
+                check()
+                time.sleep(0.01)
+            ends.append("finished")
+        except Exception:
+            ends.append("stopped")
+            raise
+
+    monkeypatch.setattr(measure, "encode_with", encode_with)
+    with pytest.raises(InputError, match="broken"):
+        run(side, opened[:1], wanted, jobs=2)
+    assert ends == ["stopped"]
 
 
 def test_the_matched_encode_has_about_our_size(bench, opened, rows):

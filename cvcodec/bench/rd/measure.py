@@ -19,7 +19,7 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -108,6 +108,8 @@ class Workbench:
     rdo: RateDistortion = "time"
     timed: bool = True
     """Note seconds; not where several encodes share the machine."""
+    check: Callable[[], None] = lambda: None
+    """Called every few frames; what it raises ends the work at hand."""
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def measure(self, clip: Clip, setting: Setting) -> Row:
@@ -182,7 +184,13 @@ class Workbench:
 
         def encode(target: Path, options: EncodeOptions) -> float:
             result = encode_file(
-                clip.path, target, model=model, options=options, overwrite=True, on_notice=lambda text: None
+                clip.path,
+                target,
+                model=model,
+                options=options,
+                overwrite=True,
+                on_progress=lambda frames, size, total: self.check(),
+                on_notice=lambda text: None,
             )
             return result.seconds
 
@@ -202,10 +210,13 @@ class Workbench:
     def _theirs(self, clip: Clip, setting: Setting, key: str) -> tuple[Row, list[tuple[str, NDArray[Any], int]]]:
         with tempfile.TemporaryDirectory(prefix="cvcodec-") as folder:
             file = Path(folder) / "encoded.mp4"
-            encode_s = encode_with(clip, setting, file, threads=self.threads)
+            encode_s = encode_with(clip, setting, file, threads=self.threads, check=self.check)
             begun = time.perf_counter()
             with VideoReader(file, threads=self.threads) as reader:
-                frames = sum(1 for _ in reader)
+                frames = 0
+                for _ in reader:
+                    self.check()
+                    frames += 1
             decode_s = time.perf_counter() - begun
             if frames != clip.frames:
                 raise OutputError(f"{setting.codec} kept {frames} of the {clip.frames} frames of {clip.name}")
@@ -234,6 +245,7 @@ class Workbench:
                 rate=Rate(size_bytes=size, pixels=clip.pixels, duration_s=clip.duration_s),
                 keep=clip.frames // 2,
                 batch_pixels=_BATCH_PIXELS,
+                on_progress=lambda frames: self.check(),
             )
 
     def _row(
@@ -272,9 +284,17 @@ def source_key(clip: Clip) -> str:
     return f"source-{clip.digest}"
 
 
-def encode_with(clip: Clip, setting: Setting, target: Path, *, threads: int | None = None) -> float:
+def encode_with(
+    clip: Clip,
+    setting: Setting,
+    target: Path,
+    *,
+    threads: int | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> float:
     """Encode a clip with a conventional encoder into an .mp4, as 4:2:0 of 8 bits (10 for deeper clips) with the
-    source's matrix; the seconds it took. Raises InputError, OutputError or UsageError."""
+    source's matrix; the seconds it took. check: called for every frame. Raises InputError, OutputError or UsageError,
+    and what `check` raises."""
     begun = time.perf_counter()
     with clip.open() as reader:
         info = dataclasses.replace(reader.info, display_matrix=None, rotation=0)
@@ -289,6 +309,7 @@ def encode_with(clip: Clip, setting: Setting, target: Path, *, threads: int | No
             threads=threads,
         ) as writer:
             for frame in reader:
+                check()
                 writer.write(frame)
     return time.perf_counter() - begun
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -47,18 +48,33 @@ def run(
     return rows
 
 
+class _Stopped(Exception):
+    """The run was interrupted, or another of its encodes has failed."""
+
+
 def _measure(bench: Workbench, work: Sequence[tuple[Clip, Setting]], jobs: int, say: Notice) -> list[Row]:
     counter = itertools.count(1)
 
-    def one(item: tuple[Clip, Setting]) -> Row:
+    def one(bench: Workbench, item: tuple[Clip, Setting]) -> Row:
         row = bench.measure(*item)
         say(f"{next(counter)}/{len(work)}  {row.clip}  {row.series}  {row.point}:  {describe(row)}")
         return row
 
     if jobs < 2:
-        return [one(item) for item in work]
+        return [one(bench, item) for item in work]
+    stop = threading.Event()
+
+    def check() -> None:
+        if stop.is_set():
+            raise _Stopped
+
+    watched = dataclasses.replace(bench, check=check)
     with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(one, work))
+        try:
+            return list(pool.map(lambda item: one(watched, item), work))
+        except BaseException:
+            stop.set()  # leaving the pool waits for what is being encoded
+            raise
 
 
 def describe(row: Row) -> str:
