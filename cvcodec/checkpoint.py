@@ -62,7 +62,6 @@ class CheckpointSummary:
     decoder_parameters: int
     dtypes: tuple[str, ...]
     """safetensors names of the stored types, e.g. ("F16",)."""
-    file_bytes: int
     metadata: dict[str, str]
     """All metadata of the file as stored."""
 
@@ -328,7 +327,6 @@ def _read(path: Path, *, with_tensors: bool = False) -> tuple[CheckpointSummary,
         encoder_parameters=parameters[False],
         decoder_parameters=parameters[True],
         dtypes=tuple(sorted(dtypes)),
-        file_bytes=path.stat().st_size,
         metadata=metadata,
     )
     return summary, tensors

@@ -86,10 +86,6 @@ class Trailer:
             raise IndexError(f"frame {frame} is not in the file, it has {self.frames}")
         return bisect_right(self.index, frame, key=attrgetter("first_frame")) - 1
 
-    def chunks_between(self, start: int, end: int) -> list[int]:
-        """Chunks with a pts range that meets [start, end], in units of the time base."""
-        return [number for number, entry in enumerate(self.index) if entry.first_pts <= end and entry.last_pts >= start]
-
 
 class Ledger:
     """Every record of a file as it passes, whichever way: the state between one record and the next.

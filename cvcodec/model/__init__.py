@@ -4,7 +4,7 @@
     cvvae             SD2.1-compatible, z = 4          mini              ours, for CPUs
     cvvae_sd3         SD3-compatible, z = 16           image_vae         2D, SD and SD3
     layers, convolution, winograd, schedule, frames, diffusers_layout    what the official ones are made of
-    official_config   official config.json <-> config  inflate           2D weights -> 3D weights
+    official_config   official config.json -> config   inflate           2D weights -> 3D weights
 
 `build_model` is the way in.
 """

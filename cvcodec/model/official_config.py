@@ -1,4 +1,4 @@
-"""Official `config.json` values <-> ModelConfig, for CVVAEModel, CVVAESD3Model and diffusers' AutoencoderKL (spec 2.0).
+"""Official `config.json` values -> ModelConfig, for CVVAEModel, CVVAESD3Model and diffusers' AutoencoderKL (spec 2.0).
 
 Owns: which fields there are, their defaults, and which of their values this code can honour. Does not know: files,
 tensors.
@@ -9,7 +9,6 @@ interface (`num_video_frames`, `reshape_*`, `force_upcast`, `sample_size`) have 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -83,10 +82,6 @@ _IMAGE: dict[str, Any] = {
 
 # The class has none of its own; these are the SD3 image model's (spec 1.9).
 _SD3_FACTORS: dict[str, Any] = {"scaling_factor": 1.5305, "shift_factor": 0.0609}
-_UNSAID = (
-    *("window_latents", "encode_context", "decode_context", "tile_latents", "tile_context", "tile_blend"),
-    *("scaling_factor", "shift_factor"),
-)
 
 
 def config_from_official(values: Mapping[str, Any]) -> ModelConfig:
@@ -108,22 +103,6 @@ def config_from_official(values: Mapping[str, Any]) -> ModelConfig:
     if unknown:
         raise ValueError(f"{name} config has fields that this release does not know: {', '.join(unknown)}")
     return read({**defaults, **given})
-
-
-def config_to_official(config: ModelConfig) -> dict[str, Any]:
-    """Inverse of `config_from_official`, for the families cvvae, cvvae-sd3 and autoencoder-kl; ValueError for others.
-
-    A network that the official class cannot express (say, other block counts per level) raises ValueError too. Windows
-    of our own, and factors where the class has no field for them, are left out.
-    """
-    writers = {"cvvae": _to_cvvae, "cvvae-sd3": _to_cvvae_sd3, "autoencoder-kl": _to_image}
-    if config.family not in writers:
-        raise ValueError(f"{config.family} has no official config; only {', '.join(writers)} have")
-    values = writers[config.family](config)
-    unsaid = {name: getattr(config, name) for name in _UNSAID}
-    if dataclasses.replace(config_from_official(values), **unsaid) != config:
-        raise ValueError(f"no official {values['_class_name']} config describes this model: {config}")
-    return values
 
 
 # ---------------------------------------------------------------------------------------------------- CVVAEModel
@@ -152,22 +131,6 @@ def _from_cvvae(values: dict[str, Any]) -> ModelConfig:
     )
 
 
-def _to_cvvae(config: ModelConfig) -> dict[str, Any]:
-    base = config.widths[0]
-    return {
-        "_class_name": "CVVAEModel",
-        **_CVVAE,
-        "ch": base,
-        "ch_mult": [width // base for width in config.widths],
-        "decoder_attn_type": _TEMPORAL_ATTENTION if config.temporal_attention else _SPATIAL_ATTENTION[1],
-        "half_3d": config.half_3d,
-        "num_res_blocks": config.encoder_blocks[0],
-        "scaling_factor": config.scaling_factor,
-        "z_channels": config.latent_channels,
-        **_official_windows(config),
-    }
-
-
 # ---------------------------------------------------------------------------------------------------- CVVAESD3Model
 
 
@@ -188,20 +151,6 @@ def _from_cvvae_sd3(values: dict[str, Any]) -> ModelConfig:
         **_SD3_FACTORS,
         **_windows(values),
     )
-
-
-def _to_cvvae_sd3(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "_class_name": "CVVAESD3Model",
-        **_CVVAE_SD3,
-        "block_out_channels": list(config.widths),
-        "half_3d": config.half_3d,
-        "layers_per_block": config.encoder_blocks[0],
-        "mid_block_add_attention": config.mid_attention,
-        "norm_num_groups": config.norm_groups,
-        "out_channels": config.latent_channels,
-        **_official_windows(config),
-    }
 
 
 # ---------------------------------------------------------------------------------------------------- AutoencoderKL
@@ -231,25 +180,6 @@ def _from_image(values: dict[str, Any]) -> ModelConfig:
     )
 
 
-def _to_image(config: ModelConfig) -> dict[str, Any]:
-    levels = len(config.widths)
-    return {
-        "_class_name": "AutoencoderKL",
-        **_IMAGE,
-        "block_out_channels": list(config.widths),
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "latent_channels": config.latent_channels,
-        "layers_per_block": config.encoder_blocks[0],
-        "mid_block_add_attention": config.mid_attention,
-        "norm_num_groups": config.norm_groups,
-        "scaling_factor": config.scaling_factor,
-        "shift_factor": config.shift_factor or None,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "use_post_quant_conv": config.quant_conv,
-        "use_quant_conv": config.quant_conv,
-    }
-
-
 # ---------------------------------------------------------------------------------------------------- shared
 
 
@@ -275,14 +205,6 @@ def _windows(values: dict[str, Any]) -> dict[str, Any]:
         "official_chunk_frames": _count(values, "en_de_n_frames_a_time") if chunked else None,
         "official_tile_pixels": _count(values, "tile_spatial_size") if tiled else 0,
         "official_tile_overlap": _number(values, "tile_overlap_ratio") if tiled else 0.0,
-    }
-
-
-def _official_windows(config: ModelConfig) -> dict[str, Any]:
-    return {
-        "en_de_n_frames_a_time": config.official_chunk_frames,
-        "tile_spatial_size": config.official_tile_pixels or None,
-        "tile_overlap_ratio": config.official_tile_overlap,
     }
 
 

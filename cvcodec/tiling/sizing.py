@@ -33,16 +33,14 @@ class Fit:
     """Whether they differ from what was asked for; worth a warning."""
 
 
-def activation_bytes_per_pixel(
-    width: int, *, patch_size: int = 1, itemsize: int = 4, live: int = LIVE_TENSORS
-) -> float:
+def activation_bytes_per_pixel(width: int, *, patch_size: int = 1, itemsize: int = 4) -> float:
     """Peak bytes per input pixel of a network with `width` channels behind a pixel-unshuffle by `patch_size`.
 
     The finest level dominates: the next has four times fewer positions, and at most twice the channels.
     """
-    if min(width, patch_size, itemsize, live) < 1:
-        raise ValueError(f"all at least 1 wanted: {width = }, {patch_size = }, {itemsize = }, {live = }")
-    return live * width * itemsize / patch_size**2
+    if min(width, patch_size, itemsize) < 1:
+        raise ValueError(f"all at least 1 wanted: {width = }, {patch_size = }, {itemsize = }")
+    return LIVE_TENSORS * width * itemsize / patch_size**2
 
 
 def estimate_bytes(

@@ -16,7 +16,6 @@ from typing import Any, Literal, TypeVar
 from cvcodec.errors import UsageError
 
 Job = Literal["image-vae", "video-vae", "finetune"]
-JOBS: tuple[Job, ...] = ("image-vae", "video-vae", "finetune")
 Distortion = Literal["mse-db", "l1", "mse", "l1+mse"]
 Mapping2d = Literal["first", "average", "slice", "random"]
 

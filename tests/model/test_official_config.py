@@ -3,8 +3,7 @@
 import pytest
 
 from cvcodec.model import ModelConfig
-from cvcodec.model.official_config import config_from_official, config_to_official
-from tests.model.fixture_data import Reference
+from cvcodec.model.official_config import config_from_official
 
 RELEASED_Z4 = {  # vae3d_v1-1/config.json
     "_class_name": "CVVAEModel",
@@ -79,30 +78,12 @@ def test_the_released_z4_config_is_understood_and_equals_the_class_defaults():
     )
 
 
-def test_written_configs_hold_what_the_released_file_holds():
-    written = config_to_official(config_from_official(RELEASED_Z4))
-    assert {key: value for key, value in RELEASED_Z4.items() if key in written} == written
-    left_out = set(RELEASED_Z4) - set(written)
-    assert left_out == {
-        *("_diffusers_version", "_name_or_path", "force_upcast", "num_video_frames"),
-        *("reshape_x_dim_to_4", "reshape_z_dim_to_4"),
-    }
-
-
-@pytest.mark.parametrize("name", ["cvvae_z4", "cvvae_sd3_z16"])
-def test_configs_of_the_official_classes_survive_the_round_trip(name):
-    official = Reference.load(f"parity/{name}").notes["config"]
-    written = config_to_official(config_from_official(official))
-    assert written == {key: official[key] for key in written}
-
-
-def test_image_configs_are_understood_and_survive_the_round_trip():
+def test_image_configs_are_understood():
     sd21, sd3 = config_from_official(SD21), config_from_official(SD3)
     assert (sd21.quant_conv, sd21.latent_channels, sd21.scaling_factor, sd21.norm_eps) == (True, 4, 0.18215, 1e-6)
     assert (sd3.quant_conv, sd3.latent_channels, sd3.scaling_factor, sd3.shift_factor) == (False, 16, 1.5305, 0.0609)
     for config in (sd21, sd3):
         assert (config.temporal_factor, config.spatial_factor) == (1, 8)
-        assert config_from_official(config_to_official(config)) == config
 
 
 def test_the_sd3_video_config_brings_the_sd3_factors_and_its_own_epsilon():
@@ -175,14 +156,3 @@ def test_what_cannot_be_honoured_is_refused_by_name(change, message):
 def test_image_configs_that_cannot_be_honoured_are_refused_by_name(change, message):
     with pytest.raises(ValueError, match=message):
         config_from_official({**SD3, **change})
-
-
-def test_a_network_that_no_official_config_describes_is_not_written():
-    config = ModelConfig(
-        family="cvvae", latent_channels=4, widths=(32,) * 4, encoder_blocks=(1, 1, 1, 2), decoder_blocks=(2,) * 4
-    )
-    with pytest.raises(ValueError, match="no official CVVAEModel config describes this model"):
-        config_to_official(config)
-    mini = ModelConfig(family="cvvae-mini", latent_channels=4, widths=(32,), encoder_blocks=(1,), decoder_blocks=(1,))
-    with pytest.raises(ValueError, match="cvvae-mini has no official config"):
-        config_to_official(mini)

@@ -17,7 +17,7 @@ def test_the_estimate_is_pixels_of_one_call_times_bytes_per_pixel() -> None:
     assert estimate_bytes(WINDOW, TileSpec(32), height=720, width=100, bytes_per_pixel=1) == 81 * 256 * 104
     assert estimate_bytes(WINDOW, None, height=8, width=8, bytes_per_pixel=1, temporal_factor=1) == 20 * 64
     assert activation_bytes_per_pixel(128) == 6 * 128 * 4
-    assert activation_bytes_per_pixel(64, patch_size=2, itemsize=2, live=3) == 3 * 64 * 2 / 4
+    assert activation_bytes_per_pixel(64, patch_size=2, itemsize=2) == 6 * 64 * 2 / 4
 
 
 @given(

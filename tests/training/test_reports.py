@@ -18,7 +18,7 @@ from cvcodec.cli.app import run
 from cvcodec.cli.train import app
 from cvcodec.errors import InputError, UsageError
 from cvcodec.training.ablations import TABLES, run_ablations
-from cvcodec.training.config import JOBS, TrainConfig
+from cvcodec.training.config import JOB_DEFAULTS, TrainConfig
 from cvcodec.training.log import RunLog, read_log
 from cvcodec.training.plot import plot_runs
 
@@ -161,7 +161,7 @@ def cvcodec(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_field_of_the_config_is_an_option_of_every_job(capsys: pytest.CaptureFixture[str]) -> None:
-    for job in JOBS:
+    for job in JOB_DEFAULTS:
         assert run(app, [job, "--help"]) == 0
         shown = capsys.readouterr().out
         for field in dataclasses.fields(TrainConfig):

@@ -5,7 +5,7 @@ clips         what it is tried on: files as they are, or after the protocol of t
 measure       one clip in one setting: encode, decode, time, measure -> a `Row`
 cache         rows and pictures on disk, so that a run can be stopped and go on
 run           all clips in all settings
-bjontegaard   the distance between two curves: BD-rate, BD-metric
+bjontegaard   the distance between two curves: BD-rate
 summary       rows -> curves, means over clips, BD-rates, matched rates, tables in Markdown
 chart         curves -> SVG; `plot` draws the same with matplotlib
 html          everything on one page

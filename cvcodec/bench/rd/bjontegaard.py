@@ -4,7 +4,7 @@ Curves go through their points by monotone piecewise cubics (Fritsch and Carlson
 Butland 1984, which is what `scipy.interpolate.PchipInterpolator` and most tools for video coding use): a cubic through
 four points, as in 2001, swings between points that lie far apart.
 
-Owns: the interpolation and the two integrals. Does not know: where points come from.
+Owns: the interpolation and the integral. Does not know: where points come from.
 """
 
 from __future__ import annotations
@@ -82,12 +82,6 @@ def bd_rate(anchor: Sequence[tuple[float, float]], test: Sequence[tuple[float, f
     reach; None where there are none.
     """
     curves = [_by_quality(points) for points in (anchor, test)]
-    return _difference(*curves)
-
-
-def bd_metric(anchor: Sequence[tuple[float, float]], test: Sequence[tuple[float, float]]) -> float | None:
-    """How much more quality `test` has than `anchor` at the same rate, in the mean over the log-rates both reach."""
-    curves = [_by_rate(points) for points in (anchor, test)]
     return _difference(*curves)
 
 
