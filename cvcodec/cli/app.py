@@ -156,9 +156,7 @@ def _exit_on_signals() -> None:
 
 def _exit_on_signal(number: int, frame: FrameType | None) -> None:
     if _swallows_exceptions(frame):
-        again = threading.Timer(_AGAIN_S, _send_again, (number,))
-        again.daemon = True
-        again.start()
+        _send_again(number)
     elif number == signal.SIGINT:
         raise KeyboardInterrupt
     else:
@@ -166,10 +164,12 @@ def _exit_on_signal(number: int, frame: FrameType | None) -> None:
 
 
 def _send_again(number: int) -> None:
+    """Soon. It is a signal that comes then: it ends waiting, too, and asking for it takes neither locks nor threads."""
     if sys.platform == "win32":
-        _thread.interrupt_main(number)
+        threading.Timer(_AGAIN_S, _thread.interrupt_main, (number,)).start()
     else:
-        signal.pthread_kill(threading.main_thread().ident or 0, number)  # ends a wait too
+        signal.signal(signal.SIGALRM, lambda _, frame: _exit_on_signal(number, frame))
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_S)
 
 
 def _swallows_exceptions(frame: FrameType | None) -> bool:
