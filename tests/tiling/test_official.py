@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import pairwise
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,44 +16,10 @@ from cvcodec.tiling import (
     OfficialGrid,
     OfficialRunner,
     decode_official,
-    decode_official_stream,
     encode_official,
     encode_official_stream,
-    official_chunk,
-    official_latents_to_read,
-    pad_space,
-    pad_time,
 )
-from tests.tiling.toys import random_latent, random_video
-
-
-class Toy:
-    """Shaped like the official models: any T and size; like their GroupNorm, every value depends on its whole tile."""
-
-    def __init__(self, family: str = "cvvae", *, tile: int = 72, chunk: int | None = 16) -> None:
-        self.config = SimpleNamespace(
-            family=family,
-            official_chunk_frames=chunk,
-            official_tile_pixels=tile,
-            official_tile_overlap=0.2222,
-            temporal_factor=4,
-            spatial_factor=8,
-        )
-        self.calls: list[tuple[int, ...]] = []
-
-    def moments(self, pixels: Tensor) -> Tensor:
-        self.calls.append(tuple(pixels.shape))
-        up = self.config.family == "cvvae-sd3"
-        pooled = F.avg_pool3d(pixels[:, :, ::4], (1, 8, 8), ceil_mode=up)
-        scaled = (pooled - pixels.mean()) / pixels.std().clamp_min(1e-3)
-        return torch.cat([scaled[:, :2], 400 * scaled[:, 1:].sin()], 1)
-
-    def decode(self, latent: Tensor) -> Tensor:
-        self.calls.append(tuple(latent.shape))
-        large = latent.repeat_interleave(8, 3).repeat_interleave(8, 4).repeat_interleave(4, 2)[:, :, 3:]
-        ramp = torch.linspace(0, 1, large.shape[4]) * torch.linspace(0, 1, large.shape[2])[:, None, None]
-        return large[:, :1].repeat(1, 3, 1, 1, 1) * ramp + latent.mean()
-
+from tests.tiling.toys import OfficialToy, random_latent, random_video
 
 # The literal restatement: lists of tiles, one row or column of samples at a time, the numbers of spec 3.2 written out.
 
@@ -126,7 +89,7 @@ SIZES = [(8, 8), (72, 72), (73, 72), (128, 129), (129, 200), (101, 60), (170, 12
 @pytest.mark.parametrize("family", ["cvvae", "cvvae-sd3"])
 @pytest.mark.parametrize(("height", "width"), SIZES)
 def test_encoding_equals_the_literal_restatement(family: str, height: int, width: int) -> None:
-    model, pixels = Toy(family), random_video(19, height, width)
+    model, pixels = OfficialToy(family), random_video(19, height, width)
     moments = encode_official(model, pixels)
     torch.testing.assert_close(moments, literal_encode(model, pixels), atol=1e-5, rtol=1e-6)
     side = (lambda n: -(-n // 8)) if family == "cvvae-sd3" else (lambda n: n // 8)
@@ -135,14 +98,14 @@ def test_encoding_equals_the_literal_restatement(family: str, height: int, width
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (9, 9), (9, 10), (16, 17), (17, 3)])
 def test_decoding_equals_the_literal_restatement(height: int, width: int) -> None:
-    model, latent = Toy(), random_latent(6, height, width)
+    model, latent = OfficialToy(), random_latent(6, height, width)
     pixels = decode_official(model, latent)
     torch.testing.assert_close(pixels, literal_decode(model, latent), atol=1e-5, rtol=1e-6)
     assert pixels.shape == (1, 3, 21, 8 * height, 8 * width)
 
 
 def test_the_released_tile_size_equals_the_literal_restatement() -> None:
-    model, pixels = Toy(tile=576), random_video(1, 577, 1100)
+    model, pixels = OfficialToy(tile=576), random_video(1, 577, 1100)
     moments = encode_official(model, pixels)
     torch.testing.assert_close(moments, literal_encode(model, pixels), atol=1e-5, rtol=1e-6)
     latent = moments[:, :2]
@@ -151,7 +114,7 @@ def test_the_released_tile_size_equals_the_literal_restatement() -> None:
 
 @pytest.mark.parametrize("frames", range(1, 41))
 def test_frame_counts_follow_the_official_code(frames: int) -> None:
-    model, pixels = Toy(), random_video(frames, 16, 8)
+    model, pixels = OfficialToy(), random_video(frames, 16, 8)
     moments = encode_official(model, pixels)
     torch.testing.assert_close(moments, literal_encode(model, pixels), atol=1e-5, rtol=1e-6)
     assert moments.shape[2] == (frames - 1) // 4 + 1
@@ -162,7 +125,7 @@ def test_frame_counts_follow_the_official_code(frames: int) -> None:
 
 
 def test_tail_frames_that_add_no_latent_still_reach_the_model() -> None:
-    model = Toy()
+    model = OfficialToy()
     encode_official(model, random_video(8, 16, 16))
     encode_official(model, random_video(22, 16, 16))
     assert [shape[2] for shape in model.calls] == [8, 17, 6]
@@ -188,7 +151,7 @@ def numbered(scale: int) -> Any:
 
 
 def test_two_tiles_blend_as_worked_out_by_hand() -> None:
-    model = Toy()
+    model = OfficialToy()
     model.moments = numbered(1)  # type: ignore[method-assign]
     moments = encode_official(model, torch.zeros(1, 3, 1, 8, 100))
     # tiles at 0 and 56 pixels; the second has 5 latents, 2 of them blended with weights 0 and 1/2
@@ -199,7 +162,7 @@ def test_two_tiles_blend_as_worked_out_by_hand() -> None:
 
 
 def test_four_tiles_blend_in_place_as_worked_out_by_hand() -> None:
-    model = Toy()
+    model = OfficialToy()
     model.moments = numbered(1)  # type: ignore[method-assign]
     moments = encode_official(model, torch.zeros(1, 3, 1, 100, 100))[0, 0, 0]
     assert moments.shape == (12, 12)
@@ -214,103 +177,11 @@ def test_four_tiles_blend_in_place_as_worked_out_by_hand() -> None:
 
 
 def test_moments_are_blended_without_clamping_the_log_variance() -> None:
-    model, pixels = Toy(), random_video(1, 8, 100)
+    model, pixels = OfficialToy(), random_video(1, 8, 100)
     first, second = model.moments(pixels[..., :72]), model.moments(pixels[..., 56:])
     moments = encode_official(model, pixels)
     assert moments[:, 2:].abs().max() > 20
     torch.testing.assert_close(moments[..., 8], (first[..., 8] + second[..., 1]) / 2)
-
-
-@pytest.mark.parametrize("frames", [1, 4, 5, 17, 18, 21, 22, 33, 50])
-@pytest.mark.parametrize("piece", [1, 7, 60])
-def test_streaming_without_padding_gives_exactly_the_same_latents(frames: int, piece: int) -> None:
-    model, pixels = Toy("cvvae-sd3"), random_video(frames, 75, 81)
-    grid = OfficialGrid.from_config(model.config)
-    chunks = list(encode_official_stream(model.moments, pixels.split(piece, 2), grid, pad=False))
-    assert torch.equal(torch.cat(chunks, 2), encode_official(model, pixels))
-    assert [chunk.shape[2] for chunk in chunks][:-1] == [5, 4, 4][: len(chunks) - 1]
-
-
-@pytest.mark.parametrize("frames", [1, 2, 18, 23, 33])
-def test_streaming_with_padding_equals_the_padded_clip_and_loses_no_frame(frames: int) -> None:
-    model, pixels = Toy(), random_video(frames, 75, 9)
-    grid = OfficialGrid.from_config(model.config)
-    chunks = list(encode_official_stream(model.moments, pixels.unbind(2), grid))
-    latent = torch.cat(chunks, 2)
-    assert torch.equal(latent, encode_official(model, pad_space(pad_time(pixels))))
-    assert latent.shape[2:] == (-(-(frames - 1) // 4) + 1, 10, 2)
-    total = latent.shape[2]
-    assert [chunk.shape[2] for chunk in chunks] == [
-        stop - start for start, stop in (official_chunk(n, grid, total) for n in range(len(chunks)))
-    ]
-    assert official_chunk(len(chunks), grid, total) == (total, total)
-
-
-@pytest.mark.parametrize("known", [True, False])
-@pytest.mark.parametrize("latents", [1, 2, 5, 6, 9, 10, 13])
-def test_streamed_decoding_gives_exactly_the_same_pixels(latents: int, known: bool) -> None:
-    model, latent = Toy(), random_latent(latents, 2, 11)
-    grid = OfficialGrid.from_config(model.config)
-    log: list[tuple[int, int]] = []
-
-    def read(start: int, stop: int) -> Tensor:
-        log.append((start, stop))
-        return latent[:, :, start:stop]
-
-    pieces = list(decode_official_stream(model.decode, read, grid=grid, total=latents if known else None))
-    assert torch.equal(torch.cat(pieces, 2), decode_official(model, latent))
-    assert [piece.shape[2] for piece in pieces][:-1] == [17, 16, 16][: len(pieces) - 1]
-    assert all(before[1] == after[0] for before, after in pairwise(log))
-
-
-def test_every_part_decodes_to_exactly_what_the_whole_decodes_to() -> None:
-    model, latent = Toy(), random_latent(15, 1, 2)
-    grid = OfficialGrid.from_config(model.config)
-    whole = decode_official(model, latent)
-    for start in range(15):
-        for stop in range(start + 1, 16):
-            log: list[tuple[int, int]] = []
-
-            def read(a: int, b: int, log: list[tuple[int, int]] = log) -> Tensor:
-                log.append((a, b))
-                return latent[:, :, a:b]
-
-            part = torch.cat(list(decode_official_stream(model.decode, read, (start, stop), grid=grid, total=15)), 2)
-            assert torch.equal(part, whole[:, :, (4 * start - 3 if start else 0) : 4 * stop - 3])
-            assert (log[0][0], log[-1][1]) == official_latents_to_read((start, stop), grid, 15)
-
-
-def test_random_access_costs_one_chunk() -> None:
-    grid = OfficialGrid()
-    assert official_latents_to_read((41, 45), grid, 1000) == (40, 45)
-    assert official_latents_to_read((44, 46), grid, 1000) == (40, 49)
-    assert official_latents_to_read((3, 3), grid, 1000) == (3, 3)
-    assert official_latents_to_read((7, 8), OfficialGrid(chunk_frames=None), 9) == (0, 9)
-
-
-def test_without_chunks_the_clip_is_one_call() -> None:
-    model, pixels = Toy(chunk=None), random_video(41, 8, 8)
-    assert torch.equal(encode_official(model, pixels), model.moments(pixels))
-    latent = random_latent(9, 1, 1)
-    assert torch.equal(decode_official(model, latent), model.decode(latent))
-    grid = OfficialGrid.from_config(model.config)
-    streamed = list(decode_official_stream(model.decode, lambda a, b: latent[:, :, a:b], (4, 6), grid=grid))
-    assert torch.equal(torch.cat(streamed, 2), model.decode(latent)[:, :, 13:21])
-    assert [shape[2] for shape in model.calls[:2]] == [41, 41]
-
-
-def test_one_chunk_of_frames_is_read_ahead() -> None:
-    read = 0
-
-    def frames() -> Iterator[Tensor]:
-        nonlocal read
-        for _ in range(100):
-            read += 1
-            yield torch.rand(1, 3, 8, 8)
-
-    stream = encode_official_stream(Toy().moments, frames(), OfficialGrid())
-    counts = [(next(stream).shape[2], read) for _ in range(3)]
-    assert counts == [(5, 17), (4, 33), (4, 49)]
 
 
 @pytest.mark.parametrize("tile", [72, 144, 288, 576])
@@ -320,7 +191,7 @@ def test_tile_sizes_whose_strides_agree_are_accepted(tile: int) -> None:
 
 @pytest.mark.parametrize("tile", [64, 100, 128])
 def test_tile_sizes_whose_strides_disagree_are_refused_when_tiles_are_needed(tile: int) -> None:
-    model = Toy(tile=tile)
+    model = OfficialToy(tile=tile)
     with pytest.raises(ValueError, match="leave the latent grid"):
         encode_official(model, random_video(1, 16, tile + 8))
     with pytest.raises(ValueError, match="leave the latent grid"):
@@ -330,17 +201,17 @@ def test_tile_sizes_whose_strides_disagree_are_refused_when_tiles_are_needed(til
 
 def test_shapes_that_are_no_clip_are_refused() -> None:
     with pytest.raises(ValueError, match="pixels"):
-        encode_official(Toy(), torch.zeros(3, 1, 8, 8))
+        encode_official(OfficialToy(), torch.zeros(3, 1, 8, 8))
     with pytest.raises(ValueError, match="a latent"):
-        decode_official(Toy(), torch.zeros(1, 2, 0, 1, 1))
+        decode_official(OfficialToy(), torch.zeros(1, 2, 0, 1, 1))
     with pytest.raises(ValueError, match="give no latent"):
-        encode_official(Toy(), torch.zeros(1, 3, 1, 7, 8))
+        encode_official(OfficialToy(), torch.zeros(1, 3, 1, 7, 8))
     with pytest.raises(ValueError, match="not a multiple of 4"):
         OfficialGrid(chunk_frames=10)
 
 
 def test_a_batch_of_clips_is_each_clip_alone() -> None:
-    model = Toy()
+    model = OfficialToy()
     model.moments = lambda pixels: F.avg_pool3d(pixels[:, :, ::4], (1, 8, 8))  # type: ignore[method-assign]
     pixels = torch.cat([random_video(21, 80, 90, seed) for seed in (1, 2)])
     both = encode_official(model, pixels)
@@ -348,7 +219,7 @@ def test_a_batch_of_clips_is_each_clip_alone() -> None:
 
 
 def test_out_of_memory_halves_official_tiles_and_reports_it() -> None:
-    model, pixels = Toy(tile=576), random_video(5, 600, 64)
+    model, pixels = OfficialToy(tile=576), random_video(5, 600, 64)
     changes: list[tuple[int, int]] = []
 
     def scarce(clip: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
-"""Small callables with a known, finite receptive field, built from plain torch convolutions."""
+"""Stand-ins for models: plain torch convolutions with a finite receptive field, and one as global as GroupNorm."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -60,3 +62,31 @@ def random_video(frames: int, height: int = 8, width: int = 8, seed: int = 0) ->
 def random_latent(latents: int, height: int = 2, width: int = 2, channels: int = 2, seed: int = 0) -> Tensor:
     """(1, C, t, h, w) normal."""
     return torch.randn(1, channels, latents, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+class OfficialToy:
+    """Shaped like the official models: any T and size; like their GroupNorm, every value depends on its whole tile."""
+
+    def __init__(self, family: str = "cvvae", *, tile: int = 72, chunk: int | None = 16) -> None:
+        self.config = SimpleNamespace(
+            family=family,
+            official_chunk_frames=chunk,
+            official_tile_pixels=tile,
+            official_tile_overlap=0.2222,
+            temporal_factor=4,
+            spatial_factor=8,
+        )
+        self.calls: list[tuple[int, ...]] = []
+
+    def moments(self, pixels: Tensor) -> Tensor:
+        self.calls.append(tuple(pixels.shape))
+        up = self.config.family == "cvvae-sd3"
+        pooled = F.avg_pool3d(pixels[:, :, ::4], (1, 8, 8), ceil_mode=up)
+        scaled = (pooled - pixels.mean()) / pixels.std().clamp_min(1e-3)
+        return torch.cat([scaled[:, :2], 400 * scaled[:, 1:].sin()], 1)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        self.calls.append(tuple(latent.shape))
+        large = latent.repeat_interleave(8, 3).repeat_interleave(8, 4).repeat_interleave(4, 2)[:, :, 3:]
+        ramp = torch.linspace(0, 1, large.shape[4]) * torch.linspace(0, 1, large.shape[2])[:, None, None]
+        return large[:, :1].repeat(1, 3, 1, 1, 1) * ramp + latent.mean()
