@@ -10,5 +10,6 @@
     reader       slices a second that training loops get, against torch.save, safetensors and WebDataset
     gpu_check    parity, windows, memory and speed on a CUDA or MPS device              (make gpu-check)
 
-`harness` holds what they share, `device_checks` what gpu_check checks. Nothing here is imported by the codec.
+`harness` holds what they share, `device_checks` and `device_speed` what gpu_check checks and times. Nothing here is
+imported by the codec.
 """

@@ -1,6 +1,6 @@
 """What `gpu_check` checks: that a device computes what the CPU computes, and survives running out of memory.
 
-Owns: the checks, their inputs and their limits, and the measurement of speed and peak memory on a device.
+Owns: the checks, their inputs and their limits.
 Does not know: command lines, reports.
 
 The reference is always the same model on the CPU in fp32. Limits of differences are relative to the largest magnitude
@@ -19,27 +19,24 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cvcodec import tiling
 from cvcodec.bench import harness
 from cvcodec.codec import EncodeOptions, LatentFile, encode_file
 from cvcodec.device import release_memory
-from cvcodec.errors import DeviceError
 from cvcodec.model import ModelConfig, VideoAutoencoder
 from cvcodec.plan import Plan
-from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
+from cvcodec.runner import ModelRunner
 from cvcodec.tiling import OfficialGrid, TileSpec, WindowSpec
 
 FP32_LIMIT = 1e-4
 PSNR_LIMITS_DB = {"bf16": 40.0, "fp16": 55.0}
 CODE_LIMIT = 1.0  # code values by which a rounded pixel may differ when the float beneath lies at a rounding edge
 
-_DEPTH = 8
+DEPTH = 8  # bits of the code values of clips
 _MEMORY_SHARES = (0.6, 0.45, 0.3)  # of what a whole clip takes: the first that makes it fail counts
 
 
@@ -63,23 +60,6 @@ class Check:
         return self.value >= self.limit if self.at_least else self.value <= self.limit
 
 
-@dataclass(frozen=True, kw_only=True)
-class Speed:
-    """Encode and decode of one clip through windows and tiles, copies from and to the host included."""
-
-    model: str
-    precision: str
-    width: int
-    height: int
-    frames: int
-    encode_mpixel_per_s: float | None = None
-    decode_mpixel_per_s: float | None = None
-    encode_peak_bytes: int | None = None
-    """Largest sum of tensors on the device; None where it does not tell."""
-    decode_peak_bytes: int | None = None
-    note: str = ""
-
-
 class Subject:
     """A model on the device in fp32, and what it gives on the CPU for one clip."""
 
@@ -91,7 +71,7 @@ class Subject:
         self.cpu = ModelRunner(copy.deepcopy(model), device="cpu", precision="fp32")
         self.exact = self.runner("fp32")
         self.clip = harness.moving_clip(64, 48, 9)
-        self.moments = self.cpu.encode(self.clip, _DEPTH)
+        self.moments = self.cpu.encode(self.clip, DEPTH)
         self.latent = self.moments[:, : self.config.latent_channels]
         self.pixels = self.cpu.decode(self.latent)
 
@@ -117,12 +97,12 @@ def parity(subject: Subject, precision: str) -> list[Check]:
     """Encoder and decoder against the CPU in fp32: the largest difference in fp32, PSNR in reduced precisions."""
     if precision == "fp32":
         return [
-            subject.difference("encode as on the CPU", subject.exact.encode(subject.clip, _DEPTH), subject.moments),
+            subject.difference("encode as on the CPU", subject.exact.encode(subject.clip, DEPTH), subject.moments),
             subject.difference("decode as on the CPU", subject.exact.decode(subject.latent), subject.pixels),
         ]
     notices: list[str] = []
     runner = subject.runner(precision, notices.append)
-    mean = runner.encode(subject.clip, _DEPTH)[:, : subject.config.latent_channels]
+    mean = runner.encode(subject.clip, DEPTH)[:, : subject.config.latent_channels]
     pixels = runner.decode(subject.latent)
     return [
         Check(
@@ -180,7 +160,7 @@ def windows(subject: Subject) -> list[Check]:
     picture = harness.moving_clip((tile.size + 12) * scale, tile.size * scale, factor + 1)
     checks = []
     for what, plan, source in (("windows", windowed, clip), ("tiles", tiled, picture)):
-        whole = subject.exact.encode(source, _DEPTH)[:, : config.latent_channels]
+        whole = subject.exact.encode(source, DEPTH)[:, : config.latent_channels]
         pieces = encode_all(plan, subject.exact, source)
         checks.append(subject.difference(f"encode in {what} as whole", pieces, whole))
         pixels = subject.exact.decode(whole)
@@ -219,7 +199,7 @@ def encode_all(
     """The latents (mean) of a clip of code values, by `plan`, on the CPU."""
     channels = runner.model.config.latent_channels
     report = on_backoff or (lambda plan: None)
-    pieces = plan.encode(lambda x: runner.encode(x, _DEPTH)[:, :channels], [clip], lambda plan, text: report(plan))
+    pieces = plan.encode(lambda x: runner.encode(x, DEPTH)[:, :channels], [clip], lambda plan, text: report(plan))
     return torch.cat([piece.cpu() for piece in pieces], dim=2)
 
 
@@ -241,9 +221,9 @@ def out_of_memory(subject: Subject) -> Check:
     """
     # Where memory is not measured, less will do.
     width, height = (512, 512) if subject.device.type == "cuda" else (256, 64)
-    plan = dataclasses.replace(_untiled(subject.config), grid=None)
+    plan = _untiled(subject.config)
     clip = harness.moving_clip(width, height, subject.config.temporal_factor + 1 if subject.config.is_video else 2)
-    needed = _peak_of(subject.device, lambda: subject.exact.encode(clip, _DEPTH))
+    needed = harness.peak_bytes(subject.device, lambda: subject.exact.encode(clip, DEPTH))
     used: list[Plan] = []
     for share in _MEMORY_SHARES:
         with _little_memory(subject.exact, needed, share, math.prod(clip.shape)) as limited:
@@ -273,20 +253,6 @@ def out_of_memory(subject: Subject) -> Check:
 def _untiled(config: ModelConfig) -> Plan:
     factor = config.temporal_factor if config.is_video else 1
     return Plan(factor, config.spatial_factor, encode_window=WindowSpec(64), decode_window=WindowSpec(64))
-
-
-def _peak_of(device: torch.device, work: Callable[[], object]) -> tuple[int, int]:
-    """Bytes of tensors on the device before `work` and at its peak; zeros, without any work, where the device does not
-    tell.
-    """
-    if device.type != "cuda":
-        return 0, 0
-    release_memory(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    work()
-    harness.synchronise(device)
-    return before, torch.cuda.max_memory_allocated(device)
 
 
 @contextlib.contextmanager
@@ -343,59 +309,4 @@ def file_round_trip(subject: Subject) -> Check:
         value=float(np.abs(pictures[0] - pictures[1]).max()) if len(pictures[0]) == 23 else math.nan,
         limit=CODE_LIMIT,
         unit="code values",
-    )
-
-
-# ---------------------------------------------------------------------------------------------------- speed
-
-
-def speed(
-    model: VideoAutoencoder,
-    device: torch.device,
-    precision: str,
-    *,
-    width: int,
-    height: int,
-    frames: int,
-    repeats: int = 3,
-) -> Speed:
-    """Encode and decode a clip with the model's own windows and tiles, after a warm-up; the median of `repeats`."""
-    name = model.name or model.config.family
-    facts: dict[str, Any] = {"model": name, "precision": precision, "width": width, "height": height, "frames": frames}
-    runner = ModelRunner(copy.deepcopy(model), device=device, precision=precision)
-    plan = Plan.choose(model.config, height=height, width=width)
-    clip = harness.moving_clip(width, height, frames)
-    notes: list[str] = []
-
-    def encode() -> Tensor:
-        return encode_all(plan, runner, clip, lambda smaller: notes.append("smaller tiles: memory ran out"))
-
-    def decode(latent: Tensor) -> None:
-        total = latent.shape[2]
-        for piece in plan.decode(
-            runner.decode,
-            lambda start, stop: latent[:, :, start:stop],
-            (0, total),
-            total,
-            lambda plan, text: notes.append("smaller tiles: memory ran out"),
-        ):
-            tensor_to_frames(denormalise(tiling.crop_space(piece, height, width), _DEPTH), _DEPTH)
-
-    try:
-        latent = encode()
-        decode(latent)
-        encode_peak = _peak_of(device, encode)[1]
-        decode_peak = _peak_of(device, lambda: decode(latent))[1]
-        encode_s = harness.median(harness.timed(encode, repeats=repeats))
-        decode_s = harness.median(harness.timed(lambda: decode(latent), repeats=repeats))
-    except DeviceError as error:
-        return Speed(**facts, note=str(error))
-    megapixels = width * height * frames / 1e6
-    return Speed(
-        **facts,
-        encode_mpixel_per_s=megapixels / encode_s,
-        decode_mpixel_per_s=megapixels / decode_s,
-        encode_peak_bytes=encode_peak or None,
-        decode_peak_bytes=decode_peak or None,
-        note="; ".join(dict.fromkeys(notes)),
     )

@@ -1,7 +1,7 @@
 """`python -m cvcodec.bench.gpu_check`: whether your CUDA or MPS device computes what the CPU computes, and how fast.
 
 Owns: which models, precisions and sizes are checked, the table, and the report file. Does not know: the checks
-themselves (`device_checks`).
+themselves (`device_checks`, `device_speed`).
 
 Exits with 0 when every check passed, 1 when one failed, 7 where there is no device. The report is JSON: `machine`,
 `passed`, `checks` and `speed`.
@@ -21,8 +21,9 @@ from typing import Any
 import torch
 
 from cvcodec import registry
-from cvcodec.bench import device_checks, harness
-from cvcodec.bench.device_checks import Check, Speed, Subject
+from cvcodec.bench import device_checks, device_speed, harness
+from cvcodec.bench.device_checks import Check, Subject
+from cvcodec.bench.device_speed import Speed
 from cvcodec.device import select_device, select_precision, set_threads
 from cvcodec.errors import DeviceError
 from cvcodec.fileio import atomic_output
@@ -88,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
                 for precision in precisions:
                     harness.note(f"timing {model.name} in {precision} at {width}x{height} ...")
                     speeds.append(
-                        device_checks.speed(model, device, precision, width=width, height=height, frames=options.frames)
+                        device_speed.speed(model, device, precision, width=width, height=height, frames=options.frames)
                     )
     passed = all(check.passed for check in checks)
     report = {

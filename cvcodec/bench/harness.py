@@ -33,6 +33,7 @@ from cvcodec import __version__, host, registry
 from cvcodec.bench.rd.summary import replace_block
 from cvcodec.checkpoint import default_statistics
 from cvcodec.codec import DEFAULT_MODEL
+from cvcodec.device import release_memory
 from cvcodec.errors import CvcodecError, UsageError
 from cvcodec.fileio import atomic_output
 from cvcodec.model import ModelConfig, VideoAutoencoder, build_model
@@ -163,6 +164,20 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def peak_bytes(device: torch.device, work: Callable[[], object]) -> tuple[int, int]:
+    """Bytes of tensors on the device before `work` and at its peak; zeros, without any work, where the device does not
+    tell.
+    """
+    if device.type != "cuda":
+        return 0, 0
+    release_memory(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    synchronise(device)
+    return before, torch.cuda.max_memory_allocated(device)
 
 
 # ---------------------------------------------------------------------------------------------------- machine
