@@ -74,7 +74,13 @@ def main() -> NoReturn:
     # Python takes its handlers back before it takes down its modules, and an interrupt would then change the exit code
     # of what is done.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    sys.exit(run(app))
+    code = run(app)
+    if code == _INTERRUPTED:
+        # All files are as they shall be. A thread that is still inside FFmpeg or torch must not meet with libraries
+        # that are being taken down, and nobody who interrupts wants to wait for that.
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(application: typer.Typer, arguments: Sequence[str] | None = None) -> int:

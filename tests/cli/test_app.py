@@ -218,6 +218,19 @@ app.main()
     assert (result.returncode, result.stderr) == (0, "")
 
 
+def test_after_an_interrupt_nobody_waits_for_threads_or_for_python_to_take_itself_down() -> None:
+    code = """
+import signal, sys, threading, time
+from cvcodec.cli import app
+threading.Thread(target=time.sleep, args=(60,)).start()
+app.app.command("stop")(lambda: signal.raise_signal(signal.SIGINT))
+sys.argv = ["cvcodec", "stop"]
+app.main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50)
+    assert (result.returncode, result.stderr) == (130, "cvcodec: error: interrupted\n")
+
+
 @posix
 def test_a_reader_that_leaves_early_is_no_error_worth_words() -> None:
     command = [sys.executable, "-c", PROGRAM, "print", "--times", "100000"]
