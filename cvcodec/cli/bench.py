@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Callable
@@ -35,11 +36,14 @@ def parse_names(text: str) -> tuple[str, ...]:
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:
-    """`20,50,75` to numbers. Raises typer.BadParameter."""
+    """`20,50,75` to finite numbers, at least one. Raises typer.BadParameter."""
     try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError as error:
-        raise typer.BadParameter(f"{text!r} is not a list of numbers, such as 20,50,75") from error
+        numbers = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise typer.BadParameter(f"{text!r} is not a list of numbers, such as 20,50,75")
+    return numbers
 
 
 def _list_option(flag: str, parse: Callable[[str], tuple[Any, ...]], text: str, default: str) -> Any:

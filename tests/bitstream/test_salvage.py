@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from cvcodec.bitstream import BitstreamReader, Chunk, Gap, Lost, Record, Salvage, scan_records
+from cvcodec.bitstream import BitstreamReader, Chunk, Gap, Record, Salvage, scan_records
 from cvcodec.errors import BitstreamError
 from tests.bitstream.samples import Trickle, assert_same_chunk, make_chunks, make_file, make_header
 
@@ -105,9 +105,3 @@ def test_a_lost_trailer_is_said(data):
     changed = bytearray(data)
     changed[-30] ^= 1
     assert summary(bytes(changed)) == [0, 1, 2, 3, 4, (22, None, 83, None)]
-
-
-def test_losses_are_values():
-    assert Lost(first_latent=0, latent_count=1, first_frame=0, frame_count=1) == Lost(
-        first_latent=0, latent_count=1, first_frame=0, frame_count=1
-    )

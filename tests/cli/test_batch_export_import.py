@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -120,6 +121,26 @@ def test_generated_latents_import_and_decode(cvcodec: Run, place: Path, tmp_path
     )
     assert result.returncode == 0
     assert json.loads(result.stdout)["frames"] == 97
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["--clip", "1"], "clip 1 is not in .*g.npy, it has 1 \\(0 to 0\\)"),
+        (["--frames", "93"], "25 latents stand for 94 to 97 frames, not for 93"),
+        (["--key", "latents"], "leave out --key"),
+    ],
+)
+def test_an_import_of_what_is_not_there_is_refused(
+    cvcodec: Run, place: Path, tmp_path: Path, arguments: list[str], match: str
+) -> None:
+    np.save(tmp_path / "g.npy", np.zeros((1, 25, 4, 2, 2), np.float16))
+    output = tmp_path / "g.cvl"
+    result = cvcodec("import", tmp_path / "g.npy", output, "--from", "svd", "-w", place / "sd.safetensors", *arguments)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert re.search(match, line)
+    assert not output.exists()
 
 
 def test_another_vaes_latents_are_refused_with_the_way_out(cvcodec: Run, place: Path, tmp_path: Path) -> None:

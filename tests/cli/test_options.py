@@ -1,9 +1,11 @@
 """The syntax of shared options: times, qualities, sizes in latents."""
 
+from fractions import Fraction
+
 import pytest
 import typer
 
-from cvcodec.cli import encode, options
+from cvcodec.cli import bench, encode, export, import_, options
 
 
 @pytest.mark.parametrize(
@@ -85,3 +87,41 @@ def test_a_target_is_a_kind_and_a_number_with_a_unit(text: str, target: tuple[st
 def test_what_is_no_target_is_refused_with_the_four_kinds(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="wanted psnr=32"):
         encode.parse_target(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("1", 1), ("500M", 5 * 10**8), (" 1 gb ", 10**9), ("2k", 2000), ("3T", 3 * 10**12)]
+)
+def test_shard_sizes_are_bytes_in_powers_of_ten(text: str, size: int) -> None:
+    assert export.parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5G", "nan", "", "M", "1P"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="wanted bytes, such as 500M or 1G"):
+        export.parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("24", Fraction(24)), ("30000/1001", Fraction(30000, 1001)), ("23.976", Fraction(23976, 1000))]
+)
+def test_frame_rates_are_exact(text: str, rate: Fraction) -> None:
+    assert import_.parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "nan", "inf", "1e99", "1/0", "fast", ""])
+def test_what_is_no_frame_rate_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not a frame rate"):
+        import_.parse_rate(text)
+
+
+def test_lists_are_of_names_or_of_finite_numbers() -> None:
+    assert bench.parse_names("libx264, libx265,") == ("libx264", "libx265")
+    assert bench.parse_names("none") == ()
+    assert bench.parse_numbers("20, 50.5,75") == (20.0, 50.5, 75.0)
+
+
+@pytest.mark.parametrize("text", ["x", "20,x", "nan", "20,inf", "", ","])
+def test_what_is_no_list_of_numbers_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter, match="is not a list of numbers, such as 20,50,75"):
+        bench.parse_numbers(text)

@@ -61,6 +61,16 @@ from tests.codec.models import save_model, tiny_mini
         (["encode", "in.mkv", "b.cvl", "-w", "tiny.safetensors", "--start", "9" * 20], 2, "too long a time"),
         (["decode", "a.cvl", "b.mkv", "-w", "tiny.safetensors", "--duration", "9" * 400], 2, "too long a time"),
         (["bench", "in.mkv", "-w", "tiny.safetensors", "-o", "a.cvl"], 4, "a.cvl/cache cannot be created: Not a dir"),
+        (
+            ["encode", "in.mkv", "b.cvl", "-w", "tiny.safetensors", "--target", "psnr=30", "--latents", "fp16"],
+            2,
+            "a target needs",
+        ),
+        (
+            ["decode", "a.cvl", "b.mkv", "-w", "tiny.safetensors", "--start", "0.4", "--end", "0.2"],
+            2,
+            "the trim is empty",
+        ),
         (["export", "absent", "b"], 3, "absent: no such file or folder"),
         (["export", "a.cvl", "b"], 2, "b: wanted a .safetensors or .npy file"),
         (["import", "absent.npy", "b.cvl"], 3, "absent.npy: no such file"),
