@@ -10,12 +10,33 @@ import signal
 import threading
 import types
 from collections.abc import Iterator
+from typing import Protocol
+
+
+class Flag(Protocol):
+    """What says that a run is to stop; a `threading.Event` does."""
+
+    def is_set(self) -> bool:
+        """Whether it is."""
+
+
+class _Noted:
+    """As `threading.Event`, whose lock a signal that comes while another one is being noted would wait for for ever."""
+
+    def __init__(self) -> None:
+        self._noted = False
+
+    def set(self) -> None:
+        self._noted = True
+
+    def is_set(self) -> bool:
+        return self._noted
 
 
 @contextlib.contextmanager
-def interruption() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; a second one does what it did before."""
-    event = threading.Event()
+def interruption() -> Iterator[Flag]:
+    """A flag that the first SIGINT or SIGTERM sets; a second one does what it did before."""
+    event = _Noted()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield event
         return

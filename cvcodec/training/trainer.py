@@ -9,7 +9,6 @@ averaged weights with their statistics, renewed at each validation and at the en
 from __future__ import annotations
 
 import contextlib
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -29,7 +28,7 @@ from cvcodec.training.adversary import Adversary
 from cvcodec.training.config import BatchShape, Job, TrainConfig
 from cvcodec.training.data import RunData
 from cvcodec.training.distributed import Processes, process_group
-from cvcodec.training.interrupts import interruption
+from cvcodec.training.interrupts import Flag, interruption
 from cvcodec.training.loader import Batch, BatchLoader, active_shapes
 from cvcodec.training.log import RunLog
 from cvcodec.training.objective import Objective
@@ -117,7 +116,7 @@ class Trainer:
 
     # ------------------------------------------------------------------------------------------------ the loop
 
-    def run(self, interrupted: threading.Event) -> Result:
+    def run(self, interrupted: Flag) -> Result:
         """Train until the budget is spent or `interrupted` is set; then save."""
         if self.step == 0 and self.config.validate_first:
             self._report()
