@@ -208,7 +208,12 @@ def _header(
             raise UsageError("other quantiser steps want the model's statistics; name the model with --weights")
         return header.replace(latents=kind, quality=None, steps=(), offsets=())
     if model is None:
-        raise UsageError("these latents do not say which model decodes them; name it with --weights")
+        unsaid = (
+            "these latents do not say which model decodes them"
+            if stored.header is None
+            else f"these latents were exported as another mode than {mode}, which wants the model itself"
+        )
+        raise UsageError(f"{unsaid}; name it with --weights")
     config = model.config
     if channels != config.latent_channels:
         raise UsageError(f"the latents have {channels} channels, {model.name} has {config.latent_channels}")

@@ -109,6 +109,9 @@ def test_export_and_import_make_a_file_that_decodes(cvcodec: Run, place: Path, t
     imported = cvcodec("import", tmp_path / "x.safetensors", tmp_path / "y.cvl")
     assert imported.returncode == 0
     assert "9 frames of 32x32" in imported.stderr
+    pictures = cvcodec("import", tmp_path / "x.safetensors", tmp_path / "z.cvl", "--mode", "image")
+    assert (pictures.returncode, (tmp_path / "z.cvl").exists()) == (2, False)
+    assert "exported as another mode than image, which wants the model itself; name it with --w" in pictures.stderr
     decoded = cvcodec("decode", tmp_path / "y.cvl", tmp_path / "y.mkv", "-w", weights, "--codec", "ffv1")
     assert decoded.returncode == 0
 
