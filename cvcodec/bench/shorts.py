@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from cvcodec.bench import harness
 from cvcodec.errors import CvcodecError, InputError, UsageError
+from cvcodec.suffixes import IMAGE_SUFFIXES
 from cvcodec.training.clips import decode_clip, resize
-from cvcodec.training.sources import IMAGE_SUFFIXES, find_sources
+from cvcodec.training.sources import find_sources
 from cvcodec.video import Frame, VideoWriter
 
 SIDE, FRAMES = 256, 33

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from cvcodec.cli import options, report
 from cvcodec.errors import CvcodecError, UsageError
+from cvcodec.suffixes import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from cvcodec.checkpoint import Checkpoint, CheckpointSummary
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Add, list, inspect and remove models.")
 
-_CLIP_SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".m4v", ".y4m", ".ts", ".mpg")
 _PRECISIONS = {"F16": "fp16", "BF16": "bf16", "F32": "fp32"}
 
 _Confirmed = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -251,9 +251,10 @@ def _expand_clips(paths: list[Path]) -> list[Path]:
     clips: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(item for item in path.iterdir() if item.suffix.lower() in _CLIP_SUFFIXES)
+            inside = sorted(item for item in path.iterdir() if item.suffix.lower() in VIDEO_SUFFIXES)
             if not inside:
-                raise UsageError(f"--calibrate {path}: the folder holds no video files ({', '.join(_CLIP_SUFFIXES)})")
+                wanted = " ".join(sorted(VIDEO_SUFFIXES))
+                raise UsageError(f"--calibrate {path}: the folder holds no video files ({wanted})")
             clips += inside
         elif path.is_file():
             clips.append(path)

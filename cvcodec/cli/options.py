@@ -13,14 +13,11 @@ from typing import Annotated, Literal
 import typer
 
 from cvcodec.errors import UsageError
+from cvcodec.suffixes import VIDEO_SUFFIXES
 
 MOST_THREADS = 1024
 """Of `--threads`: thousands more end in an operating system that starts none."""
 
-MOST_SECONDS = 10**9
-"""Of a time, 31 years: FFmpeg counts in 64 bits, of which fine time bases leave little more."""
-
-_VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 _MODEL = "Model"
 _HARDWARE = "Hardware"
 _REPORT = "Output"
@@ -31,7 +28,9 @@ AUTO: Literal["auto"] = "auto"
 
 
 def parse_time(text: str) -> float:
-    """Seconds, at most `MOST_SECONDS`, in `12.5`, `90s`, `1:30` or `1:02:03.5`. Raises typer.BadParameter."""
+    """Seconds in `12.5`, `90s`, `1:30` or `1:02:03.5`, no more than `MOST_SECONDS`. Raises typer.BadParameter."""
+    from cvcodec.video.reader import MOST_SECONDS
+
     match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?|\.\d+)s?", text.strip())
     if not match or (match[2] is not None and float(match[3]) >= 60) or (match[1] is not None and int(match[2]) >= 60):
         raise typer.BadParameter(
@@ -85,7 +84,7 @@ def check_quality(quality: float | None, latents: str | None) -> None:
 def check_cvl_name(destination: str | Path, command: str) -> None:
     """UsageError for an output whose name is that of a video."""
     path = Path(destination)
-    if path.suffix.lower() in _VIDEO_SUFFIXES:
+    if path.suffix.lower() in VIDEO_SUFFIXES:
         raise UsageError(f"{command} writes a .cvl file, not {path}; name it {path.stem}.cvl")
 
 

@@ -12,7 +12,7 @@ a person should read.
 from cvcodec.codec.decode import DecodeOptions, Decoder, DecodeResult, decode_file
 from cvcodec.codec.encode import encode_file, encode_stream
 from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
-from cvcodec.codec.headers import DEFAULT_MODEL, DEFAULT_QUALITY, info_from_header, make_header
+from cvcodec.codec.headers import DEFAULT_MODEL, DEFAULT_QUALITY
 from cvcodec.codec.latent_file import LatentFile
 
 __all__ = [
@@ -27,6 +27,4 @@ __all__ = [
     "decode_file",
     "encode_file",
     "encode_stream",
-    "info_from_header",
-    "make_header",
 ]

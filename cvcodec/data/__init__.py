@@ -12,7 +12,6 @@ Nothing here loads a model, except for `pixels="decoded"`.
 
 from cvcodec.data.index import INDEX_NAME, read_index
 from cvcodec.data.latents import LatentDataset
-from cvcodec.data.slices import Slice, draw_slice
 from cvcodec.data.stream import IterableLatentDataset
 
-__all__ = ["INDEX_NAME", "IterableLatentDataset", "LatentDataset", "Slice", "draw_slice", "read_index"]
+__all__ = ["INDEX_NAME", "IterableLatentDataset", "LatentDataset", "read_index"]

@@ -16,10 +16,7 @@ from pathlib import Path, PurePosixPath
 from cvcodec.data.index import SUFFIX
 from cvcodec.dataset.manifests import MANIFEST_SUFFIXES, OUTPUT, Row, read_manifest
 from cvcodec.errors import InputError, UsageError
-
-_SUFFIXES = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .ogv .wmv .3gp .y4m .gif .apng .mxf .vob"
-VIDEO_SUFFIXES = frozenset(_SUFFIXES.split())
-"""Which files of a folder are taken for videos; a file that is named itself may be called anything."""
+from cvcodec.suffixes import VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ Does not know: models, devices, files, numbers of any codec.
 
 from cvcodec.tiling.backoff import TileRunner, halved, with_backoff
 from cvcodec.tiling.official import (
-    OfficialModel,
     decode_official,
     decode_official_stream,
     encode_official,
@@ -28,8 +27,8 @@ from cvcodec.tiling.official import (
 )
 from cvcodec.tiling.official_grid import OfficialConfig, OfficialGrid, OfficialRunner, decode_tiles, encode_tiles
 from cvcodec.tiling.padding import crop_space, pad_space, pad_time, padded_size
-from cvcodec.tiling.sizing import Fit, activation_bytes_per_pixel, estimate_bytes, fit_to_memory
-from cvcodec.tiling.space import ClipFunction, layout, tiled
+from cvcodec.tiling.sizing import activation_bytes_per_pixel, estimate_bytes, fit_to_memory
+from cvcodec.tiling.space import layout, tiled
 from cvcodec.tiling.specs import TileSpec, WindowSpec
 from cvcodec.tiling.timeline import (
     frame_count,
@@ -48,11 +47,8 @@ from cvcodec.tiling.windows import (
 )
 
 __all__ = [
-    "ClipFunction",
-    "Fit",
     "OfficialConfig",
     "OfficialGrid",
-    "OfficialModel",
     "OfficialRunner",
     "TileRunner",
     "TileSpec",

@@ -14,23 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from cvcodec.errors import CvcodecError, InputError
+from cvcodec.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from cvcodec.tables import TABLE_SUFFIXES, read_table, read_text
 from cvcodec.video.reader import VideoReader
-
-IMAGE_SUFFIXES = frozenset(
-    "." + name for name in re.findall(r"\w+", "jpg jpeg png webp bmp tif tiff ppm avif heic jxl")
-)
-VIDEO_SUFFIXES = frozenset(
-    "." + name
-    for name in re.findall(r"\w+", "mp4 m4v mov mkv webm avi mpg mpeg ts m2ts mts flv ogv wmv 3gp y4m gif apng mxf")
-)
 
 
 @dataclass(frozen=True)

@@ -49,12 +49,6 @@ def clockwise_degrees(turn: Turn) -> int:
     return {(1, 0): 0, (0, 1): 90, (-1, 0): 180, (0, -1): 270}[a, b]
 
 
-def is_mirrored(turn: Turn) -> bool:
-    """Whether a turn swaps left and right."""
-    a, b, c, d = turn
-    return a * d - b * c < 0
-
-
 def swaps_sides(turn: Turn) -> bool:
     """Whether width and height change places."""
     return turn[0] == 0

@@ -27,6 +27,10 @@ from cvcodec.video.libav import as_fraction
 from cvcodec.video.source import Source, VideoSource
 
 Seconds = Fraction | float | int | str
+
+MOST_SECONDS = 10**9
+"""Of a time, 31 years: FFmpeg counts in 64 bits, of which fine time bases leave little more."""
+
 """A time; strings and fractions are exact (`"1001/30000"`)."""
 
 _TOLERANCE = Fraction(1, 1_000_000)  # floats given for times that are no short decimals
@@ -83,7 +87,6 @@ class VideoReader:
         self._rotate, self._deinterlace, self._background = rotate, deinterlace, background
         self._source = Source(source, rate=rate)
         self.corrupt_frames = 0
-        self.deinterlaced_frames = 0
         self._started = False
         try:
             self._decoder = Decoder(self._source, stream=stream, threads=threads, on_packet=on_packet)
@@ -307,7 +310,6 @@ class VideoReader:
         if self._turn != orientation.IDENTITY:
             pixels = orientation.apply_turn(pixels, self._turn)
         if item.deinterlaced:
-            self.deinterlaced_frames += 1
             self._decoder.say("frames flagged interlaced were deinterlaced with bwdif")
         if frame.is_corrupt:
             self.corrupt_frames += 1
@@ -364,4 +366,6 @@ def _seconds(value: Seconds, name: str) -> Fraction:
         raise UsageError(f"{name} = {value!r} is not a time in seconds") from error
     if seconds < 0:
         raise UsageError(f"{name} = {value} is negative; times count from the beginning of the file")
+    if seconds > MOST_SECONDS:
+        raise UsageError(f"{name} = {value} is too long for FFmpeg's clocks; at most {MOST_SECONDS} seconds")
     return seconds

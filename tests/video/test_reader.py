@@ -192,6 +192,12 @@ def test_a_trim_is_a_slice_of_the_whole(make: Any, tmp_path: Path, name: str, op
     assert same(read(path, start=at[50] + Fraction(1, 100), frames=2), whole[51:53])
 
 
+def test_times_beyond_the_clocks_of_ffmpeg_are_refused(make: Any, tmp_path: Path) -> None:
+    make.encode(str(tmp_path / "a.mkv"), make.moving(32, 32, 2))
+    with pytest.raises(UsageError, match=r"start = 1e\+20 is too long"):
+        VideoReader(tmp_path / "a.mkv", start=1e20)
+
+
 def test_a_trim_that_cannot_be_is_refused(make: Any, tmp_path: Path) -> None:
     make.encode(str(tmp_path / "a.mp4"), make.moving(64, 48, 2))
     for options in ({"start": 2, "end": 1}, {"end": 1, "duration": 1}, {"start": -1}, {"frames": 0}, {"start": "soon"}):
