@@ -98,11 +98,13 @@ def park(context: Any) -> None:
         context.flush_buffers()
 
 
+_forking = threading.Lock()  # one fork at a time: each finds the collector as it was, and leaves it so
 _collects = True
 
 
 def _before_fork() -> None:
     global _collects
+    _forking.acquire()
     _collects = gc.isenabled()
     gc.disable()
 
@@ -110,13 +112,13 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     if _collects:
         gc.enable()
+    _forking.release()
 
 
 def _after_fork_in_child() -> None:
     gc.freeze()
-    if _collects:
-        gc.enable()
     _listeners._begin_anew()
+    _after_fork_in_parent()
 
 
 # A container and its streams refer to each other, so that codecs of closed files wait for the garbage collector. In a

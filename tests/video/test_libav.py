@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -82,6 +84,21 @@ def test_a_fork_does_not_inherit_listeners() -> None:
         if not child:
             os._exit(av.logging.get_level() is not None)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_forks_in_many_threads_leave_the_collector_on() -> None:
+    def fork() -> None:
+        for _ in range(10):
+            child = os.fork()
+            if not child:
+                os._exit(not gc.isenabled())
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(fork) for _ in range(4)]:
+            done.result(60)
+    assert gc.isenabled()
 
 
 def test_opening_files_in_many_threads_leaves_the_log_off(tmp_path: Path) -> None:
