@@ -73,7 +73,7 @@ def make_folder(folder: StrPath) -> Path:
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{os.fspath(folder)} cannot be created: {error.strerror}") from error
+        raise OutputError(f"{os.fspath(folder)} cannot be created: {error.strerror or error}") from error
     return Path(folder)
 
 

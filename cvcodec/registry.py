@@ -29,6 +29,7 @@ from cvcodec.checkpoint import (
     write_checkpoint,
 )
 from cvcodec.errors import CvcodecError, InputError, OutputError, UsageError
+from cvcodec.fileio import make_folder
 from cvcodec.model.base import VideoAutoencoder
 
 _SUFFIX = ".safetensors"
@@ -178,10 +179,7 @@ def add_model(name: str, checkpoint: Checkpoint, *, dtype: torch.dtype | None = 
     check_new_name(name)
     path = _user_folder() / f"{name}{_SUFFIX}"
     entry = ModelEntry(name, path, bundled=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot create {path.parent}: {error.strerror or error}") from error
+    make_folder(path.parent)
     new = make_checkpoint(
         checkpoint.config,
         checkpoint.state_dict,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cvcodec.errors import OutputError, UsageError
 from cvcodec.evaluation.picture import BACKGROUND, MARGIN, text
-from cvcodec.fileio import atomic_output
+from cvcodec.fileio import atomic_output, make_folder
 from cvcodec.video import Frame, VideoWriter
 from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
 
@@ -55,10 +55,7 @@ def write_picture(path: Path, pixels: Picture) -> None:
     """As PNG, JPEG or WebP, by the name; whole or not at all, replacing what was there. Raises OutputError."""
     kind = check_picture_name(path)
     height, width = pixels.shape[:2]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot create {path.parent}: {error.strerror or error}") from error
+    make_folder(path.parent)
     with atomic_output(path, overwrite=True) as file:
         with VideoWriter(file, width=width, height=height, time_base=Fraction(1), container=kind) as writer:
             writer.write(Frame(pixels=np.ascontiguousarray(pixels), pts=0, duration=1))

@@ -104,20 +104,19 @@ def decode(
 
     if preview:
         others = {
-            "--start": start,
-            "--end": end,
-            "--duration": duration,
-            "--codec": codec,
-            "--crf": crf,
-            "--preset": preset,
-            "--chroma": chroma,
-            "--salvage": salvage or None,
-            "--strict": strict or None,
-            "--device": None if device == "auto" else device,  # no decoder runs
-            "--precision": None if precision == "auto" else precision,
+            "--start": start is not None,
+            "--end": end is not None,
+            "--duration": duration is not None,
+            "--codec": codec is not None,
+            "--crf": crf is not None,
+            "--preset": preset is not None,
+            "--chroma": chroma is not None,
+            "--salvage": salvage,
+            "--strict": strict,
+            "--device": device != options.AUTO,  # no decoder runs
+            "--precision": precision != options.AUTO,
         }
-        if unfit := [name for name, value in others.items() if value is not None]:
-            raise UsageError(f"--preview shows the whole file and writes an image: leave out {', '.join(unfit)}")
+        options.refuse(others, "--preview shows the whole file and writes an image")
         set_threads(threads)
         record = _preview(source, destination, model, frames, container, overwrite=overwrite)
         if json:

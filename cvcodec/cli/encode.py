@@ -14,8 +14,6 @@ from cvcodec.errors import InputError, UsageError
 
 _INPUT = "Input"
 
-"""Names that would say of a .cvl file that it is a video."""
-
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -137,9 +137,9 @@ def evaluate(
     idle = {"--quality": quality is not None, "--latents": latents != "quantised"}
     idle |= {"--window": window is not None, "--tile": tile is not None}
     if reconstruction is not None:
-        _refuse(idle | {"--weights": weights is not None}, "two videos are compared as they are")
+        options.refuse(idle | {"--weights": weights is not None}, "two videos are compared as they are")
     elif is_cvl:
-        _refuse(idle, f"{reference} is encoded already")
+        options.refuse(idle, f"{reference} is encoded already")
     options.check_quality(quality, latents)
     chosen = metrics or ("psnr", "ssim", "lpips")
     where = select_device(device)
@@ -226,12 +226,6 @@ def _check_form(reference: Path | None, reconstruction: Path | None, original: P
         raise UsageError(f"{reference} is a .cvl file, which --reference is compared with; leave {reconstruction} out")
     if reconstruction is not None and _is_cvl(reconstruction):
         raise UsageError(f"{reconstruction} is a .cvl file; use: cvcodec eval {reconstruction} --reference {reference}")
-
-
-def _refuse(given: Mapping[str, bool], why: str) -> None:
-    """UsageError for the options that were given and would change nothing."""
-    if names := [name for name, is_given in given.items() if is_given]:
-        raise UsageError(f"{why}: leave out {', '.join(names)}")
 
 
 def _write_files(result: Report, csv: Path | None, picture: Path | None, *, overwrite: bool) -> None:

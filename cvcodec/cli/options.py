@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -73,6 +74,12 @@ def parse_latents(text: str) -> int | None:
 def parse_tile(text: str) -> int | None:
     """As `parse_latents`, and 0 for `none`: no tiles. Raises typer.BadParameter."""
     return 0 if text.strip().lower() in ("none", "0") else parse_latents(text)
+
+
+def refuse(given: Mapping[str, bool], why: str) -> None:
+    """UsageError for the options that were given and would change nothing."""
+    if names := [name for name, is_given in given.items() if is_given]:
+        raise UsageError(f"{why}: leave out {', '.join(names)}")
 
 
 def check_quality(quality: float | None, latents: str | None) -> None:

@@ -34,11 +34,12 @@ from cvcodec.errors import InputError, NumericalError, UsageError
 from cvcodec.fileio import atomic_output, is_standard_stream, open_input, partial_path
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import LOGVAR_RANGE
-from cvcodec.pipeline import ReadAhead, WriteBehind, in_thread
+from cvcodec.pipeline import WriteBehind
 from cvcodec.plan import Plan
 from cvcodec.registry import load_model
 from cvcodec.runner import ClipEncoder, ModelRunner, frames_to_tensor
-from cvcodec.video import Frame, VideoInfo, VideoReader
+from cvcodec.video import Frame, VideoInfo
+from cvcodec.video.ahead import ReaderAhead
 
 StrPath = str | os.PathLike[str]
 
@@ -110,11 +111,8 @@ def encode_stream(
     with ExitStack() as stack:
         set_threads(options.threads)
         recorder = PassthroughRecorder(kinds=options.kinds, metadata=options.tags, on_notice=notices)
-        reader = in_thread(
-            lambda: VideoReader(source, on_packet=recorder.on_packet, **options.reader), name="video-opener"
-        )
-        frames: ReadAhead[Frame] | None = None
-        stack.callback(lambda: None if frames is not None and frames.stuck else reader.close())
+        ahead = stack.enter_context(ReaderAhead(source, on_packet=recorder.on_packet, **options.reader))
+        reader = ahead.reader
         recorder.begin(reader)
         info = reader.info
         notices.extend(reader.notices)
@@ -141,10 +139,7 @@ def encode_stream(
             stored = Plan.from_header(sink.header, family=runner.model.config.family)
             plan = choose().as_asked(stored, window=options.window, tile=options.tile)
         encoder = _Encoder(sink, info, runner, plan, options, notices, on_progress, reader.expected_frames, recorder)
-        frame_bytes = info.width * info.height * (3 if info.bit_depth == 8 else 6)
-        limit = min(_AHEAD_FRAMES, max(2 * _PIECE_FRAMES, _AHEAD_BYTES // frame_bytes))
-        frames = stack.enter_context(ReadAhead(reader, limit=limit, name="video-reader"))
-        encoder.run(frames)
+        encoder.run(ahead.frames(most_bytes=_AHEAD_BYTES, most_frames=_AHEAD_FRAMES, least_frames=2 * _PIECE_FRAMES))
         notices.extend(reader.notices)
         result = EncodeResult(
             frames=encoder.frames,

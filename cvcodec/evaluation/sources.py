@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,8 @@ from cvcodec.evaluation.report import Rate, Report
 from cvcodec.evaluation.selfcheck import HEIGHT, TIME_BASE, WIDTH, selfcheck_frames
 from cvcodec.fileio import naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.pipeline import ReadAhead, in_thread
-from cvcodec.video import Color, Frame, VideoReader, VideoWriter
+from cvcodec.video import Color, VideoReader, VideoWriter
+from cvcodec.video.ahead import ReaderAhead
 from cvcodec.video.sizes import stream_bytes
 
 Model = VideoAutoencoder | Callable[[Header], VideoAutoencoder]
@@ -36,7 +36,7 @@ Model = VideoAutoencoder | Callable[[Header], VideoAutoencoder]
 MODEL_OUTPUT = "the model's own output, before any output codec"
 """What a test side that is not a video file is."""
 
-_AHEAD_BYTES, _AHEAD_FRAMES = 32 << 20, 16  # of decoded frames of each video that may wait to be measured
+_AHEAD = {"most_bytes": 32 << 20, "most_frames": 16}  # of decoded frames of each video that may wait to be measured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +53,11 @@ class Comparison:
 
 def compare_videos(reference: Path, test: Path, options: Comparison) -> Report:
     """RECON, a video file, against REF. Raises InputError or UsageError."""
-    with _opened(reference, options) as (left, left_frames), _opened(test, options) as (right, right_frames):
+    with ReaderAhead(reference, **options.reader) as reference_ahead, ReaderAhead(test, **options.reader) as test_ahead:
+        left, right = reference_ahead.reader, test_ahead.reader
         report = evaluate(
-            left_frames,
-            right_frames,
+            reference_ahead.frames(**_AHEAD),
+            test_ahead.frames(**_AHEAD),
             reference_time_base=left.info.time_base,
             test_time_base=right.info.time_base,
             matrix=left.info.color.matrix,
@@ -83,10 +84,11 @@ def compare_file(file: Path, reference: Path, model: Model, options: Comparison,
     with ExitStack() as stack:
         source = stack.enter_context(open_input(file))
         decoder = Decoder(source, model=model, options=options.decode, on_notice=options.on_notice)
-        left, frames = stack.enter_context(_opened(reference, options))
+        ahead = stack.enter_context(ReaderAhead(reference, **options.reader))
+        left = ahead.reader
         header = decoder.header
         return evaluate(
-            frames,
+            ahead.frames(**_AHEAD),
             decoder.frames(),
             reference_time_base=left.info.time_base,
             test_time_base=header.time_base,
@@ -101,21 +103,6 @@ def compare_file(file: Path, reference: Path, model: Model, options: Comparison,
             compared=f"{MODEL_OUTPUT} ({header.model}), against {reference.name}",
             **options.measure,
         )
-
-
-@contextmanager
-def _opened(video: Path, options: Comparison) -> Iterator[tuple[VideoReader, Iterable[Frame]]]:
-    """A video and its frames, read in a thread: it may be a pipe whose writer pauses, and Ctrl-C ends the wait."""
-    reader = in_thread(lambda: VideoReader(video, **options.reader), name="video-opener")
-    frames: ReadAhead[Frame] | None = None
-    try:
-        frame_bytes = reader.info.width * reader.info.height * (3 if reader.info.bit_depth == 8 else 6)
-        limit = min(_AHEAD_FRAMES, max(2, _AHEAD_BYTES // frame_bytes))
-        with ReadAhead(reader, limit=limit, name="video-reader") as frames:
-            yield reader, frames
-    finally:
-        if frames is None or not frames.stuck:
-            reader.close()
 
 
 def round_trip(video: Path, model: VideoAutoencoder, encode: EncodeOptions, options: Comparison) -> Report:

@@ -63,6 +63,8 @@ class Decoder:
         self._on_packet = on_packet
         self._process = os.getpid()
         self._open()
+        # It listens to the log, so before threads decode.
+        self.crop = _container_cropping(self.container, self.stream.index)
 
     def _open(self) -> None:
         self.container = self.source.open()
@@ -86,7 +88,6 @@ class Decoder:
             for other in self.container.streams:
                 if other.index != self.stream.index:
                     other.discard = av.stream.Discard.all
-        self.crop = _container_cropping(self.container, self.stream.index)
         self.stream.thread_type = "AUTO"
         self.stream.thread_count = self._threads
         self.stream.codec_context.flags |= Flags.output_corrupt

@@ -27,11 +27,10 @@ from cvcodec.video.libav import as_fraction
 from cvcodec.video.source import Source, VideoSource
 
 Seconds = Fraction | float | int | str
+"""A time; strings and fractions are exact (`"1001/30000"`)."""
 
 MOST_SECONDS = 10**9
 """Of a time, 31 years: FFmpeg counts in 64 bits, of which fine time bases leave little more."""
-
-"""A time; strings and fractions are exact (`"1001/30000"`)."""
 
 _TOLERANCE = Fraction(1, 1_000_000)  # floats given for times that are no short decimals
 _SEEK_FROM = Fraction(1)  # nearer to the beginning than this, decoding is cheaper than seeking
