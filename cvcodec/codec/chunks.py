@@ -1,6 +1,7 @@
 """The chunks of an intact file that a decode needs, and the copied streams that lie between them.
 
-Owns: reading the whole file in order, verified to its end, or only the chunks of a trim by way of the index.
+Owns: reading the whole file in order, verified to its end, or only the chunks of a trim by way of the index, in both
+cases in a thread that decodes the next chunk's symbols while the model runs.
 Does not know: models, windows' insides, containers. `salvage` does the same for damaged files.
 """
 
@@ -17,6 +18,7 @@ from cvcodec.bitstream.format import CHNK
 from cvcodec.codec.feed import ChunkFeed
 from cvcodec.codec.passthrough import PassthroughPlayer
 from cvcodec.codec.salvage import LostFrames
+from cvcodec.pipeline import ReadAhead
 from cvcodec.plan import Plan
 
 Feed = tuple[ChunkFeed, tuple[int, int | None], int | None]
@@ -81,8 +83,12 @@ class FileChunks:
         trailer = self._reader.trailer
         if trailer is None or self._in_order:
             # In order, so that every record is verified and the trailer compared with what was read.
-            total = trailer.latents if trailer is not None else None
-            yield ChunkFeed(self._first or self._reader.chunks(), self.header), (0, total), total
+            chunks = self._first or self._reader.chunks()
+            if trailer is None:  # perhaps a pipe, whose writer may pause: nothing is read before it is needed
+                yield ChunkFeed(chunks, self.header), (0, None), None
+                return
+            with ReadAhead(chunks, limit=1, name="chunk-reader") as ahead:
+                yield ChunkFeed(iter(ahead), self.header), (0, trailer.latents), trailer.latents
             return
         first, last = self._frame_range()
         latents = tiling.latents_of_frames(first, last, self.header.temporal_factor)
@@ -91,8 +97,9 @@ class FileChunks:
         numbers = (
             range(trailer.chunk_of_latent(start), trailer.chunk_of_latent(stop - 1) + 1) if start < stop else range(0)
         )
-        chunks: Iterator[Chunk] = (self._reader.read_chunk(number) for number in numbers)
-        yield ChunkFeed(chunks, self.header), latents, trailer.latents
+        needed = (self._reader.read_chunk(number) for number in numbers)
+        with ReadAhead(needed, limit=1, name="chunk-reader") as ahead:
+            yield ChunkFeed(iter(ahead), self.header), latents, trailer.latents
 
     @property
     def _in_order(self) -> bool:

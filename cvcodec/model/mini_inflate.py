@@ -74,3 +74,36 @@ def _inflate(name: str, weight: Tensor, shape: tuple[int, ...], group: int) -> T
     if tuple(weight.shape) != shape:
         raise ValueError(f"{name} is {tuple(weight.shape)} in 2D and {shape} in the video model")
     return weight.clone()
+
+
+def deflated_mini_config(video: ModelConfig) -> ModelConfig:
+    """The config of the 2D twin of a `cvvae-mini`. Raises ValueError for another family."""
+    if video.family != "cvvae-mini":
+        raise ValueError(f"only a cvvae-mini can be deflated to an image-vae-mini: {video.family = }")
+    shared = {name: getattr(video, name) for name in (*_SHARED_SHAPE, "norm_eps", "scaling_factor", "shift_factor")}
+    return mini_config(video.latent_channels, video=False, **shared)
+
+
+def deflate_mini(video: ModelConfig, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The other way: the 2D twin that does to images what the video model does to clips of one frame, exactly.
+
+    Such a clip repeats its frame in time, so that the taps of a temporal kernel, and the frames of the first group,
+    add up; of the frames that the decoder writes, the last remains. Raises ValueError when the two do not fit.
+    """
+    with torch.device("meta"):
+        wanted = MiniAutoencoder(deflated_mini_config(video)).state_dict()
+    if set(wanted) != set(state_dict):
+        raise ValueError(f"the video state dict has other names: {sorted(set(wanted) ^ set(state_dict))[:4]}")
+    return {name: _deflate(name, state_dict[name].detach(), tuple(target.shape)) for name, target in wanted.items()}
+
+
+def _deflate(name: str, weight: Tensor, shape: tuple[int, ...]) -> Tensor:
+    if name in ("encoder.conv_in.weight", "encoder.shortcut.weight"):
+        return weight.reshape(shape[0], -1, *shape[1:]).sum(1)
+    if name.startswith(("decoder.conv_out.", "decoder.shortcut.")):
+        return weight[-shape[0] :].clone()
+    if weight.ndim == len(shape) + 1:
+        return weight.sum(2)
+    if tuple(weight.shape) != shape:
+        raise ValueError(f"{name} is {tuple(weight.shape)} in the video model and {shape} in 2D")
+    return weight.clone()

@@ -92,7 +92,12 @@ class TrainConfig:
     workers: int = _option("Data", 1, "Threads that prepare batches.")
 
     # ------------------------------------------------------------------------------------------------ model
-    init: str = _option("Model", "", "Weights to start from: model name or file. Default: a fresh or inflated model.")
+    init: str = _option(
+        "Model",
+        "",
+        "Weights to start from: model name or file (image-vae: also a video mini, as it is on images). "
+        "Default: a fresh or inflated model.",
+    )
     image_vae: str = _option(
         "Model", "", "2D model (name or file): the source of inflation and the frozen reference of the regularisation."
     )

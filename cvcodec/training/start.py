@@ -1,4 +1,5 @@
-"""The model that a run starts from: a checkpoint, a 2D model inflated, or a fresh mini with a PCA in its shortcut.
+"""The model that a run starts from: a checkpoint, a 2D model inflated, a video model deflated, or a fresh mini with a
+PCA in its shortcut.
 
 Owns: that choice and its checks. Does not know: the training step.
 """
@@ -20,7 +21,7 @@ from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.inflate import inflate_2d, inflated_config
 from cvcodec.model.layers import ResidualBlock
 from cvcodec.model.mini import MiniAutoencoder, mini_config
-from cvcodec.model.mini_inflate import inflate_mini, inflated_mini_config
+from cvcodec.model.mini_inflate import deflate_mini, deflated_mini_config, inflate_mini, inflated_mini_config
 from cvcodec.quantization import LatentStatistics
 from cvcodec.registry import load_model
 from cvcodec.training.config import Job, TrainConfig
@@ -63,6 +64,8 @@ def start_model(job: Job, config: TrainConfig, draw_clips: Callable[[], list[Ten
         model = load_model(config.init)
         statistics = model.statistics
         unit_step = statistics.unit_step if statistics is not None else None
+        if job == "image-vae" and model.config.family == "cvvae-mini":
+            model, statistics = _deflated(model), None
     elif job == "video-vae" and image is not None and config.inflate:
         model = _inflated(image, config)
         unit_step = image.statistics.unit_step if image.statistics is not None else None
@@ -105,6 +108,13 @@ def _inflated(image: VideoAutoencoder, config: TrainConfig) -> VideoAutoencoder:
         weights = inflate_2d(image.config, state, video, generator=torch_generator(config.seed, "inflation", 0))
     model = build_model(video)
     model.load_state_dict(weights)
+    return model
+
+
+def _deflated(video: VideoAutoencoder) -> VideoAutoencoder:
+    """What the video model does to single images: a 2D model whose latent space the video model's is close to."""
+    model = build_model(deflated_mini_config(video.config))
+    model.load_state_dict(deflate_mini(video.config, video.state_dict()))
     return model
 
 

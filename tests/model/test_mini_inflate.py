@@ -1,4 +1,4 @@
-"""Inflating the mini's 2D twin: images and static clips come out as the twin makes them."""
+"""Inflating the mini's 2D twin, and deflating the mini: images and static clips come out as the other makes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cvcodec.model.mini import MiniAutoencoder, mini_config
-from cvcodec.model.mini_inflate import inflate_mini, inflated_mini_config
+from cvcodec.model.mini_inflate import deflate_mini, deflated_mini_config, inflate_mini, inflated_mini_config
 
 TOLERANCE = 1e-5
 
@@ -77,3 +77,38 @@ def test_models_that_do_not_fit_are_refused(pair: tuple[MiniAutoencoder, MiniAut
         inflate_mini(image.config, image.state_dict(), wider)
     with pytest.raises(ValueError, match="other names"):
         inflate_mini(image.config, {"encoder.conv_in.weight": torch.zeros(1)})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("half_3d", [True, False])
+def test_a_deflated_model_does_to_images_what_the_video_model_does(half_3d: bool) -> None:
+    torch.manual_seed(4)
+    video = MiniAutoencoder(mini_config(4, widths=(8, 16, 24), half_3d=half_3d)).eval()
+    for parameter in video.parameters():
+        parameter.normal_(0.0, 0.5 * parameter[0].numel() ** -0.5 if parameter.ndim > 1 else 0.3)
+    config = deflated_mini_config(video.config)
+    image = MiniAutoencoder(config).eval()
+    image.load_state_dict(deflate_mini(video.config, video.state_dict()))
+    picture = pixels(1)
+    wanted = video.moments(picture)
+    assert wanted.std() > 0.05
+    torch.testing.assert_close(image.moments(picture), wanted, atol=TOLERANCE, rtol=0)
+    latent = wanted[:, :4]
+    torch.testing.assert_close(image.decode(latent), video.decode(latent), atol=TOLERANCE, rtol=0)
+
+
+def test_deflating_what_was_inflated_gives_it_back(pair: tuple[MiniAutoencoder, MiniAutoencoder]) -> None:
+    image, video = pair
+    assert deflated_mini_config(video.config) == image.config
+    deflated = deflate_mini(video.config, video.state_dict())
+    assert set(deflated) == set(image.state_dict())
+    for name, tensor in image.state_dict().items():
+        torch.testing.assert_close(deflated[name], tensor, atol=0, rtol=0)
+
+
+def test_only_a_video_mini_is_deflated(pair: tuple[MiniAutoencoder, MiniAutoencoder]) -> None:
+    image, video = pair
+    with pytest.raises(ValueError, match="only a cvvae-mini can be deflated"):
+        deflated_mini_config(image.config)
+    with pytest.raises(ValueError, match="other names"):
+        deflate_mini(video.config, {"encoder.conv_in.weight": torch.zeros(1)})

@@ -19,6 +19,7 @@ import torch
 from cvcodec.checkpoint import load_checkpoint, save_checkpoint
 from cvcodec.errors import CheckpointError, UsageError
 from cvcodec.model import ModelConfig, build_model
+from cvcodec.registry import load_model
 from cvcodec.training.config import Job, TrainConfig
 from cvcodec.training.log import read_log
 from cvcodec.training.state import load_state
@@ -227,6 +228,25 @@ def test_a_frozen_encoder_keeps_its_identity_and_statistics(media: Path, tmp_pat
     assert after.latent_space_id == before.latent_space_id
     assert after.statistics == before.statistics
     assert after.decoder_hash != before.decoder_hash
+
+
+def test_an_image_model_may_start_as_what_a_video_model_does_to_images(media: Path, tmp_path: Path) -> None:
+    config = settings(media, tmp_path / "a", steps=1, regularization="none", store="fp32")
+    run("video-vae", config)
+    video = load_model(tmp_path / "a" / "model.safetensors")
+    config = settings(
+        media, tmp_path / "b", steps=1, regularization="none", batches=("2x1x32",), rate=0.0, muon_rate=0.0,
+        shortcut_rate=0.0, init=str(tmp_path / "a" / "model.safetensors"), store="fp32",
+    )  # fmt: skip
+    run("image-vae", config)
+    image = load_model(tmp_path / "b" / "model.safetensors")
+    assert image.config.family == "image-vae-mini"
+    assert image.statistics is not None
+    assert video.statistics is not None
+    assert image.statistics.unit_step == video.statistics.unit_step, "the quantiser's unit is kept"
+    picture = torch.rand(1, 3, 1, 32, 40, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        torch.testing.assert_close(image.moments(picture), video.moments(picture), atol=1e-5, rtol=0)
 
 
 def test_gradient_checkpointing_changes_nothing(media: Path, tmp_path: Path) -> None:
