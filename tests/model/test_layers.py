@@ -39,6 +39,18 @@ def test_the_norm_keeps_bfloat16_and_loses_no_more_than_its_rounding():
     assert (from_frames(result).double() - expected).abs().max() < 2**-8 * expected.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_statistics_of_half_precision_are_those_of_its_values(dtype):
+    torch.manual_seed(0)
+    norm = ClipNorm(12, groups=4, eps=1e-6)
+    frames = (60 + 3 * torch.randn(3, 2, 40, 33, 12)).to(dtype)
+    mean, variance = norm._statistics(frames)
+    grouped = frames.double().unflatten(4, (4, 3)).permute(1, 4, 0, 2, 3, 5).flatten(2)  # (B, groups, all the rest)
+    torch.testing.assert_close(mean.double(), grouped.mean(2).repeat_interleave(3, 1), rtol=1e-6, atol=0)
+    wanted = grouped.var(2, correction=0).repeat_interleave(3, 1)
+    torch.testing.assert_close(variance.double(), wanted, rtol=1e-4, atol=0)
+
+
 def test_a_width_that_the_groups_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="20 channels do not divide into 32 norm groups"):
         ClipNorm(20, groups=32, eps=1e-5)
