@@ -34,9 +34,9 @@ from cvcodec.plan import Plan
 from cvcodec.runner import ModelRunner
 from cvcodec.video import VideoReader
 
-_SIZES = {"mini": ((256, 256), (1280, 720)), "official": ((128, 128),)}
-_DEFAULT_FRAMES = 61  # one window of the mini
-_SMALL_FRAMES = 125  # two windows, where that does not take long
+_SIZES = {"mini": ((256, 256),), "official": ((128, 128),)}
+_FEW_FRAMES = 61  # one window of the mini
+_MANY_FRAMES = 509  # eight windows, so that what comes before the first and after the last counts as it does in use
 _OFFICIAL_FRAMES = 17  # one official chunk
 _BUDGET_S = 30.0  # no further repeats of one measurement after so long
 _WARM_UP_FRAMES = 5
@@ -201,7 +201,7 @@ def _clips(options: argparse.Namespace, model_name: str, folder: Path) -> list[t
     """Video files and how many of their frames to use."""
     if options.clip is not None:
         with VideoReader(options.clip) as reader:
-            wanted = options.frames or (_DEFAULT_FRAMES if options.quick else _SMALL_FRAMES)
+            wanted = options.frames or (_FEW_FRAMES if options.quick else _MANY_FRAMES)
             return [(options.clip, _count(reader, wanted))]
     sizes = options.size or _SIZES["official" if model_name == "official" else "mini"]
     if options.quick and options.size is None:
@@ -213,7 +213,7 @@ def _clips(options: argparse.Namespace, model_name: str, folder: Path) -> list[t
         elif model_name == "official":
             frames = _OFFICIAL_FRAMES
         else:
-            frames = _DEFAULT_FRAMES if options.quick or width * height > 256 * 256 else _SMALL_FRAMES
+            frames = _FEW_FRAMES if options.quick or width * height > 256 * 256 else _MANY_FRAMES
         path = folder / f"{width}x{height}-{frames}.mp4"
         if not path.exists():
             harness.write_clip(path, width, height, frames)

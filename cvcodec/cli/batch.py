@@ -47,7 +47,7 @@ def batch(
     store_logvar: Annotated[
         bool, typer.Option("--store-logvar", help="Keep the posterior's log-variance, for training on samples of it.")
     ] = False,
-    rdo: options.Rdo = "time",
+    rdo: options.Rdo = None,
     windows: Annotated[
         Literal["auto", "context", "official"],
         typer.Option("--windows", help="official: chunks and tiles of the official CV-VAE code. auto: by model."),
@@ -137,7 +137,7 @@ def batch(
         raise UsageError("--address and --workers are for --engine ray")
     if engine == "ray" and devices != "auto":
         raise UsageError("--devices is for --engine local: Ray gives each worker its device")
-    options.check_quality(quality, latents)
+    options.check_quantiser(latents, quality=quality, rdo=rdo)
     part = parse_shard(shard) if shard is not None else None
     found = find_clips(sources)
     clips = shard_of(found, part)
@@ -145,7 +145,7 @@ def batch(
     chosen = EncodeOptions(
         quality=DEFAULT_QUALITY if quality is None else quality,
         latents=latents,
-        rdo=rdo,
+        rdo=rdo or "time",
         store_logvar=store_logvar,
         windows=windows,
         window=window,

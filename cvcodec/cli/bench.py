@@ -106,7 +106,7 @@ def bench(
             "50",
         ),
     ] = None,
-    rdo: options.Rdo = "time",
+    rdo: options.Rdo = None,
     protocol: Annotated[
         Literal["source", "cvvae"],
         typer.Option(
@@ -180,7 +180,7 @@ def bench(
         device=device,
         precision=precision,
         threads=threads,
-        rdo=rdo,
+        rdo=rdo or "time",
         timed=jobs == 1,
     )
     wanted: list[Setting] = [

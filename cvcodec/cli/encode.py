@@ -53,7 +53,7 @@ def encode(
             show_default=False,
         ),
     ] = None,
-    rdo: options.Rdo = "time",
+    rdo: options.Rdo = None,
     windows: Annotated[
         Literal["auto", "context", "official"],
         typer.Option("--windows", help="official: chunks and tiles of the official CV-VAE code. auto: by model."),
@@ -134,7 +134,7 @@ def encode(
     options.check_cvl_name(destination, "encode")
     if target is not None and quality is not None:
         raise UsageError("--target chooses the quality: it and --quality exclude each other")
-    options.check_quality(quality, latents)
+    options.check_quantiser(latents, quality=quality, rdo=rdo)
     if target is not None and piped_in:
         raise UsageError("--target reads the video more than once, which standard input cannot: give it a file")
     if target is not None and resume:
@@ -145,7 +145,7 @@ def encode(
     chosen = EncodeOptions(
         quality=DEFAULT_QUALITY if quality is None else quality,
         latents=latents,
-        rdo=rdo,
+        rdo=rdo or "time",
         store_logvar=store_logvar,
         windows=windows,
         window=window,

@@ -140,7 +140,7 @@ def evaluate(
         options.refuse(idle | {"--weights": weights is not None}, "two videos are compared as they are")
     elif is_cvl:
         options.refuse(idle, f"{reference} is encoded already")
-    options.check_quality(quality, latents)
+    options.check_quantiser(latents, quality=quality)
     chosen = metrics or ("psnr", "ssim", "lpips")
     where = select_device(device)
     lpips = None

@@ -59,7 +59,7 @@ def import_latents(
     from cvcodec.registry import load_model
 
     options.check_cvl_name(destination, "import")
-    options.check_quality(quality, latents)
+    options.check_quantiser(latents, quality=quality)
     result = import_file(
         source,
         destination,

@@ -82,10 +82,11 @@ def refuse(given: Mapping[str, bool], why: str) -> None:
         raise UsageError(f"{why}: leave out {', '.join(names)}")
 
 
-def check_quality(quality: float | None, latents: str | None) -> None:
-    """UsageError for a quality where the latents themselves are stored, which has none."""
-    if quality is not None and latents in ("fp16", "fp32"):
-        raise UsageError(f"--latents {latents} stores the latents themselves: leave out --quality, or --latents")
+def check_quantiser(latents: str | None, *, quality: float | None, rdo: str | None = None) -> None:
+    """UsageError for options of the quantiser where the latents themselves are stored."""
+    if latents in ("fp16", "fp32"):
+        given = {"--quality": quality is not None, "--rdo": rdo is not None}
+        refuse(given, f"--latents {latents} stores the latents themselves")
 
 
 def check_cvl_name(destination: str | Path, command: str) -> None:
@@ -118,11 +119,11 @@ Quality = Annotated[
     ),
 ]
 Rdo = Annotated[
-    Literal["none", "time", "all"],
+    Literal["none", "time", "all"] | None,
     typer.Option(
         "--rdo",
-        help="Choose symbols by cost and loss where the latent before predicts them (time), everywhere (all: best "
-        "PSNR, less texture), or take the nearest ones.",
+        help="Choose symbols by cost and loss where the latent before predicts them (time, the default), everywhere "
+        "(all: best PSNR, less texture), or take the nearest ones.",
         rich_help_panel=_MODEL,
     ),
 ]

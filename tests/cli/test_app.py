@@ -197,6 +197,21 @@ def test_an_interrupt_waits_for_the_end_of_an_import(tmp_path: Path) -> None:
     assert result.returncode == 130
 
 
+def test_an_interrupt_while_the_program_itself_is_imported_is_one_line() -> None:
+    code = """
+import signal, sys
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cvcodec.cli.app":
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from cvcodec.__main__ import main
+main()
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (130, "cvcodec: error: interrupted\n")
+
+
 def test_an_interrupt_in_a_finalizer_is_not_lost() -> None:
     result = program("finalise")
     assert (result.returncode, result.stderr) == (130, "cvcodec: error: interrupted\n")

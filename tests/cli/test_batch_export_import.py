@@ -85,7 +85,8 @@ def test_json_is_one_object_for_each_file(cvcodec: Run, place: Path) -> None:
         (["--shard", "2/2"], "no shard"),
         (["--address", "auto"], "--engine ray"),
         (["--device", "cpu,cpu"], "twice"),
-        (["--latents", "fp16", "-q", "50"], "leave out --quality, or --latents"),
+        (["--latents", "fp16", "--rdo", "time"], "fp16 stores the latents themselves: leave out --rdo"),
+        (["--latents", "fp16", "-q", "50"], "fp16 stores the latents themselves: leave out --quality"),
     ],
 )
 def test_options_that_do_not_fit_are_one_line_and_exit_code_2(

@@ -279,7 +279,7 @@ def test_image_sequences_are_videos_too(here: Path) -> None:
         (["ref.mkv", "recon.mkv", "-q", "50", "-w", "tiny.safetensors"], 2, "as they are: leave out --quality, --weig"),
         (["a.cvl", "--reference", "ref.mkv", "-q", "50"], 2, "a.cvl is encoded already: leave out --quality"),
         (["a.cvl", "--reference", "ref.mkv", "--latents", "fp16"], 2, "leave out --latents"),
-        (["ref.mkv", "-q", "50", "--latents", "fp16"], 2, "leave out --quality, or --latents"),
+        (["ref.mkv", "-q", "50", "--latents", "fp16"], 2, "themselves: leave out --quality"),
         (["-", "--reference", "ref.mkv"], 2, "write what comes there to a file first"),
     ],
 )

@@ -77,7 +77,7 @@ from tests.codec.models import save_model, tiny_mini
         (["import", ".", "b.cvl"], 3, ". is a folder; name a file"),
         (["import", "a.cvl", "b.cvl"], 3, "a.cvl cannot be read as latents"),
         (["import", "a.npy", "b.mp4"], 2, "import writes a .cvl file, not b.mp4; name it b.cvl"),
-        (["import", "a.npy", "b.cvl", "-q", "50", "--latents", "fp16"], 2, "leave out --quality, or --latents"),
+        (["import", "a.npy", "b.cvl", "-q", "50", "--latents", "fp16"], 2, "themselves: leave out --quality"),
     ],
 )
 def test_what_cannot_be_done_is_one_line_an_exit_code_and_nothing_left_behind(
