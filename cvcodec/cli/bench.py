@@ -161,7 +161,7 @@ def bench(
     """
     from cvcodec.bench import harness
     from cvcodec.bench.rd import settings as tried
-    from cvcodec.bench.rd.clips import open_clip
+    from cvcodec.bench.rd.clips import distinct_names, open_clip
     from cvcodec.bench.rd.run import run
     from cvcodec.device import set_threads
 
@@ -188,7 +188,11 @@ def bench(
         *tried.encoder_settings(list(encoders), kinds, dict.fromkeys(encoders, crfs) if crfs else None),
     ]
     trim = {"start": start, "frames": frames}
-    opened = [open_clip(path, protocol=protocol, reader=trim, folder=bench.cache.folder / "clips") for path in clips]
+    kept = bench.cache.folder / "clips"
+    opened = [
+        open_clip(path, name, protocol=protocol, reader=trim, folder=kept)
+        for path, name in distinct_names(clips).items()
+    ]
     rows = run(
         bench,
         opened,

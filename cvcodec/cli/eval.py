@@ -189,11 +189,11 @@ def evaluate(
             )
             clip = reference or stack.enter_context(sources.selfcheck_clip())
             result = sources.round_trip(clip, load_model(weights or DEFAULT_MODEL), encode, shared)
-    _write_files(result, csv, None if video else picture, overwrite=overwrite)
     if json:
         report.emit({"command": "eval", **result.to_dict()})
     else:
         _print(result)
+    _write_files(result, csv, None if video else picture, overwrite=overwrite)
 
 
 @contextmanager
@@ -233,6 +233,7 @@ def _write_files(result: Report, csv: Path | None, picture: Path | None, *, over
 
     from cvcodec.fileio import atomic_output
     from cvcodec.video import Frame, VideoWriter
+    from cvcodec.video.writer import container_for
 
     if picture is not None and result.kept is None:
         raise UsageError(f"--frame is out of range: frames 0 to {result.frames - 1} were compared")
@@ -246,7 +247,8 @@ def _write_files(result: Report, csv: Path | None, picture: Path | None, *, over
         with atomic_output(picture, overwrite=overwrite) as file:
             pixels = result.kept.picture((result.reference, result.test))
             height, width = pixels.shape[:2]
-            with VideoWriter(file, width=width, height=height, time_base=Fraction(1), container="png") as writer:
+            container = container_for(picture)
+            with VideoWriter(file, width=width, height=height, time_base=Fraction(1), container=container) as writer:
                 writer.write(Frame(pixels, pts=0))
 
 

@@ -200,17 +200,22 @@ class StreamRestorer:
         return packet.data == b"\0\0" and self._codecs[packet.stream] == "mov_text"
 
     def _shift(self, item: Any, number: int) -> None:
-        """Times as the container wants them: with the offset, and never backwards."""
+        """Times as the container wants them: with the offset, and never backwards; in MP4 and MOV, never equal."""
         if self._offset:
             ticks = round(self._offset / item.time_base)
             item.pts, item.dts = item.pts + ticks, item.dts + ticks
         last = self._last_dts.get(number)
-        if last is not None and item.dts < last:
-            notice = f"copied stream {number}: packets with backward times were moved to their predecessors'"
+        step = 0
+        if self._format in ("mp4", "mov"):
+            step = max(1, math.ceil(Fraction(self._streams[number].time_base) / item.time_base))
+        if last is not None and item.dts < last + step:
+            notice = (
+                f"copied stream {number}: packets whose times did not increase were moved behind their predecessors"
+            )
             if notice not in self.notices:
                 self.notices.append(notice)
-            item.dts = last
-            item.pts = max(item.pts, last)
+            item.dts = last + step
+            item.pts = max(item.pts, item.dts)
         self._last_dts[number] = item.dts
 
 

@@ -57,7 +57,9 @@ def bench(tiny_weights, tmp_path_factory):
 @pytest.fixture(scope="module")
 def opened(folder):
     return [
-        clips.open_clip(folder / f"clip{seed}.mp4", protocol="source", reader={"frames": None}, folder=folder)
+        clips.open_clip(
+            folder / f"clip{seed}.mp4", f"clip{seed}", protocol="source", reader={"frames": None}, folder=folder
+        )
         for seed in range(2)
     ]
 
@@ -75,8 +77,8 @@ def test_a_clip_is_named_by_its_bytes_and_its_stretch(folder, opened):
     first = opened[0]
     assert (first.width, first.height, first.frames, first.name) == (WIDTH, HEIGHT, FRAMES, "clip0")
     assert first.duration_s == pytest.approx(FRAMES / 25)
-    again = clips.open_clip(folder / "clip0.mp4", protocol="source", reader={}, folder=folder)
-    shorter = clips.open_clip(folder / "clip0.mp4", protocol="source", reader={"frames": 5}, folder=folder)
+    again = clips.open_clip(folder / "clip0.mp4", "clip0", protocol="source", reader={}, folder=folder)
+    shorter = clips.open_clip(folder / "clip0.mp4", "clip0", protocol="source", reader={"frames": 5}, folder=folder)
     assert again.digest == first.digest
     assert len({first.digest, shorter.digest, opened[1].digest}) == 3
     assert shorter.frames == 5
@@ -232,7 +234,7 @@ def test_matching_interpolates_crf_over_the_logarithm_of_the_rate(rows):
 
 def test_the_paper_s_protocol_takes_every_third_frame_and_the_middle(tmp_path):
     write_clip(tmp_path / "long.mp4", 300, 270, 100)
-    clip = clips.open_clip(tmp_path / "long.mp4", protocol="cvvae", reader={}, folder=tmp_path / "kept")
+    clip = clips.open_clip(tmp_path / "long.mp4", "long", protocol="cvvae", reader={}, folder=tmp_path / "kept")
     assert (clip.width, clip.height, clip.frames, clip.name) == (256, 256, 33, "long")
     with VideoReader(tmp_path / "long.mp4") as reader:
         source = [frame for index, frame in enumerate(reader) if index % 3 == 0]
@@ -245,7 +247,7 @@ def test_the_paper_s_protocol_takes_every_third_frame_and_the_middle(tmp_path):
             assert kept.pts * reader.info.time_base == pytest.approx(float(frame.pts / 25), abs=1e-3)
     write_clip(tmp_path / "short.mp4", 64, 64, 96)
     with pytest.raises(InputError, match="too few frames"):
-        clips.open_clip(tmp_path / "short.mp4", protocol="cvvae", reader={}, folder=tmp_path / "kept")
+        clips.open_clip(tmp_path / "short.mp4", "short", protocol="cvvae", reader={}, folder=tmp_path / "kept")
 
 
 def test_lpips_of_every_third_frame_is_that_of_the_whole_metric_and_others_are_left_out():
@@ -318,3 +320,11 @@ def test_the_command_writes_a_page_that_needs_nothing_else_json_and_plots(folder
     assert "| libx264 medium | anchor |" in text
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (tmp_path / "out" / "curves.svg").read_bytes()
+
+
+def test_clips_of_one_name_are_told_apart() -> None:
+    paths = [Path(name) for name in ("a/v.mp4", "b/v.mp4", "b/v.mkv", "c/b/v.mp4", "w.mp4", "a/v.mp4")]
+    names = clips.distinct_names(paths)
+    assert list(names) == paths[:-1], "a file given twice counts once"
+    here = Path.cwd().name
+    assert list(names.values()) == ["a/v.mp4", f"{here}/b/v.mp4", "v.mkv", "c/b/v.mp4", "w"]

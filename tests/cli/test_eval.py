@@ -219,6 +219,19 @@ def test_the_picture_shows_both_sides_of_the_worst_frame_or_of_the_one_asked_for
     assert worst != 5 and not shows("side.png", CLIP[5])
 
 
+@pytest.mark.parametrize(("name", "codec"), [("side.png", "png"), ("side.jpg", "mjpeg"), ("side.webp", "webp")])
+def test_the_picture_is_of_the_format_that_its_name_says(here: Path, name: str, codec: str) -> None:
+    assert run("eval", "ref.mkv", "recon.mkv", "--picture", name, *QUICK).code == 0
+    with av.open(name) as container:
+        assert container.streams.video[0].codec_context.name == codec
+
+
+def test_numbers_are_shown_before_a_frame_that_is_not_there_is_missed(here: Path) -> None:
+    result = run("eval", "ref.mkv", "recon.mkv", "--picture", "p.png", "--frame", "99", *QUICK)
+    assert result.code == 2
+    assert "PSNR" in result.out
+
+
 @pytest.mark.parametrize("name", ["all.mp4", "all.mkv"])
 def test_a_video_shows_both_sides_of_every_frame_at_its_time(here: Path, name: str) -> None:
     assert run("eval", "ref.mkv", "recon.mkv", "--picture", name, *QUICK).code == 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -57,8 +57,27 @@ class Clip:
         return VideoReader(self.path, **self.reader)
 
 
-def open_clip(path: Path, *, protocol: str, reader: dict[str, Any], folder: Path) -> Clip:
-    """What is measured of a file. `folder`: where frames are kept that are not the file's own.
+def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:
+    """What each file is called in tables: its stem, or as much of its path as tells it from others of that stem.
+
+    A file that is given twice is there once.
+    """
+    files: dict[Path, Path] = {}
+    for path in paths:
+        files.setdefault(path.absolute(), path)
+    names = {}
+    for file in files:
+        others = [other for other in files if other is not file and other.stem == file.stem]
+        name, parts = file.stem, 0
+        while any("/".join(other.parts[-parts:]) == name for other in others) or (others and not parts):
+            parts += 1
+            name = "/".join(file.parts[-parts:])
+        names[files[file]] = name
+    return names
+
+
+def open_clip(path: Path, name: str, *, protocol: str, reader: dict[str, Any], folder: Path) -> Clip:
+    """What is measured of a file, under a name. `folder`: where frames are kept that are not the file's own.
 
     Raises InputError where it cannot be read, or is too short for the protocol.
     """
@@ -68,11 +87,11 @@ def open_clip(path: Path, *, protocol: str, reader: dict[str, Any], folder: Path
         while piece := file.read(_READ):
             digest.update(piece)
     digest.update(repr((protocol, sorted(reader.items()))).encode())
-    name = digest.hexdigest()[:24]
+    identity = digest.hexdigest()[:24]
     with VideoReader(path, **reader) as source:
         color = source.info.color
     if protocol == "cvvae":
-        kept = folder / f"{name}.mkv"
+        kept = folder / f"{identity}.mkv"
         if not kept.exists():
             make_folder(folder)
             _keep(path, reader, kept)
@@ -86,10 +105,10 @@ def open_clip(path: Path, *, protocol: str, reader: dict[str, Any], folder: Path
             end = frame.pts + (frame.duration or 0)
             frames += 1
     return Clip(
-        name=path.stem,
+        name=name,
         path=kept_path,
         reader=reader,
-        digest=name,
+        digest=identity,
         width=info.width,
         height=info.height,
         frames=frames,
