@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -117,6 +118,12 @@ def batch(
     ] = "auto",
     precision: options.Precision = options.AUTO,
     threads: options.Threads = None,
+    strict: Annotated[
+        bool,
+        typer.Option(
+            "--strict", help="Exit with code 3 when sources were damaged; their files are complete all the same."
+        ),
+    ] = False,
     overwrite: Annotated[
         bool,
         typer.Option("--yes", "-y", help="Encode again what was made from another source or with other settings."),
@@ -130,7 +137,7 @@ def batch(
     from cvcodec.dataset.batch import run_batch
     from cvcodec.dataset.sources import find_clips, parse_shard, shard_of
     from cvcodec.dataset.work import Job, settings_id
-    from cvcodec.errors import UsageError
+    from cvcodec.errors import InputError, UsageError
     from cvcodec.registry import load_model
 
     if engine == "local" and (address is not None or workers is not None):
@@ -161,15 +168,23 @@ def batch(
         settings=settings_id(model, chosen),
         overwrite=overwrite,
         retries=retries,
+        latent_space_id=model.latent_space_id,
     )
+    said: Counter[str] = Counter()
     with _watch(len(clips), hidden=quiet or json) as monitor:
 
         def finished(outcome: Outcome) -> None:
             monitor.finished(outcome)
             if json:
                 report.emit(_line(outcome))
-            elif outcome.error is not None:
-                report.warn(f"{outcome.clip.source}: {outcome.error}", console=monitor.console)
+                return
+            for text in outcome.notices:
+                said[text] += text != outcome.damage
+                if said[text] == 1:  # thousands of clips may have the same to say
+                    say(f"{outcome.clip.source}: {text}")
+            wrong = outcome.error or outcome.damage
+            if wrong is not None:
+                report.warn(f"{outcome.clip.source}: {wrong}", console=monitor.console)
 
         def say(text: str) -> None:
             report.note(text, console=monitor.console)
@@ -201,14 +216,25 @@ def batch(
                 on_notice=say,
             )
 
-        summary = run_batch(clips, job, work, shard=part, on_outcome=finished)
+        def warn(text: str) -> None:
+            report.warn(text, console=monitor.console)
+
+        summary = run_batch(clips, job, work, shard=part, on_outcome=finished, on_notice=warn)
+    for text, count in said.items():
+        if count > 1:
+            report.note(f"{count} clips in all: {text}")
     if not (json or quiet):
+        damaged = f", {summary.damaged} damaged" if summary.damaged else ""
         report.say(
-            f"{out}: {summary.encoded} encoded, {summary.skipped} already there, {len(summary.failures)} failed; "
-            f"index {summary.index.name}"
+            f"{out}: {summary.encoded} encoded, {summary.skipped} already there, {len(summary.failures)} failed"
+            f"{damaged}; index {summary.index.name}"
         )
     if summary.failures:
         raise typer.Exit(1)
+    if strict and summary.damaged:
+        raise InputError(
+            f"{summary.damaged} of {len(clips)} sources are damaged; {out} is complete, --strict asks to fail"
+        )
 
 
 def _line(outcome: Outcome) -> dict[str, object]:

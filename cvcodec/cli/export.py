@@ -48,13 +48,21 @@ def export(
         typer.Option("--dtype", help="auto: fp16 for unscaled latents of a file that keeps fp16, else fp32."),
     ] = "auto",
     shard_size: Annotated[
-        int,
-        typer.Option("--shard-size", metavar="SIZE", parser=parse_size, help="Shards: at most so large, such as 500M."),
-    ] = 10**9,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Shards: of the random order of clips.")] = 0,
+        int | None,
+        typer.Option(
+            "--shard-size",
+            metavar="SIZE",
+            parser=parse_size,
+            help="Shards: at most so large, such as 500M. Default: 1G.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", min=0, help="Shards: of the random order of clips. Default: 0.")
+    ] = None,
     shuffle: Annotated[
-        bool, typer.Option("--shuffle/--no-shuffle", help="Shards: clips in random order, or by path.")
-    ] = True,
+        bool | None,
+        typer.Option("--shuffle/--no-shuffle", help="Shards: clips in random order (the default), or by path."),
+    ] = None,
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -65,6 +73,12 @@ def export(
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
     chosen = kind or format_of(destination, is_folder=source.is_dir() or source.suffix == ".jsonl")
+    if chosen != "webdataset":
+        given = {"--shard-size": shard_size is not None, "--seed": seed is not None}
+        given[f"--{'' if shuffle else 'no-'}shuffle"] = shuffle is not None
+        options.refuse(given, f"--format {chosen} writes one file, no shards")
+    elif shuffle is False:
+        options.refuse({"--seed": seed is not None}, "--no-shuffle takes the clips by path")
     with report.progress("export", quiet=quiet) as meter:
         if chosen == "webdataset":
             result = export_shards(
@@ -72,8 +86,8 @@ def export(
                 destination,
                 target=target,
                 dtype=dtype,
-                shard_bytes=shard_size,
-                shuffle=seed if shuffle else None,
+                shard_bytes=10**9 if shard_size is None else shard_size,
+                shuffle=None if shuffle is False else seed or 0,
                 overwrite=overwrite,
                 on_clip=lambda done, total: meter(done, None, total),
             )

@@ -76,6 +76,8 @@ def import_latents(
         ),
         overwrite=overwrite,
     )
+    for text in result.notices:
+        report.note(text)
     if json:
         report.emit(
             {
@@ -90,6 +92,7 @@ def import_latents(
                 "width": result.width,
                 "height": result.height,
                 "size_bytes": result.size_bytes,
+                "notices": list(result.notices),
             }
         )
     elif not quiet:

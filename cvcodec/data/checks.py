@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, get_args
 
 from cvcodec.errors import UsageError
@@ -44,3 +44,18 @@ def check_columns(columns: Iterable[str], reserved: Collection[str]) -> tuple[st
             f"(reserved: {', '.join(reserved)})"
         )
     return columns
+
+
+def check_one_space(described: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Refuse latents of several latent spaces: numbers alike, meanings not. described: what a message calls each clip,
+    and what is said of it; clips of which no `latent_space_id` is said pass."""
+    first: tuple[str, Mapping[str, Any]] | None = None
+    for name, said in described:
+        if said.get("latent_space_id") is None:
+            continue
+        first = first or (name, said)
+        if said["latent_space_id"] != first[1]["latent_space_id"]:
+            one, other = (
+                f"{name} ({said['latent_space_id']} of {said.get('model')})" for name, said in (first, (name, said))
+            )
+            raise UsageError(f"{one} and {other} hold latents of different latent spaces; read them apart")

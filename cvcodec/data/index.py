@@ -7,7 +7,8 @@
     width, height     of a frame, in pixels                        time_base  seconds per unit of pts, as a fraction
     first_pts, last_pts   smallest and largest time stamp          size_bytes, sha256   of the .cvl file
     model, latent_space_id   what encoded it                       latents_kind, logvar   what a chunk keeps
-    columns           further columns of the manifest, as text
+    bit_depth         of the source, and of what a decode gives    columns    further columns of the manifest, as text
+    decode_errors, concealed_frames   damage of the source         source_bytes, source_mtime_ns   of the video's file
 
 Lines end in a line feed; other line ends, such as U+2028 in a caption, are part of a value. A run of one shard of many
 writes `index-00003-of-00016.jsonl`. Owns: names and reading of these files, and describing a .cvl file in their terms.
@@ -20,18 +21,19 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from cvcodec.bitstream import BitstreamReader
 from cvcodec.errors import InputError
-from cvcodec.fileio import naming_damage
+from cvcodec.fileio import PARTIAL_SUFFIX, naming_damage, partial_path
 
 INDEX_NAME = "index.jsonl"
 SUFFIX = ".cvl"
 
-_SHARD_INDEX = re.compile(r"index-\d{5}-of-\d{5}\.jsonl")
+_SHARD_INDEX = re.compile(r"index-(\d{5})-of-(\d{5})\.jsonl")
 
 Record = dict[str, Any]
 
@@ -74,15 +76,25 @@ def _fits(record: Record, folder: Path) -> bool:
     return bool(size == record.get("size_bytes"))
 
 
-def read_index(path: Path, *, needed: Collection[str] = NEEDED) -> list[Record]:
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)  # at the caller of `read_index`
+
+
+def read_index(
+    path: Path, *, needed: Collection[str] = NEEDED, on_notice: Callable[[str], None] = _warn
+) -> list[Record]:
     """The records of an index file, of all index files of a folder, or, where it has none, of its .cvl files; of a
     .cvl file, its own.
 
-    needed: keys that every record must have. Sorted by path; each path once, see `merge_records`. Raises InputError for
-    what is missing, and for a line that is no record.
+    needed: keys that every record must have. on_notice: is given what a person should know; else Python warns of it.
+    Sorted by path; each path once, see `merge_records`. Raises InputError for what is missing, for a line that is no
+    record, and for what is not all there: a batch that goes on or was interrupted, and shards of which some have left
+    no index.
     """
+    _check_finished(path)
     if path.is_dir():
         files = index_files(path)
+        _check_shards(path, files, on_notice)
         if not files:
             found = sorted(file for file in path.rglob(f"*{SUFFIX}") if not file.name.startswith("."))
             return [describe(file, path, checksum=False) for file in found]
@@ -95,6 +107,44 @@ def read_index(path: Path, *, needed: Collection[str] = NEEDED) -> list[Record]:
     folder = path if path.is_dir() else path.parent
     records = merge_records(folder, {file: _read_records(file, needed) for file in files})
     return [records[name] for name in sorted(records)]
+
+
+def _check_finished(path: Path) -> None:
+    """InputError where the index, or one in this folder, is still a journal (see `dataset.batch`)."""
+    if path.is_dir():
+        journals = [file for file in path.glob(f"index*{PARTIAL_SUFFIX}") if _is_index(file.stem)]
+    else:
+        journals = [file for file in [partial_path(path)] if _is_index(path.name) and file.exists()]
+    if journals:
+        raise InputError(
+            f"the batch into {journals[0].parent} is not finished, {min(journals).name} is there; run it again, "
+            "or remove that file if it is not wanted any more"
+        )
+
+
+def _is_index(name: str) -> bool:
+    return name == INDEX_NAME or _SHARD_INDEX.fullmatch(name) is not None
+
+
+def _check_shards(folder: Path, files: Iterable[Path], on_notice: Callable[[str], None]) -> None:
+    """InputError where indexes of shards are missing. Only a notice where another index may stand for all of them: of
+    a run without shards, or of another, whole set."""
+    sets: dict[int, set[int]] = {}
+    others = False
+    for file in files:
+        if match := _SHARD_INDEX.fullmatch(file.name):
+            sets.setdefault(int(match[2]), set()).add(int(match[1]))
+        else:
+            others = True
+    missing = [shard_name(INDEX_NAME, (i, n)) for n, there in sets.items() for i in range(n) if i not in there]
+    if not missing:
+        return
+    others = others or any(len(there) == n for n, there in sets.items())
+    more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+    text = f"{folder} has no {', '.join(missing[:3])}{more}: not all shards were encoded"
+    if not others:
+        raise InputError(f"{text}; run the others too, or name the index of one")
+    on_notice(f"{text}, or those that are there are of an older run, and may go")
 
 
 def _read_records(file: Path, needed: Collection[str]) -> Iterator[Record]:
@@ -177,6 +227,9 @@ def describe(
         "latent_space_id": header.latent_space_id,
         "latents_kind": header.latents,
         "logvar": header.logvar,
+        "bit_depth": header.bit_depth,
+        "decode_errors": trailer.metadata.get("decode_errors", 0),
+        "concealed_frames": trailer.metadata.get("concealed_frames", 0),
         "columns": dict(columns or {}),
     }
 

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from cvcodec.bitstream import Header
 from cvcodec.codec import LatentFile
 from cvcodec.codec.headers import info_from_header
-from cvcodec.data.checks import check_choice, check_columns, check_latents, check_whole
+from cvcodec.data.checks import check_choice, check_columns, check_latents, check_one_space, check_whole
 from cvcodec.data.clips import ClipCache
 from cvcodec.data.index import Record, describe, read_index
 from cvcodec.data.posterior import Posterior, to_model_space, values_of
@@ -31,7 +31,7 @@ StrPath = str | os.PathLike[str]
 Pixels = Literal["source", "decoded"]
 Short = Literal["skip", "error"]
 
-RESERVED = ("latents", "pts", "first_latent", "first_frame", "clip", "path", "pixels")
+RESERVED = ("latents", "pts", "first_latent", "first_frame", "clip", "path", "pixels", "bit_depth")
 """What an item has besides columns."""
 
 
@@ -53,7 +53,8 @@ class LatentDataset(Dataset[dict[str, Any]]):
 
     An item is a dict: `latents` (C, n, h, w) float32; `pts` (f(n-1) + 1,) int64 in units of the file's time base;
     `first_latent`, `first_frame`, `clip` (its number in `records`), `path`; `pixels` (f(n-1) + 1, H, W, 3) uint8, or
-    int32 above 8 bits; and the columns. Where a clip ends inside the last latent, its last frame and pts are repeated.
+    int32 above 8 bits, code values from 0 to 2**`bit_depth` - 1, and that `bit_depth`; and the columns. Where a clip
+    ends inside the last latent, its last frame and pts are repeated.
 
     Call `set_epoch` before each epoch, or all epochs are alike. Raises InputError, UsageError, BitstreamError.
     """
@@ -87,6 +88,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
             raise UsageError(f"{few['path']} has {few['latents']} latents, slices of {latents} do not fit")
         if not fits:
             raise InputError(f"none of {len(records)} clips in {source!r} has {latents or 1} latents")
+        check_one_space((str(self.folder / record["path"]), record) for record in fits)
         without = next((record for record in fits if not record["logvar"]), None)
         if posterior == "sample" and without is not None:
             raise UsageError(f"{without['path']} keeps no log-variance to sample from; encode with --store-logvar")
@@ -144,6 +146,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
             "path": record["path"],
         }
         if self._pixels is not None:
+            found["bit_depth"] = header.bit_depth
             found["pixels"] = torch.from_numpy(_repeat_last(self._read_pixels(record, path, chosen, pts), chosen))
         for column in self._columns:
             found[column] = _column(record, column)

@@ -27,7 +27,7 @@ from cvcodec.errors import InputError
 LATENTS, LOGVAR, DESCRIPTION = "latents.npy", "logvar.npy", "json"
 
 SHARDS_NAME = "shards.jsonl"
-"""Lists the shards of a folder: path, samples, size_bytes. Others that lie there are of an older export."""
+"""Lists the shards of a folder: path, samples, size_bytes. Others that lie there are none of its shards."""
 
 _BLOCK = 512
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from cvcodec.data.checks import check_choice, check_columns, check_latents, check_whole
+from cvcodec.data.checks import check_choice, check_columns, check_latents, check_one_space, check_whole
 from cvcodec.data.index import read_index
 from cvcodec.data.posterior import Posterior, values_of
 from cvcodec.data.shards import LATENTS, LOGVAR, SHARDS_NAME, Sample, read_samples
@@ -77,6 +77,7 @@ class IterableLatentDataset(IterableDataset[dict[str, Any]]):
         self._columns, self._endless, self._transform = check_columns(columns, RESERVED), endless, transform
         # In shared memory, as workers that live on see a later `set_epoch`, and those of every epoch what was said.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._first: tuple[str, dict[str, Any]] | None = None
         self._warned = torch.zeros((), dtype=torch.bool).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
@@ -109,7 +110,7 @@ class IterableLatentDataset(IterableDataset[dict[str, Any]]):
         drawn = (
             item
             for number in mine
-            for place, sample in enumerate(read_samples(self.shards[number]))
+            for place, sample in enumerate(self._samples(self.shards[number]))
             if (item := self._item(sample, generator_for(self._seed, epoch, SAMPLE, number, place))) is not None
         )
         if not (self._shuffle and mine):
@@ -157,6 +158,19 @@ class IterableLatentDataset(IterableDataset[dict[str, Any]]):
             except KeyError:
                 raise UsageError(f"{sample.shard}: sample {sample.key} has no column {column!r}") from None
         return item
+
+    def _samples(self, shard: Path) -> Iterator[Sample]:
+        """Those of a shard. UsageError where one is of another latent space than the first sample of all, which every
+        worker compares with, whatever shards it reads."""
+        for sample in read_samples(shard):
+            if self._first is None:
+                self._first = next(
+                    (f"{other}: {first.key}", first.description)
+                    for other in self.shards
+                    for first in read_samples(other)
+                )
+            check_one_space([self._first, (f"{shard}: {sample.key}", sample.description)])
+            yield sample
 
     def _check_lengths(self) -> None:
         """InputError where no clip is as long as a slice. All shards are asked, so that every worker says the same."""

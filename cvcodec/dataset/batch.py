@@ -10,7 +10,7 @@ folder; shards have an index each. What other runs wrote into it stays in it, as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -44,6 +44,8 @@ class Summary:
     skipped: int
     failures: tuple[Outcome, ...]
     index: Path
+    damaged: int
+    """Clips, encoded now or before, whose source was damaged."""
 
 
 def run_batch(
@@ -53,9 +55,10 @@ def run_batch(
     *,
     shard: tuple[int, int] | None = None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
+    on_notice: Callable[[str], None] = lambda text: None,
 ) -> Summary:
     """Encode clips into `job.out`, and leave an index of all that is there. shard: (i, n), if these clips are one part
-    of many; it only names the index.
+    of many; it only names the index. on_notice: is given what a person should know of the folder.
 
     Raises OutputError where the folder cannot be written or another run is at work in it. What goes wrong with a clip
     is in the summary.
@@ -65,18 +68,20 @@ def run_batch(
     known = merge_records(folder, {file: _records(file) for file in index_files(folder)})
     # What other runs wrote stays in it, but not what a later run put into another index since.
     own = {record["path"]: known[record["path"]] for record in _records(name)} if name.is_file() else {}
-    counts = {"encoded": 0, "skipped": 0}
+    counts = {"encoded": 0, "skipped": 0, "damaged": 0}
     failures: list[Outcome] = []
     with atomic_output(name, overwrite=True, keep_partial=True, resume=True) as journal:
         done = {record["path"]: record for record in _read_journal(journal)}
         known |= done
         own |= done
+        _warn_of_others(folder, known, clips, job, on_notice)
         try:
             for outcome in engine([Task(clip=clip, known=known.get(clip.output)) for clip in clips]):
                 if outcome.record is None:
                     failures.append(outcome)
                 else:
                     counts[outcome.status] += 1
+                    counts["damaged"] += outcome.damage is not None
                     own[outcome.clip.output] = outcome.record
                     journal.write(dump_line(outcome.record))
                     journal.flush()
@@ -90,7 +95,22 @@ def run_batch(
         journal.writelines(dump_lines(own[path] for path in sorted(own) if (folder / path).is_file()))
     failures.sort(key=lambda outcome: outcome.clip.output)
     _write_failures(folder / shard_name(FAILURES_NAME, shard), failures)
-    return Summary(counts["encoded"], counts["skipped"], tuple(failures), name)
+    return Summary(counts["encoded"], counts["skipped"], tuple(failures), name, counts["damaged"])
+
+
+def _warn_of_others(
+    folder: Path, known: Mapping[str, Record], clips: Sequence[Clip], job: Job, on_notice: Callable[[str], None]
+) -> None:
+    """Say so where the folder holds latents of another space, which this run will not replace."""
+    ours = {clip.output for clip in clips}
+    for path in sorted(known.keys() - ours):
+        space = known[path].get("latent_space_id")
+        if None not in (space, job.latent_space_id) and space != job.latent_space_id and (folder / path).is_file():
+            on_notice(
+                f"{folder / path} holds latents of another latent space ({space} of {known[path].get('model')}, this "
+                f"run's is {job.latent_space_id}); what reads the folder refuses both together, use another --out"
+            )
+            return
 
 
 def _records(file: Path) -> Iterator[Record]:

@@ -14,6 +14,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,9 @@ from numpy.typing import NDArray
 from cvcodec.bitstream import BitstreamReader, Header
 from cvcodec.bitstream.header_json import dump_header
 from cvcodec.codec.latent_file import latents_of
+from cvcodec.data.checks import check_one_space
 from cvcodec.data.clips import ClipCache
-from cvcodec.data.index import dump_lines, read_index
+from cvcodec.data.index import dump_lines, parse_line, read_index
 from cvcodec.data.shards import (
     DESCRIPTION,
     LATENTS,
@@ -176,13 +178,16 @@ def export_shards(
 
     shuffle: seed of a fixed random order, so that every shard is a fair sample; None: by path. shard_bytes: a shard is
     closed before it grows beyond this. Raises as `export_file`; a clip of another latent space than the target's ends
-    the export, since a shard with holes would be noticed late.
+    the export, since a shard with holes would be noticed late; so do clips of several latent spaces (UsageError).
+    overwrite: the shards of an older export into this folder are removed once all new ones are there.
     """
     root, folder = Path(source), Path(output)
-    records = read_index(root)
+    notices: list[str] = []
+    records = read_index(root, on_notice=notices.append)
     if not records:
         raise InputError(f"there are no .cvl files in {root}")
     base = root if root.is_dir() else root.parent
+    check_one_space((str(base / record["path"]), record) for record in records)
     if shuffle is not None:
         order = np.random.Generator(np.random.PCG64(shuffle)).permutation(len(records))
         records = [records[number] for number in order]
@@ -190,6 +195,7 @@ def export_shards(
     make_folder(folder)
     if not overwrite and (folder / SHARDS_NAME).exists():
         raise OutputError(f"{folder / SHARDS_NAME} exists; use -y to overwrite these shards, or name another folder")
+    older = _listed(folder)
     done = 0
     listing: list[dict[str, Any]] = []
     # Its partial file stays where an export ends early: the mark of shards that are not all there.
@@ -205,8 +211,18 @@ def export_shards(
             done += count
             listing.append({"path": name, "samples": count, "size_bytes": (folder / name).stat().st_size})
             index.writelines(dump_lines(listing[-1:]))
+    for name in older.difference(entry["path"] for entry in listing):
+        (folder / name).unlink(missing_ok=True)
     total = sum(entry["size_bytes"] for entry in listing)
-    return Exported(TARGETS[target], (), len(records), total, len(listing))
+    return Exported(TARGETS[target], (), len(records), total, len(listing), tuple(notices))
+
+
+def _listed(folder: Path) -> set[str]:
+    """The shards of an earlier export into this folder: files that it wrote itself, and no others."""
+    listing = folder / SHARDS_NAME
+    lines = listing.read_bytes().splitlines() if listing.is_file() else []
+    names = {str(record["path"]) for line in lines if (record := parse_line(line)) is not None}
+    return {name for name in names if re.fullmatch(r"shard-\d{6,}\.tar", name)}
 
 
 def _samples(

@@ -1,49 +1,34 @@
 """Latents that were exported, edited or generated -> .cvl, so that everything that reads .cvl can decode them.
 
-Owns: reading latents and what is recorded with them, and the header of a video that never was one.
-Does not know: models' insides, what targets want (`targets`).
+Owns: what of a stored header stays, and the header of a video that never was one. Does not know: models' insides, what
+targets want (`targets`), how latents are read (`stored`).
 """
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec import tiling
 from cvcodec.bitstream import UNKNOWN, BitstreamWriter, Chunk, Header
-from cvcodec.bitstream.header_json import load_header
-from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind, make_header
+from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind, info_from_header, make_header, make_quantizer
 from cvcodec.data.index import BATCH_KEY
-from cvcodec.dataset.export_ import EXPORT_KEY, HEADER_KEY
+from cvcodec.dataset.stored import Stored, read_latents
 from cvcodec.dataset.targets import TARGETS, Mode, Target, TargetName
-from cvcodec.errors import BitstreamError, InputError, NumericalError, UsageError
+from cvcodec.errors import InputError, ModelMismatchError, NumericalError, UsageError
 from cvcodec.fileio import atomic_output
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.plan import Plan
 from cvcodec.tiling import TileSpec, WindowSpec
 from cvcodec.video import Color, VideoInfo
 
-_NAMES = ("latents", "latent", "samples", "z")
 _DEFAULT_RATE = Fraction(24)
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A file of latents, read."""
-
-    latents: NDArray[Any]
-    export: Mapping[str, Any] | None
-    """What `cvcodec export` recorded; None for latents of other origin."""
-    header: Header | None
-    times: Mapping[str, NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -58,6 +43,8 @@ class Imported:
     target: Target
     size_bytes: int
     model: str
+    notices: tuple[str, ...] = ()
+    """What a person should be told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +79,8 @@ def import_file(
     """Write a .safetensors or .npy file of latents as a .cvl file.
 
     model: whose latents these are; None only for files of `cvcodec export`, which say so themselves. Raises InputError,
-    OutputError, UsageError, NumericalError, and ModelMismatchError where the model's latent space is not the target's.
+    OutputError, UsageError, NumericalError, and ModelMismatchError where the model's latent space is not the target's,
+    or, for `raw`, not that of the exported file.
     """
     options = options or ImportOptions()
     stored = read_latents(source, key=options.key)
@@ -103,72 +91,19 @@ def import_file(
             f"clip {options.clip} is not in {os.fspath(source)}, it has {len(clips)} (0 to {len(clips) - 1})"
         )
     latent = clips[options.clip]
-    mode = options.mode or (stored.export or {}).get("mode") or target.mode
-    header = _header(stored, latent, target, mode, model, options)
+    mode: Mode = options.mode or (stored.export or {}).get("mode") or target.mode
+    if model is not None and not model.config.is_video:
+        mode = "image"
+    notices: list[str] = []
+    header = _header(stored, latent, target, mode, model, options, notices.append)
     chunks = _chunks(stored, latent, header, options)
     with atomic_output(output, overwrite=overwrite, inputs=[source]) as sink:
         with BitstreamWriter(sink, header) as writer:
             for chunk in chunks:
                 writer.write_chunk(chunk)
         size, frames = writer.bytes_written, writer.frames
-    return Imported(frames, latent.shape[1], header.width, header.height, mode, target, size, header.model)
-
-
-def read_latents(source: str | os.PathLike[str], *, key: str | None = None) -> Stored:
-    """The latents of a .safetensors or .npy file, in any float type, and what is recorded.
-
-    key: name of the tensor, where a .safetensors file has several. Raises InputError; UsageError for a key in a .npy
-    file, which has none.
-    """
-    path = Path(source)
-    if not path.is_file():
-        raise InputError(f"{path} is a folder; name a file" if path.is_dir() else f"{path}: no such file")
-    is_npy = path.suffix.lower() == ".npy"
-    if is_npy and key is not None:
-        raise UsageError(f"{path}: a .npy file holds one array; leave out --key")
-    try:
-        if is_npy:
-            latents, record, times = _read_npy(path)
-        else:
-            latents, record, times = _read_safetensors(path, key)
-        header = load_header(record[HEADER_KEY].encode()) if HEADER_KEY in record else None
-        export = json.loads(record[EXPORT_KEY]) if EXPORT_KEY in record else None
-    except (ValueError, OSError, KeyError, BitstreamError) as error:
-        raise InputError(f"{path} cannot be read as latents: {error}") from error
-    if latents.dtype.kind != "f":
-        raise InputError(f"{path} holds {latents.dtype}, latents are floats")
-    return Stored(latents, export, header, times)
-
-
-def _read_npy(path: Path) -> tuple[NDArray[Any], dict[str, str], dict[str, NDArray[np.int64]]]:
-    latents: NDArray[Any] = np.load(path, allow_pickle=False)
-    sidecar = Path(f"{path}.json")
-    if not sidecar.is_file():
-        return latents, {}, {}
-    beside = json.loads(sidecar.read_text(encoding="utf-8"))
-    times = {name: np.array(beside[name], np.int64) for name in ("pts", "durations", "flags")}
-    return latents, {name: json.dumps(beside[name]) for name in (EXPORT_KEY, HEADER_KEY)}, times
-
-
-def _read_safetensors(path: Path, key: str | None) -> tuple[NDArray[Any], dict[str, str], dict[str, NDArray[np.int64]]]:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:  # torch, since numpy has no bfloat16
-            names = list(file.keys())
-            name = key or next((name for name in _NAMES if name in names), names[0] if len(names) == 1 else "")
-            if name not in names:
-                raise InputError(f"{path} has no tensor {name!r}; name one of {', '.join(names)} with --key")
-            tensor = file.get_tensor(name)
-            latents: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-            times = {
-                part: file.get_tensor(part).numpy().astype(np.int64)
-                for part in ("pts", "durations", "flags")
-                if part in names
-            }
-            return latents, dict(file.metadata() or {}), times
-    except SafetensorError as error:
-        raise ValueError(f"no safetensors file: {error}") from error
+    shape = frames, latent.shape[1], header.width, header.height
+    return Imported(*shape, mode, target, size, header.model, tuple(notices))
 
 
 def _target(stored: Stored, options: ImportOptions, what: str) -> Target:
@@ -190,27 +125,26 @@ def _header(
     mode: Mode,
     model: VideoAutoencoder | None,
     options: ImportOptions,
+    on_notice: Callable[[str], None],
 ) -> Header:
+    """The stored header with what was asked for, where the model (if one is given) is of its latent space; else one
+    that is made for the model."""
     channels, _, rows, columns = latent.shape
-    if stored.header is not None and model is None and mode == (stored.export or {}).get("mode"):
-        metadata = {name: value for name, value in stored.header.metadata.items() if name != BATCH_KEY}
-        header = stored.header.replace(logvar=False, metadata=metadata)
-        if options.rate is not None:
-            header = header.replace(time_base=1 / options.rate, average_rate=options.rate)
-        if header.latent_channels != channels or header.latent_size != (rows, columns):
+    recorded = stored.header
+    same_mode = mode == (stored.export or {}).get("mode")
+    if recorded is not None and same_mode:
+        ours = model is None or recorded.latent_space_id == model.latent_space_id
+        fits = (recorded.latent_channels, *recorded.latent_size) == (channels, rows, columns)
+        if ours and fits:
+            return _changed(recorded, model, options)
+        if model is None:
             raise InputError(
-                f"the latents are {latent.shape}, the header recorded with them wants {header.chunk_shape(1)}"
+                f"the latents are {latent.shape}, the header recorded with them wants {recorded.chunk_shape(1)}"
             )
-        kind = options.latents or header.latents
-        if kind == header.latents and options.quality is None:
-            return header
-        if kind == "quantised":
-            raise UsageError("other quantiser steps want the model's statistics; name the model with --weights")
-        return header.replace(latents=kind, quality=None, steps=(), offsets=())
     if model is None:
         unsaid = (
             "these latents do not say which model decodes them"
-            if stored.header is None
+            if recorded is None
             else f"these latents were exported as another mode than {mode}, which wants the model itself"
         )
         raise UsageError(f"{unsaid}; name it with --weights")
@@ -223,28 +157,80 @@ def _header(
         shift_factor=config.shift_factor,
         what=f"model {model.name}",
     )
-    recorded = stored.header
+    if recorded is not None and recorded.latent_space_id != model.latent_space_id:
+        both = (
+            f"these latents are of latent space {recorded.latent_space_id} of {recorded.model}, {model.name} has "
+            f"{model.latent_space_id}"
+        )
+        if target.channels is None:
+            raise ModelMismatchError(f"{both}; leave out --weights, or name the model that they are of")
+        on_notice(f"{both}; they are taken for {model.name}'s, since both say that theirs is that of {target.title}")
+    return _made(recorded, latent, mode, model, options, keep_times=same_mode)
+
+
+def _changed(recorded: Header, model: VideoAutoencoder | None, options: ImportOptions) -> Header:
+    """The header of the exported file, but for what was asked for."""
+    header = recorded.replace(logvar=False, metadata=_metadata(recorded))
+    if options.rate is not None:
+        header = header.replace(time_base=1 / options.rate, average_rate=options.rate)
+    kind = options.latents or header.latents
+    if kind == header.latents and options.quality is None:
+        return header
+    if kind != "quantised":
+        return header.replace(latents=kind, quality=None, steps=(), offsets=())
+    if model is None:
+        raise UsageError("other quantiser steps want the model's statistics; name the model with --weights")
+    quality = _quality(header, options)
+    quantizer = make_quantizer(model, quality)
+    steps, offsets = tuple(quantizer.steps.tolist()), tuple(quantizer.offsets.tolist())
+    return header.replace(latents=kind, quality=quality, steps=steps, offsets=offsets)
+
+
+def _made(
+    recorded: Header | None,
+    latent: NDArray[np.float32],
+    mode: Mode,
+    model: VideoAutoencoder,
+    options: ImportOptions,
+    *,
+    keep_times: bool,
+) -> Header:
+    """A header for the model's latents, with what is recorded of the video."""
+    config = model.config
+    _, _, rows, columns = latent.shape
     width, height = columns * config.spatial_factor, rows * config.spatial_factor
-    if recorded is not None and recorded.latent_size == (rows, columns):
-        width, height = recorded.width, recorded.height
-    rate = options.rate or (recorded.average_rate if recorded is not None else None) or _DEFAULT_RATE
-    info = VideoInfo(
-        width=width,
-        height=height,
-        time_base=1 / rate,
-        average_rate=rate,
-        color=Color("bt709", "limited", guessed=True),
-    )
-    plan = Plan.choose(config, height=height, width=width)
+    if recorded is None:
+        rate = options.rate or _DEFAULT_RATE
+        color = Color("bt709", "limited", guessed=True)
+        info = VideoInfo(width=width, height=height, time_base=1 / rate, average_rate=rate, color=color)
+    else:
+        info = info_from_header(recorded)
+        if recorded.latent_size != (rows, columns) or recorded.spatial_factor != config.spatial_factor:
+            info = replace(info, width=width, height=height)
+        if options.rate is not None or not keep_times:
+            rate = options.rate or recorded.average_rate or _DEFAULT_RATE
+            info = replace(info, time_base=1 / rate, average_rate=rate)
+    plan = Plan.choose(config, height=info.height, width=info.width)
     if mode == "image" and config.is_video:
         plan = image_plan(plan, model)
-    return make_header(
+    header = make_header(
         info,
         model,
         plan,
-        latents=options.latents or "fp32",
-        quality=DEFAULT_QUALITY if options.quality is None else options.quality,
+        latents=options.latents or ("fp32" if recorded is None else cast(LatentsKind, recorded.latents)),
+        quality=_quality(recorded, options),
     )
+    return header if recorded is None else header.replace(metadata=_metadata(recorded))
+
+
+def _quality(recorded: Header | None, options: ImportOptions) -> float:
+    known = None if recorded is None else recorded.quality
+    return next((value for value in (options.quality, known) if value is not None), DEFAULT_QUALITY)
+
+
+def _metadata(recorded: Header) -> dict[str, Any]:
+    """Of the exported file, without what says from which source and with which settings it was made."""
+    return {name: value for name, value in recorded.metadata.items() if name != BATCH_KEY}
 
 
 def image_plan(plan: Plan, model: VideoAutoencoder) -> Plan:
@@ -260,13 +246,15 @@ def _chunks(stored: Stored, latent: NDArray[np.float32], header: Header, options
     latents = latent.shape[1]
     most = tiling.frame_count(latents, header.temporal_factor)
     fewest = most - header.temporal_factor + 1 if latents > 1 else 1
-    own = header.time_base == (stored.header.time_base if stored.header is not None else None)
-    recorded = len(stored.times.get("pts", ())) if own and options.rate is None else 0
-    frames = options.frames or recorded or int((stored.export or {}).get("frames", most))
+    before = stored.header
+    # Of latents that become pictures, or were some, neither the number of frames nor their times say anything.
+    own = before is not None and header.temporal_factor == before.temporal_factor
+    known = own and before is not None and header.time_base == before.time_base and options.rate is None
+    recorded = len(stored.times.get("pts", ())) if known else 0
+    frames = options.frames or recorded or int((stored.export or {}).get("frames", most) if own else most)
     if not fewest <= frames <= most:
-        raise UsageError(
-            f"{latents} latents stand for {fewest} to {most} frames, not for {frames}; cut the latents first"
-        )
+        what = "cut the latents first" if options.frames else f"they were cut, so name how many with --frames {most}"
+        raise UsageError(f"{latents} latents stand for {fewest} to {most} frames, not for {frames}; {what}")
     times = stored.times if recorded >= frames else _even_times(frames, header)
     lengths = _lengths((stored.export or {}).get("chunks"), latents, header)
     values = _stored_values(latent, header)

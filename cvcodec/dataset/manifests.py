@@ -36,7 +36,8 @@ class Row:
     """As given; relative to the manifest, if it is relative."""
     output: str
     """The place that the row gives its .cvl file; empty: it gives none."""
-    columns: Mapping[str, str]
+    columns: Mapping[str, str] | None
+    """The other columns; None in a .txt file, which can have none."""
 
 
 def read_manifest(manifest: Path) -> Iterator[Row]:
@@ -51,7 +52,8 @@ def read_manifest(manifest: Path) -> Iterator[Row]:
         if path.name in ("", ".."):
             raise InputError(f"{where}: {name} {text!r} is a folder; wanted a video")
         columns = {column: value for column, value in values.items() if column not in (name, OUTPUT)}
-        yield Row(where, path, _output(values.get(OUTPUT, "").strip(), where), columns)
+        said = None if manifest.suffix.lower() == ".txt" else columns
+        yield Row(where, path, _output(values.get(OUTPUT, "").strip(), where), said)
 
 
 def _output(given: str, where: str) -> str:

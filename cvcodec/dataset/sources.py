@@ -10,8 +10,9 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
 from cvcodec.data.index import SUFFIX
 from cvcodec.dataset.manifests import MANIFEST_SUFFIXES, OUTPUT, Row, read_manifest
@@ -27,8 +28,8 @@ class Clip:
     """Its path, absolute."""
     output: str
     """Where its .cvl file goes, relative to the output folder, with forward slashes."""
-    columns: Mapping[str, str] = field(default_factory=dict)
-    """Further columns of the manifest."""
+    columns: Mapping[str, str] | None = None
+    """Further columns of the manifest; None: no manifest that could have some names the video."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _expand(source: str, *, named: bool) -> Iterator[_Found]:
     elif _is_manifest(path):
         yield from _from_manifest(path.resolve())
     elif path.is_file():
-        yield _Found(Clip(str(path.resolve()), path.name))
+        yield _Found(Clip(_located(path), path.name))
     elif glob.has_magic(source):
         yield from _from_glob(source)
     else:
@@ -141,7 +142,7 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     visited: set[tuple[int, int]] = set()
     waiting = [folder]
     while waiting:
-        for parent, folders, files in os.walk(waiting.pop(0)):
+        for parent, folders, files in os.walk(waiting.pop(0), onerror=_refuse):
             status = os.stat(parent)
             if (status.st_dev, status.st_ino) in visited:
                 folders.clear()
@@ -152,16 +153,27 @@ def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
             yield Path(parent), files
 
 
+def _refuse(error: OSError) -> NoReturn:
+    """A folder that may not be read is no empty one."""
+    raise InputError(f"{error.filename} cannot be read: {error.strerror}; allow it, or name what is to be encoded")
+
+
+def _located(path: Path) -> str:
+    """A path by which a file is known again, however its folder was reached. A link to a file stays what it is, as it
+    does below a folder: two links to one video are two clips."""
+    return str(path.parent.resolve() / path.name)
+
+
 def _from_glob(pattern: str) -> Iterator[_Found]:
     """Files keep their path below the last folder that the pattern names in full."""
     parts = Path(pattern).parts
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-    # Neither is resolved: where the pattern leads through a link, the link's name is part of both.
+    # Where the pattern leads through a link, the link's name is part of the place.
     root = Path(*parts[:fixed]).absolute()
     for name in sorted(glob.glob(pattern, recursive=True)):
         file = Path(name)
         if file.is_file():
-            yield _Found(Clip(str(file.resolve()), Path(os.path.relpath(file.absolute(), root)).as_posix()))
+            yield _Found(Clip(_located(file), Path(os.path.relpath(file.absolute(), root)).as_posix()))
 
 
 def _from_manifest(manifest: Path) -> Iterator[_Found]:

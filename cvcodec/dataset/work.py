@@ -27,9 +27,9 @@ from cvcodec.model.base import VideoAutoencoder
 
 Status = Literal["encoded", "skipped", "failed"]
 
-SAMPLE_BYTES = 1 << 16
-"""Of a source, its first, middle and last so many bytes are read to know it again. The tables of a container lie at
-either end, so that a video that was cut or encoded anew differs there."""
+PIECE_BYTES, PIECES = 1 << 20, 256
+"""A source is known again by all of its bytes, if these are no more than so many pieces, else by so many pieces from
+its start to its end. Size, start and end would not do: uncompressed video that was rendered anew keeps all three."""
 
 _RETRY_DELAY_S = 0.5
 
@@ -50,6 +50,8 @@ class Job:
     overwrite: bool = False
     """Encode again what was made from another source or with other settings, instead of failing."""
     retries: int = 1
+    latent_space_id: str | None = None
+    """Of the model; None: not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,16 @@ class Outcome:
     notices: tuple[str, ...] = ()
 
     @property
+    def damage(self) -> str | None:
+        """What a person should know of a damaged source, in a sentence; None for an intact one, and where there is no
+        output."""
+        record = self.record or {}
+        errors, concealed = (int(record.get(name) or 0) for name in ("decode_errors", "concealed_frames"))
+        if not errors and not concealed:
+            return None
+        return f"the source is damaged: {errors} decode errors, {concealed} frames concealed"
+
+    @property
     def pixels(self) -> int:
         """Width * height * frames that were encoded."""
         if self.record is None or self.status != "encoded":
@@ -96,14 +108,16 @@ def settings_id(model: VideoAutoencoder, options: EncodeOptions) -> str:
 
 
 def source_id(path: str | os.PathLike[str]) -> str:
-    """32 hex digits: size of a file and samples of its content. Raises InputError."""
+    """32 hex digits: size of a file and its content, of large files pieces of it. Raises InputError."""
     try:
         with open(path, "rb") as file:
             size = file.seek(0, os.SEEK_END)
             digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-            for start in sorted({0, max(0, size // 2 - SAMPLE_BYTES // 2), max(0, size - SAMPLE_BYTES)}):
+            last = size - PIECE_BYTES
+            spread = (number * last // (PIECES - 1) for number in range(PIECES))
+            for start in spread if size > PIECE_BYTES * PIECES else range(0, size, PIECE_BYTES):
                 file.seek(start)
-                digest.update(file.read(SAMPLE_BYTES))
+                digest.update(file.read(PIECE_BYTES))
     except OSError as error:
         raise InputError(f"{os.fspath(path)} cannot be read: {error.strerror}") from error
     return digest.hexdigest()
@@ -129,7 +143,7 @@ def encode_clip(
             found = _existing(task, job)
             if found is not None:
                 return Outcome(clip=clip, status="skipped", record=found, seconds=time.monotonic() - begun)
-            record, notices = _encode(clip, job, encoder, on_frames)
+            record, notices = _encode(task, job, encoder, on_frames)
             spent = time.monotonic() - begun
             return Outcome(
                 clip=clip, status="encoded", record=record, attempts=attempts, seconds=spent, notices=notices
@@ -155,17 +169,18 @@ def _existing(task: Task, job: Job) -> Record | None:
     target = Path(job.out) / clip.output
     if not target.is_file():
         return None
-    wanted = {"source_id": source_id(clip.source), "settings": job.settings}
+    wanted = {"source_id": _identity(task), "settings": job.settings}
     known = task.known or {}
     # The file's name appears only when it is complete, so a look at its size is enough.
     if known.items() >= {**wanted, "size_bytes": target.stat().st_size}.items():
-        return {**known, "source": clip.source, "columns": dict(clip.columns)}
+        return {**known, **_stamp(clip.source), "source": clip.source, "columns": _columns(task)}
     try:
         with target.open("rb") as file:
             made: Mapping[str, str] = identities_of(BitstreamReader(file).header.metadata)
         found = "from another source" if made.get("source_id") != wanted["source_id"] else "with other settings"
         if all(made.get(name) == value for name, value in wanted.items()):
-            return describe(target, Path(job.out), source=clip.source, columns=clip.columns)
+            record = describe(target, Path(job.out), source=clip.source, columns=_columns(task))
+            return {**record, **_stamp(clip.source)}
     except BitstreamError as error:
         found = f"and is damaged ({error})"
     if not job.overwrite:
@@ -173,10 +188,36 @@ def _existing(task: Task, job: Job) -> Record | None:
     return None
 
 
+def _stamp(source: str) -> Record:
+    """By which a source is taken for what it was, without being read. Raises InputError."""
+    try:
+        status = os.stat(source)
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror}") from error
+    return {"source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
+
+
+def _identity(task: Task) -> str:
+    """`source_id` of the clip; the one that the index knows, where nothing was written since."""
+    known, source = task.known or {}, task.clip.source
+    if known.get("source_id") and known.items() >= {**_stamp(source), "source": source}.items():
+        return str(known["source_id"])
+    return source_id(source)
+
+
+def _columns(task: Task) -> dict[str, str]:
+    """Those of the manifest; where none named the clip, those that the index knows."""
+    if task.clip.columns is not None:
+        return dict(task.clip.columns)
+    return dict((task.known or {}).get("columns") or {})
+
+
 def _encode(
-    clip: Clip, job: Job, encoder: SharedEncoder, on_frames: Callable[[int, int | None], None]
+    task: Task, job: Job, encoder: SharedEncoder, on_frames: Callable[[int, int | None], None]
 ) -> tuple[Record, tuple[str, ...]]:
+    clip = task.clip
     target = Path(job.out) / clip.output
+    stamp = _stamp(clip.source)  # before it is read: what is written meanwhile is another source
     made = {"source_id": source_id(clip.source), "settings": job.settings}
     options = replace(job.options, metadata={**job.options.metadata, BATCH_KEY: made})
     make_folder(target.parent)
@@ -196,8 +237,8 @@ def _encode(
         except BaseException:
             partial_path(target).unlink(missing_ok=True)  # ours alone: the lock on it is still held
             raise
-    record = describe(target, Path(job.out), source=clip.source, columns=clip.columns)
-    return record, result.notices
+    record = describe(target, Path(job.out), source=clip.source, columns=_columns(task))
+    return {**record, **stamp}, result.notices
 
 
 def _one_line(text: Any) -> str:

@@ -9,8 +9,9 @@ are coded as videos: T = 4(t-1) + 1. For a video pipeline's latents in video mod
 `output_type="latent"`, and decode `latents.transpose(1, 2) / vae.config.scaling_factor`, or give `num_frames`.
 
 As in diffusers, `encode` and `decode` neither scale nor shift: the pipeline does, with `config`. Only a model that was
-made compatible with the pipeline's own VAE gives sensible pictures. Owns: this surface. Does not know: pipelines; it
-does not import diffusers.
+made compatible with the pipeline's own VAE gives sensible pictures. A pipeline that is loaded takes only modules with
+diffusers' own base class, so this one has it too, and torch's where diffusers is not installed.
+Owns: this surface. Does not know: pipelines.
 """
 
 from __future__ import annotations
@@ -20,17 +21,26 @@ import math
 import os
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Sequence, ValuesView
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 
 from cvcodec import tiling
+from cvcodec.errors import UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.config import ModelConfig
 from cvcodec.model.posterior import Posterior
 from cvcodec.plan import Plan
 from cvcodec.registry import load_model
+
+if TYPE_CHECKING:
+    _Base = nn.Module
+else:
+    try:
+        from diffusers import ModelMixin as _Base
+    except (ImportError, RuntimeError):  # RuntimeError: it is there, but something that it needs is not
+        _Base = nn.Module
 
 
 class VAEConfig(SimpleNamespace):
@@ -152,7 +162,7 @@ class LatentDistribution:
         return 0.5 * terms.sum(tuple(dims))
 
 
-class DiffusersVAE(nn.Module):
+class DiffusersVAE(_Base):
     """See the module. `model` is the model itself, in whatever dtype `to` was given."""
 
     def __init__(self, model: VideoAutoencoder) -> None:
@@ -168,6 +178,13 @@ class DiffusersVAE(nn.Module):
     ) -> DiffusersVAE:
         """A model by name or weights file, as for `--weights`. Raises InputError or CheckpointError."""
         return cls(load_model(name_or_path, dtype=torch_dtype)).eval()
+
+    def save_pretrained(self, *args: Any, **options: Any) -> NoReturn:
+        """UsageError: diffusers' own would write what nothing reads."""
+        raise UsageError(
+            "a saved pipeline cannot hold a cvcodec model: save it with its own VAE, and give this one again with "
+            "from_pretrained(..., vae=vae)"
+        )
 
     @property
     def dtype(self) -> torch.dtype:

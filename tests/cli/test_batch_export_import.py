@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cvcodec.cli import app
-from tests.dataset.small import save_small_model, write_clip
+from tests.dataset.small import break_a_packet, save_small_model, write_clip
 
 
 @dataclass
@@ -79,6 +79,28 @@ def test_json_is_one_object_for_each_file(cvcodec: Run, place: Path) -> None:
     assert all(line["logvar"] and line["latents_kind"] == "fp16" for line in lines)
 
 
+def test_damaged_sources_are_warned_of_and_counted_and_fail_where_that_is_asked_for(
+    cvcodec: Run, place: Path, tmp_path: Path
+) -> None:
+    for name in ("1", "2"):
+        break_a_packet(write_clip(tmp_path / f"v/{name}.mkv", frames=12))
+    command = ["batch", tmp_path / "v", "--out", tmp_path / "out", "-w", place / "sd.safetensors"]
+    result = cvcodec(*command)
+    assert result.returncode == 0
+    warned = re.findall(r"warning: .*/(.\.mkv): the source is damaged: 1 decode errors", result.stderr)
+    assert sorted(warned) == ["1.mkv", "2.mkv"]
+    notes = [line for line in result.stderr.splitlines() if "note: " in line]
+    assert len(notes) == 2, "what both have to say is said once, and then how many said it"
+    assert "note: 2 clips in all: " in notes[1]
+    assert "2 encoded, 0 already there, 0 failed, 2 damaged; index" in result.stderr.splitlines()[-1]
+    strict = cvcodec(*command, "--strict", "--json")
+    assert strict.returncode == 3
+    assert "2 of 2 sources are damaged" in strict.stderr
+    lines = [json.loads(line) for line in strict.stdout.splitlines()]
+    counts = [(line["status"], line["decode_errors"], line["concealed_frames"]) for line in lines]
+    assert counts == [("skipped", 1, 0)] * 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
@@ -107,6 +129,12 @@ def test_export_and_import_make_a_file_that_decodes(cvcodec: Run, place: Path, t
     assert exported.returncode == 0
     said = json.loads(exported.stdout)
     assert (said["layout"], said["shape"], said["scaling_factor"]) == ("BTCHW", [1, 3, 4, 4, 4], 0.18215)
+    save_small_model(tmp_path / "other.safetensors", seed=1, scaling_factor=0.18215)
+    other = cvcodec(
+        *("import", tmp_path / "x.safetensors", tmp_path / "o.cvl", "-w", tmp_path / "other.safetensors", "--json")
+    )
+    assert "note: these latents are of latent space" in other.stderr
+    assert len(json.loads(other.stdout)["notices"]) == 1
     imported = cvcodec("import", tmp_path / "x.safetensors", tmp_path / "y.cvl")
     assert imported.returncode == 0
     assert "9 frames of 32x32" in imported.stderr
@@ -145,6 +173,26 @@ def test_an_import_of_what_is_not_there_is_refused(
     (line,) = result.stderr.splitlines()
     assert re.search(match, line)
     assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["x.npy", "--seed", "0"], "writes one file, no shards: leave out --seed"),
+        (["x.npy", "--shard-size", "1G", "--no-shuffle"], "leave out --shard-size, --no-shuffle"),
+        (["x.npy", "--shuffle"], "leave out --shuffle"),
+        (["s", "--format", "webdataset", "--no-shuffle", "--seed", "1"], "--no-shuffle .*: leave out --seed"),
+    ],
+)
+def test_options_of_shards_are_refused_where_they_change_nothing(
+    cvcodec: Run, tmp_path: Path, arguments: list[str], match: str
+) -> None:
+    (tmp_path / "x.cvl").touch()
+    output, *more = arguments
+    result = cvcodec("export", tmp_path / "x.cvl", tmp_path / output, *more)
+    assert result.returncode == 2
+    assert re.search(match, result.stderr)
+    assert not (tmp_path / output).exists()
 
 
 def test_another_vaes_latents_are_refused_with_the_way_out(cvcodec: Run, place: Path, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cvcodec.data import LatentDataset, read_index
-from cvcodec.errors import InputError
+from cvcodec.dataset.export_ import export_shards
+from cvcodec.errors import InputError, UsageError
 
 NEEDED = {"latents": 1, "logvar": False, "source": None, "columns": {}}
 
@@ -44,3 +45,56 @@ def test_a_list_of_failures_is_no_index(tmp_path: Path) -> None:
         InputError, match=r"failures\.jsonl, line 1 is no record of an index: no 'latents', 'logvar', 'col"
     ):
         LatentDataset(tmp_path / "failures.jsonl")
+
+
+def write_index(path: Path, *names: str, **more: object) -> None:
+    path.write_text("".join(json.dumps({**NEEDED, "path": name, **more}) + "\n" for name in names))
+
+
+def test_the_journal_of_a_batch_is_no_index(tmp_path: Path) -> None:
+    index = tmp_path / "index.jsonl"
+    write_index(index, "x.cvl")
+    for journal in ("index.jsonl.partial", "index-00001-of-00002.jsonl.partial"):
+        (tmp_path / journal).touch()
+        with pytest.raises(InputError, match=rf"is not finished, {journal} is there; run it again"):
+            LatentDataset(tmp_path)
+        with pytest.raises(InputError, match="is not finished"):
+            export_shards(tmp_path, tmp_path / "shards")
+        assert not (tmp_path / "shards").exists()
+        (tmp_path / journal).unlink()
+    (tmp_path / "index.jsonl.partial").touch()
+    with pytest.raises(InputError, match="is not finished"):
+        read_index(index)
+    (tmp_path / "index.jsonl.partial").rename(tmp_path / "shards.jsonl.partial")
+    assert len(read_index(index)) == len(read_index(tmp_path)) == 1
+
+
+def test_shards_that_are_missing_are_named_and_one_may_be_read_by_its_name(tmp_path: Path) -> None:
+    for number in (0, 2):
+        write_index(tmp_path / f"index-{number:05d}-of-00007.jsonl", f"{number}.cvl")
+    with pytest.raises(InputError, match=r"no index-00001-of-00007\.jsonl, .*-00003-.*, .*-00004-.* and 2 more"):
+        read_index(tmp_path)
+    assert [record["path"] for record in read_index(tmp_path / "index-00002-of-00007.jsonl")] == ["2.cvl"]
+    write_index(tmp_path / "index.jsonl", "1.cvl")
+    with pytest.warns(UserWarning, match="not all shards were encoded, or those that are there are of an older"):
+        assert len(read_index(tmp_path)) == 3
+    said: list[str] = []
+    read_index(tmp_path, on_notice=said.append)
+    assert len(said) == 1
+    (tmp_path / "index.jsonl").rename(tmp_path / "index-00000-of-00001.jsonl")
+    with pytest.warns(UserWarning, match="not all shards"):
+        assert len(read_index(tmp_path)) == 3
+
+
+def test_clips_of_several_latent_spaces_are_not_read_or_exported_together(tmp_path: Path) -> None:
+    lines = [
+        json.dumps({**NEEDED, "path": f"{name}.cvl", "latent_space_id": name, "model": f"model {name}"}) + "\n"
+        for name in ("one", "two")
+    ]
+    (tmp_path / "index.jsonl").write_text("".join(lines))
+    match = r"one\.cvl \(one of model one\) and .*two\.cvl \(two of model two\) hold latents of different latent spaces"
+    for scaled in (False, True):
+        with pytest.raises(UsageError, match=match):
+            LatentDataset(tmp_path, scaled=scaled)
+    with pytest.raises(UsageError, match=match):
+        export_shards(tmp_path, tmp_path / "shards")

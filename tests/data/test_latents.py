@@ -13,12 +13,18 @@ import torch
 from torch.utils.data import DataLoader
 
 import cvcodec
+from cvcodec.codec import EncodeOptions
 from cvcodec.data import LatentDataset
 from cvcodec.data.clips import ClipCache
 from cvcodec.data.latents import RESERVED
+from cvcodec.dataset.batch import run_batch
+from cvcodec.dataset.engines.local import run_local
+from cvcodec.dataset.sources import find_clips
+from cvcodec.dataset.work import Job, settings_id
 from cvcodec.errors import InputError, TruncatedError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.video import VideoReader
+from tests.dataset.small import write_clip
 
 Folders = dict[str, Path]
 
@@ -130,6 +136,19 @@ def test_source_pixels_are_the_frames_with_these_time_stamps(folders: Folders) -
         assert np.array_equal(item["pixels"].numpy(), wanted)
 
 
+@pytest.mark.parametrize("pixels", ["source", "decoded"])
+def test_pixels_of_more_than_8_bits_come_with_their_depth(model: VideoAutoencoder, tmp_path: Path, pixels: Any) -> None:
+    write_clip(tmp_path / "v/x.mkv", bit_depth=10)
+    options = EncodeOptions(device="cpu", precision="fp32")
+    job = Job(out=str(tmp_path), options=options, settings=settings_id(model, options))
+    run_batch(find_clips([tmp_path / "v"]), job, lambda tasks: run_local(tasks, job, model, devices="cpu"))
+    data = LatentDataset(tmp_path, pixels=pixels, model=model)
+    assert data.records[0]["bit_depth"] == data[0]["bit_depth"] == 10
+    assert data[0]["pixels"].dtype == torch.int32
+    assert 255 < data[0]["pixels"].max() < 1024
+    assert "bit_depth" not in LatentDataset(tmp_path)[0]
+
+
 def test_decoded_pixels_are_those_of_the_file(folders: Folders, model: VideoAutoencoder) -> None:
     data = LatentDataset(folders["quantised"], latents=2, pixels="decoded", model=model)
     item = data[1]
@@ -184,7 +203,7 @@ def test_what_cannot_be_given_is_refused_with_the_way_out(folders: Folders, tmp_
         ({"pixels": "sources"}, "pixels = 'sources', wanted None or 'source' or 'decoded'"),
         ({"short": "raise"}, "short = 'raise', wanted 'skip' or 'error'"),
         ({"columns": "caption"}, r"columns = 'caption', wanted a list of names: \['caption'\]"),
-        ({"columns": ["caption", "pts"]}, r"column 'pts' .* \(reserved: latents, pts, first_latent, .* pixels\)"),
+        ({"columns": ["caption", "pts"]}, r"column 'pts' .* \(reserved: latents, pts, first_latent, .* bit_depth\)"),
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(folders: Folders, options: dict[str, Any], wanted: str) -> None:

@@ -13,10 +13,12 @@ import torch
 from torch.utils.data import DataLoader
 
 import cvcodec
-from cvcodec.data import IterableLatentDataset
+from cvcodec.codec import EncodeOptions, encode_file
+from cvcodec.data import IterableLatentDataset, LatentDataset
 from cvcodec.data.shards import key_of, read_samples
 from cvcodec.dataset.export_ import export_shards
 from cvcodec.errors import InputError, UsageError
+from tests.dataset.small import save_small_model
 
 
 @pytest.fixture(scope="module")
@@ -158,8 +160,9 @@ def test_shards_of_an_older_export_are_not_read_with_those_of_a_newer_one(
 ) -> None:
     export_shards(folders["fp32"], tmp_path, shard_bytes=12_000)
     before = len(list(tmp_path.glob("*.tar")))
+    (tmp_path / "shard-mine.tar").write_bytes(b"no shard of an export")
     assert export_shards(folders["fp32"], tmp_path, overwrite=True).files == 1 < before
-    assert len(list(tmp_path.glob("*.tar"))) == before, "nothing is deleted"
+    assert len(list(tmp_path.glob("*.tar"))) == 2, "those of the older export are gone, others stay"
     assert len(items(IterableLatentDataset(tmp_path))) == 5
 
 
@@ -236,3 +239,21 @@ def test_shards_without_log_variances_give_no_samples(folders: dict[str, Path], 
     with pytest.raises(UsageError, match="--store-logvar"):
         list(IterableLatentDataset(tmp_path, posterior="sample"))
     assert torch.is_tensor(next(iter(IterableLatentDataset(tmp_path)))["latents"])
+
+
+def test_shards_of_several_latent_spaces_are_refused_by_every_worker(
+    shards: Path, tmp_path: Path, folders: dict[str, Path]
+) -> None:
+    other = save_small_model(tmp_path / "other.safetensors", seed=1, scaling_factor=0.5)
+    source = LatentDataset(folders["fp32"]).records[0]["source"]
+    (tmp_path / "v").mkdir()
+    encode_file(source, tmp_path / "v/x.cvl", model=other, options=EncodeOptions(device="cpu", precision="fp32"))
+    export_shards(tmp_path / "v", tmp_path / "s")
+    mixed = [*sorted(shards.glob("*.tar")), tmp_path / "s/shard-000000.tar"]
+    with pytest.raises(
+        UsageError, match=r"shard-000000\.tar: v/. \(.* and .*s/shard-000000\.tar: x \(.*read them apart"
+    ):
+        list(IterableLatentDataset(mixed))
+    last = IterableLatentDataset(mixed, shuffle=0, rank=len(mixed) - 1, world_size=len(mixed))
+    with pytest.raises(UsageError, match="different latent spaces"):
+        list(last)

@@ -15,12 +15,15 @@ from safetensors.numpy import save_file
 from torch import Tensor
 
 import cvcodec
+from cvcodec.bitstream import Header
 from cvcodec.codec import EncodeOptions, encode_file
 from cvcodec.data.shards import read_samples
 from cvcodec.dataset.export_ import export_file, export_shards
 from cvcodec.dataset.import_ import ImportOptions, import_file
 from cvcodec.errors import BitstreamError, InputError, ModelMismatchError, OutputError, UsageError
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.registry import load_model
+from cvcodec.video import Color, Frame, VideoWriter
 from tests.dataset.small import save_small_model, write_clip
 
 SD = {"scaling_factor": 0.18215}
@@ -246,6 +249,7 @@ def test_a_name_says_the_format_or_the_option_must(
         export_file(source, tmp_path / "x.bin")
     assert export_file(source, tmp_path / "x.bin", kind="npy").shape == (1, 4, 7, 4, 5)
     assert np.load(tmp_path / "x.bin").shape == (1, 4, 7, 4, 5)
+    assert import_file(tmp_path / "x.bin", tmp_path / "y.cvl").frames == 22
 
 
 def test_one_file_can_be_a_shard_and_no_other_file_is_an_index(
@@ -301,3 +305,98 @@ def test_fp16_is_refused_where_it_cannot_hold_a_latent(models: dict[str, VideoAu
     import_file(tmp_path / "g.npy", tmp_path / "g.cvl", model=models["own"], options=ImportOptions(target="raw"))
     with pytest.raises(UsageError, match="--dtype fp32"):
         export_file(tmp_path / "g.cvl", tmp_path / "h.npy", dtype="fp16")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """10 bits, a variable frame rate, BT.709 in full range."""
+    path = tmp_path_factory.mktemp("film") / "x.mkv"
+    rng = np.random.default_rng(0)
+    color = Color("bt709", "full", "bt709", "bt709")
+    with VideoWriter(
+        path, width=32, height=24, time_base=Fraction(1, 1000), color=color, bit_depth=10, codec="ffv1", threads=1
+    ) as writer:
+        for pts in (0, 40, 80, 200, 240, 300, 500, 540, 580):
+            pixels = rng.integers(0, 1024, (24, 32, 3), np.uint16)
+            writer.write(Frame(pixels=pixels, pts=pts, duration=None, bit_depth=10))
+    return path
+
+
+def stored(path: Path) -> tuple[Header, list[int], np.ndarray]:
+    with cvcodec.open(path) as file:
+        return file.header, file.pts(0, file.frame_count).tolist(), file.latents[:]
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npy"])
+def test_an_import_for_the_model_of_the_file_changes_only_what_was_asked_for(
+    models: dict[str, VideoAutoencoder], film: Path, tmp_path: Path, suffix: str
+) -> None:
+    model = models["sd"]
+    source = encoded(model, film, tmp_path / "x.cvl", quality=60.0)
+    export_file(source, tmp_path / f"x.{suffix}", target="svd")
+    header, pts, latents = stored(source)
+    assert (header.bit_depth, header.color.range, len(set(np.diff(pts)))) == (10, "full", 4)
+
+    def run(**options: Any) -> tuple[Header, list[int], np.ndarray]:
+        result = import_file(
+            tmp_path / f"x.{suffix}", tmp_path / "y.cvl", model=model, options=ImportOptions(**options), overwrite=True
+        )
+        assert result.notices == ()
+        return stored(tmp_path / "y.cvl")
+
+    same, same_pts, same_latents = run()
+    assert (same, same_pts) == (header, pts)
+    assert np.array_equal(same_latents, latents)
+    half, half_pts, half_latents = run(latents="fp16")
+    assert (half, half_pts) == (header.replace(latents="fp16", quality=None, steps=(), offsets=()), pts)
+    np.testing.assert_allclose(half_latents, latents, rtol=1e-3, atol=1e-6)
+    finer, finer_pts, _ = run(latents="quantised", quality=80.0)
+    assert finer_pts == pts
+    assert finer == header.replace(quality=80.0, steps=tuple(step / 4 for step in header.steps))
+
+
+def test_latents_of_another_space_are_not_relabelled_unless_both_are_said_to_be_the_targets(
+    models: dict[str, VideoAutoencoder], film: Path, tmp_path: Path
+) -> None:
+    other = save_small_model(tmp_path / "other.safetensors", seed=1, **SD)
+    source = encoded(models["sd"], film, tmp_path / "x.cvl", latents="fp32")
+    header, pts, _ = stored(source)
+    export_file(source, tmp_path / "raw.safetensors")
+    with pytest.raises(ModelMismatchError, match=r"are of latent space .* of sd, other has"):
+        import_file(tmp_path / "raw.safetensors", tmp_path / "y.cvl", model=other)
+    assert not (tmp_path / "y.cvl").exists()
+    export_file(source, tmp_path / "svd.safetensors", target="svd")
+    (notice,) = import_file(tmp_path / "svd.safetensors", tmp_path / "y.cvl", model=other).notices
+    assert "they are taken for other's, since both say that theirs is that of Stable Video Diffusion" in notice
+    made, made_pts, _ = stored(tmp_path / "y.cvl")
+    assert made.latent_space_id == other.latent_space_id
+    assert made_pts == pts
+    for name in ("bit_depth", "color", "time_base", "average_rate", "width", "height", "latents"):
+        assert getattr(made, name) == getattr(header, name), name
+
+
+def test_a_video_may_be_imported_as_pictures(models: dict[str, VideoAutoencoder], film: Path, tmp_path: Path) -> None:
+    export_file(encoded(models["sd"], film, tmp_path / "x.cvl"), tmp_path / "x.safetensors", target="svd")
+    options = ImportOptions(mode="image")
+    result = import_file(tmp_path / "x.safetensors", tmp_path / "y.cvl", model=models["sd"], options=options)
+    assert (result.mode, result.frames, result.latents) == ("image", 3, 3)
+    header, pts, _ = stored(tmp_path / "y.cvl")
+    assert (header.bit_depth, len(pts)) == (10, 3)
+
+
+def test_latents_that_were_cut_ask_for_their_number_of_frames(
+    models: dict[str, VideoAutoencoder], film: Path, tmp_path: Path
+) -> None:
+    export_file(encoded(models["sd"], film, tmp_path / "x.cvl"), tmp_path / "x.npy")
+    np.save(tmp_path / "x.npy", np.load(tmp_path / "x.npy")[:, :, :2])
+    with pytest.raises(UsageError, match=r"2 latents stand for 2 to 5 frames, not for 9; .* with --frames 5"):
+        import_file(tmp_path / "x.npy", tmp_path / "y.cvl")
+    assert import_file(tmp_path / "x.npy", tmp_path / "y.cvl", options=ImportOptions(frames=5)).frames == 5
+    assert stored(tmp_path / "y.cvl")[1] == [0, 40, 80, 200, 240]
+
+
+def test_latents_for_a_model_of_pictures_are_pictures(tmp_path: Path) -> None:
+    model = load_model("image-vae-mini-z4")
+    np.save(tmp_path / "g.npy", np.zeros((1, 4, 3, 2, 2), np.float32))
+    result = import_file(tmp_path / "g.npy", tmp_path / "g.cvl", model=model, options=ImportOptions(target="raw"))
+    assert (result.mode, result.frames) == ("image", 3)

@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import sys
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +90,7 @@ def test_text_tab_and_json_manifests_say_the_same(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"path": "a/x.mp4", "n": 1}\n{"path": "b.mp4", "n": 2}\n')
     found = [find_clips([tmp_path / f"m.{suffix}"]) for suffix in ("txt", "tsv", "jsonl")]
     assert len({tuple((clip.source, clip.output) for clip in clips) for clips in found}) == 1
-    assert [[dict(clip.columns) for clip in clips] for clips in found[1:]] == [[{"n": "1"}, {"n": "2"}]] * 2
+    assert [[clip.columns for clip in clips] for clips in found[1:]] == [[{"n": "1"}, {"n": "2"}]] * 2
 
 
 @pytest.mark.parametrize(
@@ -129,10 +131,10 @@ def test_quotes_in_tabbed_text_null_in_json_and_comments_in_lists_are_what_they_
     (tmp_path / "m.txt").write_text("# films\n  # more\n./#1.mp4\n")
     (tmp_path / "f.csv").write_text("file,split\nx.mp4,train\n")
     found = [find_clips([tmp_path / name]) for name in ("m.tsv", "m.jsonl", "m.txt", "f.csv")]
-    assert [[dict(clip.columns) for clip in clips] for clips in found] == [
+    assert [[clip.columns for clip in clips] for clips in found] == [
         [{"n": '"a cat'}, {"n": '3" tall'}],
         [{"n": ""}],
-        [{}],
+        [None],
         [{"split": "train"}],
     ]
     assert [clips[0].output for clips in found] == ["x.cvl", "x.cvl", "#1.cvl", "x.cvl"]
@@ -157,14 +159,14 @@ def test_rows_for_one_video_are_clips_of_their_own_if_they_name_places(
         with pytest.raises(InputError, match=r"m\.csv, line 2 and m\.csv, line 3 both name .*x\.mp4, with different"):
             find_clips([tmp_path / "m.csv"])
     else:
-        assert [(clip.output, clip.columns["n"]) for clip in find_clips([tmp_path / "m.csv"])] == wanted
+        assert [(clip.output, (clip.columns or {})["n"]) for clip in find_clips([tmp_path / "m.csv"])] == wanted
 
 
 def test_what_a_manifest_says_rules_over_a_folder(tmp_path: Path) -> None:
     touch(tmp_path / "v/x.mp4", tmp_path / "v/y.mp4")
     (tmp_path / "m.csv").write_text("path,n\nv/x.mp4,1\n")
     found = find_clips([tmp_path / "v", tmp_path / "m.csv"])
-    assert [(clip.output, clip.columns) for clip in found] == [("x.cvl", {"n": "1"}), ("y.cvl", {})]
+    assert [(clip.output, clip.columns) for clip in found] == [("x.cvl", {"n": "1"}), ("y.cvl", None)]
     assert find_clips([tmp_path / "m.csv", tmp_path / "v"])[0].columns == {"n": "1"}
 
 
@@ -181,6 +183,33 @@ def test_links_lead_neither_out_of_the_output_folder_nor_in_circles(
     assert [clip.output for clip in find_clips(["deep"])] == ["loop/z/b.cvl", "lnk/a.cvl"]
     with pytest.raises(UsageError, match=r"would become \.\./clips/a\.cvl, outside the output folder"):
         find_clips(["deep/l*/../../clips/a.mp4"])
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links want rights there")
+def test_two_links_to_one_video_are_two_clips_however_they_are_named(tmp_path: Path) -> None:
+    touch(tmp_path / "store/x.mp4")
+    (tmp_path / "v").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / f"v/{name}.mp4").symlink_to("../store/x.mp4")
+    links = [tmp_path / "v/a.mp4", tmp_path / "v/b.mp4"]
+    wanted = find_clips([tmp_path / "v"])
+    assert [clip.output for clip in wanted] == ["a.cvl", "b.cvl"]
+    assert find_clips([f"{tmp_path}/v/*.mp4"]) == find_clips(links) == wanted
+    assert find_clips([*links, f"{tmp_path}/v/*.mp4", tmp_path / "v"]) == wanted
+
+
+def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path / "v/x.mp4", tmp_path / "v/closed/y.mp4")
+    real = os.scandir
+
+    def scandir(path: str) -> Any:
+        if os.fspath(path).endswith("closed"):  # rights would not do: root reads everything
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(InputError, match=r"v/closed cannot be read: Permission denied"):
+        find_clips([tmp_path / "v"])
 
 
 def test_missing_and_empty_sources_are_refused(tmp_path: Path) -> None:

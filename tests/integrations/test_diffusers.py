@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from cvcodec.errors import UsageError
 from cvcodec.integrations.diffusers import DiffusersVAE, LatentDistribution
 from cvcodec.model.mini import MiniAutoencoder
 from tests.model.test_mini import clip, small_model
@@ -147,11 +152,8 @@ def test_image_to_image_as_a_pipeline_does_it(vae: DiffusersVAE) -> None:
     torch.testing.assert_close(picture, again, atol=1e-5, rtol=1e-5)
 
 
-@torch.no_grad()
-def test_a_pipeline_of_diffusers_runs_with_it() -> None:
-    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'cvcodec[diffusers]'")
-    model: MiniAutoencoder = small_model(scaling_factor=0.18215)
-    vae = DiffusersVAE(model).eval()
+def dit(diffusers: Any, vae: Any) -> Any:
+    """The smallest pipeline of latent diffusion that there is."""
     torch.manual_seed(0)
     transformer = diffusers.DiTTransformer2DModel(
         num_attention_heads=2,
@@ -163,7 +165,31 @@ def test_a_pipeline_of_diffusers_runs_with_it() -> None:
         patch_size=2,
         num_embeds_ada_norm=1000,
     )
-    pipeline = diffusers.DiTPipeline(transformer=transformer, vae=vae, scheduler=diffusers.DDIMScheduler())
+    return diffusers.DiTPipeline(transformer=transformer, vae=vae, scheduler=diffusers.DDIMScheduler())
+
+
+def own_vae(diffusers: Any) -> Any:
+    """What a published pipeline has: the smallest AutoencoderKL with its factor of 8."""
+    return diffusers.AutoencoderKL(
+        block_out_channels=(32,) * 4,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_pipeline_of_diffusers_runs_with_it(tmp_path: Path, loaded: bool) -> None:
+    diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed: pip install 'cvcodec[diffusers]'")
+    model: MiniAutoencoder = small_model(scaling_factor=0.18215)
+    vae = DiffusersVAE(model).eval()
+    if loaded:
+        dit(diffusers, own_vae(diffusers)).save_pretrained(tmp_path)
+        pipeline = diffusers.DiTPipeline.from_pretrained(tmp_path, vae=vae)
+        assert pipeline.vae is vae
+    else:
+        pipeline = dit(diffusers, vae)
     pipeline.set_progress_bar_config(disable=True)
     decoded: list[Tensor] = []
     real = vae.decode
@@ -174,6 +200,18 @@ def test_a_pipeline_of_diffusers_runs_with_it() -> None:
     assert pictures.shape == (2, 32, 32, 3)
     wanted = (model.decode(decoded[0][:, :, None])[:, :, 0] / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert abs(pictures - wanted).max() < 1e-5
+    assert pipeline.to(torch.bfloat16).vae.dtype == torch.bfloat16
+    with pytest.raises(UsageError, match="save it with its own VAE"):
+        pipeline.save_pretrained(tmp_path / "saved")
+
+
+def test_it_needs_no_diffusers() -> None:
+    script = (
+        "import sys; sys.modules['diffusers'] = None\n"  # as if it were not installed
+        "from cvcodec.integrations.diffusers import DiffusersVAE\n"
+        "assert DiffusersVAE.__mro__[1].__module__.startswith('torch.')"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_the_config_is_a_dict_and_the_distribution_has_the_rest_of_its_surface() -> None:

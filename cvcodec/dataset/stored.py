@@ -1,0 +1,94 @@
+"""Files of latents, read: .safetensors and .npy, of `cvcodec export` or of any other origin.
+
+Owns: finding the tensor, and what is recorded with it. Does not know: what the latents are for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cvcodec.bitstream import Header
+from cvcodec.bitstream.header_json import load_header
+from cvcodec.dataset.export_ import EXPORT_KEY, HEADER_KEY
+from cvcodec.errors import BitstreamError, InputError, UsageError
+from cvcodec.fileio import open_input
+
+_NAMES = ("latents", "latent", "samples", "z")
+_NPY_MAGIC = b"\x93NUMPY"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file of latents, read."""
+
+    latents: NDArray[Any]
+    export: Mapping[str, Any] | None
+    """What `cvcodec export` recorded; None for latents of other origin."""
+    header: Header | None
+    times: Mapping[str, NDArray[np.int64]]
+
+
+def read_latents(source: str | os.PathLike[str], *, key: str | None = None) -> Stored:
+    """The latents of a .safetensors or .npy file, in any float type, and what is recorded.
+
+    key: name of the tensor, where a .safetensors file has several. Raises InputError; UsageError for a key in a .npy
+    file, which has none.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise InputError(f"{path} is a folder; name a file" if path.is_dir() else f"{path}: no such file")
+    with open_input(path) as file:
+        is_npy = file.read(len(_NPY_MAGIC)) == _NPY_MAGIC or path.suffix.lower() == ".npy"
+    if is_npy and key is not None:
+        raise UsageError(f"{path}: a .npy file holds one array; leave out --key")
+    try:
+        if is_npy:
+            latents, record, times = _read_npy(path)
+        else:
+            latents, record, times = _read_safetensors(path, key)
+        header = load_header(record[HEADER_KEY].encode()) if HEADER_KEY in record else None
+        export = json.loads(record[EXPORT_KEY]) if EXPORT_KEY in record else None
+    except (ValueError, OSError, KeyError, BitstreamError) as error:
+        raise InputError(f"{path} cannot be read as latents: {error}") from error
+    if latents.dtype.kind != "f":
+        raise InputError(f"{path} holds {latents.dtype}, latents are floats")
+    return Stored(latents, export, header, times)
+
+
+def _read_npy(path: Path) -> tuple[NDArray[Any], dict[str, str], dict[str, NDArray[np.int64]]]:
+    latents: NDArray[Any] = np.load(path, allow_pickle=False)
+    sidecar = Path(f"{path}.json")
+    if not sidecar.is_file():
+        return latents, {}, {}
+    beside = json.loads(sidecar.read_text(encoding="utf-8"))
+    times = {name: np.array(beside[name], np.int64) for name in ("pts", "durations", "flags")}
+    return latents, {name: json.dumps(beside[name]) for name in (EXPORT_KEY, HEADER_KEY)}, times
+
+
+def _read_safetensors(path: Path, key: str | None) -> tuple[NDArray[Any], dict[str, str], dict[str, NDArray[np.int64]]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:  # torch, since numpy has no bfloat16
+            names = list(file.keys())
+            name = key or next((name for name in _NAMES if name in names), names[0] if len(names) == 1 else "")
+            if name not in names:
+                raise InputError(f"{path} has no tensor {name!r}; name one of {', '.join(names)} with --key")
+            tensor = file.get_tensor(name)
+            latents: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+            times = {
+                part: file.get_tensor(part).numpy().astype(np.int64)
+                for part in ("pts", "durations", "flags")
+                if part in names
+            }
+            return latents, dict(file.metadata() or {}), times
+    except SafetensorError as error:
+        raise ValueError(f"no safetensors file: {error}") from error
