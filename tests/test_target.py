@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import os
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,14 +11,14 @@ import av
 import numpy as np
 import pytest
 
-from cvcodec import target as search
 from cvcodec.bench.harness import random_model, write_clip
 from cvcodec.codec import DecodeOptions, EncodeOptions, encode_stream
 from cvcodec.errors import UsageError
 from cvcodec.evaluation.sources import Comparison, round_trip
 from cvcodec.model.mini import mini_config
-from cvcodec.target import Target, find_quality
+from cvcodec.target import Target, find_quality, search
 from cvcodec.video import VideoReader, VideoWriter
+from tests.codec.movies import FONT, Track, film
 from tests.codec.patch_model import PatchModel
 
 OPTIONS = EncodeOptions(device="cpu", precision="fp32", threads=1, window=2)
@@ -97,6 +99,7 @@ class Curve:
 
     pieces = ()
     whole = True
+    copied = 0
 
     def __init__(self, formula):
         self.formula = formula
@@ -161,8 +164,8 @@ def test_a_target_is_a_positive_number(value):
 def test_a_file_that_came_out_too_large_is_made_once_more(clip, model, tmp_path, monkeypatch):
     """The pieces are made to say a tenth less than is true."""
     wanted = encoded_size(clip, model, 75.0)
-    truth = search._Sample._bytes
-    monkeypatch.setattr(search._Sample, "_bytes", lambda self, quality: truth(self, quality) / 1.1)
+    truth = search.Sample._bytes
+    monkeypatch.setattr(search.Sample, "_bytes", lambda self, quality: truth(self, quality) / 1.1)
     said: list[str] = []
     result, found = search.encode_to_target(
         clip, tmp_path / "out.cvl", Target("size", wanted), model=model, options=OPTIONS, on_notice=said.append
@@ -195,3 +198,102 @@ def test_sound_that_is_copied_counts_in_a_size_and_not_in_a_bitrate(clip, model,
         for kinds in (("audio",), ())
     ]
     assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("container", ["matroska", "nut"])
+@pytest.mark.parametrize("frames", [13, 40])
+def test_pieces_lie_in_the_picture_where_sound_lasts_longer(tmp_path, model, container, frames):
+    """Both containers give one length, that of the longest stream; Matroska's tags tell more."""
+    film(tmp_path / "sound", Track(seconds=9.0), container=container, frames=frames)
+    with search._sampled(tmp_path / "sound", Target("psnr", 1), model, OPTIONS, None, None) as sample:
+        assert (sample.total_frames, sample.duration_s) == (frames, pytest.approx(frames / 25))
+        assert sum(piece.frames for piece in sample.pieces) == min(frames, 15)
+
+
+def test_pieces_of_a_trim_and_of_uneven_times_have_frames(tmp_path, model):
+    ticks = [512 * number for number in range(39)] + [12800 * 20]  # the last frame but one is shown for 18 s
+    film(tmp_path / "a.mp4", frames=40, video_pts=ticks)
+    assert find_quality(tmp_path / "a.mp4", Target("psnr", 1), model=model, options=OPTIONS).pieces == 3
+    film(tmp_path / "b.mkv", Track(seconds=9.0), frames=90)
+    options = dataclasses.replace(OPTIONS, reader={"start": 0.4, "duration": 1.2})
+    found = find_quality(tmp_path / "b.mkv", Target("bitrate", 1e6), model=model, options=options)
+    assert (found.pieces, found.frames) == (3, 15)
+
+
+def test_files_count_in_a_size_and_other_pictures_do_not(tmp_path, model):
+    film(tmp_path / "font.mkv", frames=13, attachments=[("a.ttf", "font/ttf", FONT)])
+    wanted = encoded_size(tmp_path / "font.mkv", model, 60.0)
+    found = find_quality(tmp_path / "font.mkv", Target("size", wanted), model=model, options=OPTIONS)
+    assert found.predicted == pytest.approx(encoded_size(tmp_path / "font.mkv", model, found.quality), abs=20)
+    assert found.predicted > 0.99 * wanted
+    with pytest.raises(UsageError, match="are sound and other copied streams, which --no-audio leaves out"):
+        find_quality(tmp_path / "font.mkv", Target("size", len(FONT)), model=model, options=OPTIONS)
+    with av.open(str(tmp_path / "two.mkv"), "w") as output:
+        streams = [output.add_stream("libx264", rate=25) for _ in range(2)]
+        for stream in streams:
+            stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        noise = np.random.default_rng(0)
+        for number in range(13):
+            for stream in streams:
+                picture = av.VideoFrame.from_ndarray(noise.integers(0, 255, (32, 48, 3), np.uint8), "rgb24")
+                picture.pts, picture.time_base = number, Fraction(1, 25)
+                output.mux(stream.encode(picture))
+        for stream in streams:
+            output.mux(stream.encode(None))
+    wanted = encoded_size(tmp_path / "two.mkv", model, 60.0)
+    found = find_quality(tmp_path / "two.mkv", Target("size", wanted), model=model, options=OPTIONS)
+    assert found.predicted == encoded_size(tmp_path / "two.mkv", model, found.quality) <= wanted
+
+
+def test_sound_outside_a_trim_does_not_count(tmp_path, model):
+    film(tmp_path / "a.mkv", Track("pcm_s16le", seconds=9.0), frames=40)
+    for trim in ({"end": 0.8}, {"frames": 20}):
+        options = dataclasses.replace(OPTIONS, reader=trim)
+        result = encode_stream(tmp_path / "a.mkv", io.BytesIO(), model=model, options=options)
+        with search._sampled(tmp_path / "a.mkv", Target("size", 1e6), model, options, None, None) as sample:
+            assert sample.copied == pytest.approx(result.copied_bytes, rel=0.01)
+
+
+@pytest.mark.parametrize("before", [None, b"what was there"])
+def test_what_stays_too_large_is_an_error_and_never_seen(clip, model, tmp_path, monkeypatch, before):
+    wanted = encoded_size(clip, model, 75.0)
+    truth = search.Sample._bytes
+    monkeypatch.setattr(search.Sample, "_bytes", lambda self, quality: truth(self, quality) / 1.1)
+    monkeypatch.setattr(search.Sample, "learn", lambda self, result, quality: None)
+    path = tmp_path / "out.cvl"
+    if before is not None:
+        path.write_bytes(before)
+    with pytest.raises(UsageError, match="again; nothing was written"):
+        search.encode_to_target(
+            clip, path, Target("size", wanted), model=model, options=OPTIONS, overwrite=before is not None
+        )
+    assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == ({"out.cvl": before} if before else {})
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_given_only_what_is_small_enough(clip, model, tmp_path, monkeypatch):
+    wanted = encoded_size(clip, model, 75.0)
+    truth = search.Sample._bytes
+    monkeypatch.setattr(search.Sample, "_bytes", lambda self, quality: truth(self, quality) / 1.1)
+    os.mkfifo(tmp_path / "out")
+    came: list[bytes] = []
+    reader = threading.Thread(target=lambda: came.append((tmp_path / "out").read_bytes()), daemon=True)
+    reader.start()
+    result, _ = search.encode_to_target(clip, tmp_path / "out", Target("size", wanted), model=model, options=OPTIONS)
+    reader.join(30)
+    assert len(came[0]) == result.size_bytes <= wanted
+
+
+def test_urls_and_odd_names_are_taken_as_they_are(clip, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "12:30.mp4").write_bytes(clip.read_bytes())
+    options = dataclasses.replace(OPTIONS, reader={"frames": 5})
+    for source in ("12:30.mp4", f"file://{clip}"):
+        assert find_quality(source, Target("size", 1e6), model=model, options=options).frames == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_source_that_is_a_pipe_is_refused(model, tmp_path):
+    os.mkfifo(tmp_path / "in.mkv")
+    with pytest.raises(UsageError, match="--target reads the video more than once"):
+        search.encode_to_target(tmp_path / "in.mkv", tmp_path / "out.cvl", Target("psnr", 30), model=model)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Iterator
+from fractions import Fraction
 from typing import BinaryIO, cast
 
 import numpy as np
@@ -102,6 +103,12 @@ class BitstreamReader:
     def read_info(self, number: int) -> ChunkInfo:
         """Place and time stamps of chunk `number`, without its latents; seeks."""
         return self._fetch(number)[1]
+
+    def duration(self) -> Fraction:
+        """Seconds from the first frame to the end of the last (its beginning where its length is unknown); seeks."""
+        last = self.read_info(len(self.index) - 1)
+        end = int(last.pts[-1]) + max(int(last.durations[-1]), 0)
+        return (end - self.index[0].first_pts) * self.header.time_base
 
     def read_chunk(self, number: int) -> Chunk:
         """Chunk `number`; seeks. Its record is verified by checksum and against the index. IndexError outside the file,

@@ -36,9 +36,7 @@ def info(
         assert trailer is not None
         seconds = 0.0
         if reader.seekable:
-            last = reader.read_info(len(trailer.index) - 1)
-            ticks = int(last.pts[-1]) + max(0, int(last.durations[-1])) - trailer.index[0].first_pts
-            seconds = float(ticks * reader.header.time_base)
+            seconds = float(reader.duration())
         record = describe(reader.header, trailer, duration_s=seconds or None)
     record = {"command": "info", "source": str(source), **record, "checked": check}
     if json:
@@ -128,6 +126,8 @@ def _print(record: dict[str, Any]) -> None:
         lines.append(("pixels", f"aspect ratio {record['sample_aspect_ratio']}"))
     if record["rotation_degrees"]:
         lines.append(("rotation", f"{record['rotation_degrees']} degrees"))
+    if isinstance(reading := record["metadata"].get("source_reader"), dict):
+        lines.append(("source", "read with " + ", ".join(f"{name} {value}" for name, value in reading.items())))
     if record["copied_bytes"]:
         lines.append(("copied streams", report.format_size(record["copied_bytes"])))
     if record["checked"]:

@@ -40,7 +40,7 @@ from cvcodec.plan import Plan
 from cvcodec.registry import load_model
 from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
 from cvcodec.video import Frame, VideoInfo, VideoWriter
-from cvcodec.video.source import SEQUENCE_PATTERN
+from cvcodec.video.source import SEQUENCE_PATTERN, number_in
 from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
 
 _BEHIND_BYTES = 96 << 20  # decoded frames that may wait for the encoder of the output
@@ -372,12 +372,12 @@ def is_image_sequence(destination: StrPath, container: str | None = None) -> boo
 
 
 def check_sequence(pattern: StrPath, *, overwrite: bool = False) -> None:
-    """OutputError unless the folder is there and, without `overwrite`, none of the images."""
+    """OutputError unless the folder is there and, without `overwrite`, none of the images; UsageError for a name with
+    several numbers."""
     path = Path(pattern)
     if not path.parent.is_dir():
         raise OutputError(f"{pattern} cannot be written: the folder {path.parent} does not exist; create it first")
-    found = SEQUENCE_PATTERN.search(path.name)
-    assert found is not None
+    found = number_in(path.name)
     name = re.compile(re.escape(path.name[: found.start()]) + r"\d+" + re.escape(path.name[found.end() :]))
     there = next((entry for entry in sorted(path.parent.iterdir()) if name.fullmatch(entry.name)), None)
     if there is not None and not overwrite:

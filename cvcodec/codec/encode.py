@@ -24,7 +24,7 @@ from cvcodec import tiling
 from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, BitstreamWriter, Chunk, Header
 from cvcodec.bitstream.format import MAGIC
 from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
-from cvcodec.codec.headers import DEFAULT_MODEL, make_header, make_quantizer
+from cvcodec.codec.headers import DEFAULT_MODEL, make_header, make_quantizer, reader_metadata
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.passthrough import PassthroughRecorder
 from cvcodec.codec.requantise import quantised
@@ -38,7 +38,7 @@ from cvcodec.pipeline import WriteBehind
 from cvcodec.plan import Plan
 from cvcodec.registry import load_model
 from cvcodec.runner import ClipEncoder, ModelRunner, frames_to_tensor
-from cvcodec.video import Frame, VideoInfo
+from cvcodec.video import Frame, VideoReader
 from cvcodec.video.ahead import ReaderAhead
 
 StrPath = str | os.PathLike[str]
@@ -73,7 +73,7 @@ def encode_file(
     """
     inputs = [source] if isinstance(source, (str, os.PathLike)) else []
     for path in inputs:
-        _refuse_coded(path)
+        refuse_coded(path)
     if isinstance(model, (str, os.PathLike)):
         model = load_model(model)
     kept = {"keep_partial": True, "resume": True} if resume else {"named_partial": True}
@@ -84,7 +84,7 @@ def encode_file(
         return encode_stream(source, begun, model=model, options=options, on_progress=on_progress, on_notice=on_notice)
 
 
-def _refuse_coded(path: StrPath) -> None:
+def refuse_coded(path: StrPath) -> None:
     """InputError for a .cvl file, of which FFmpeg would only say that it knows no such format."""
     if os.path.isfile(path):
         with open_input(path) as file:
@@ -138,7 +138,7 @@ def encode_stream(
         if isinstance(sink, PartialSink) and sink.header is not None:
             stored = Plan.from_header(sink.header, family=runner.model.config.family)
             plan = choose().as_asked(stored, window=options.window, tile=options.tile)
-        encoder = _Encoder(sink, info, runner, plan, options, notices, on_progress, reader.expected_frames, recorder)
+        encoder = _Encoder(sink, reader, runner, plan, options, notices, on_progress, recorder)
         encoder.run(ahead.frames(most_bytes=_AHEAD_BYTES, most_frames=_AHEAD_FRAMES, least_frames=2 * _PIECE_FRAMES))
         notices.extend(reader.notices)
         result = EncodeResult(
@@ -181,17 +181,16 @@ class _Encoder:
     def __init__(
         self,
         sink: Any,
-        info: VideoInfo,
+        reader: VideoReader,
         runner: ClipEncoder,
         plan: Plan,
         options: EncodeOptions,
         notices: Notices,
         on_progress: Progress | None,
-        expected_frames: int | None,
         recorder: PassthroughRecorder,
     ) -> None:
-        self._expected_frames, self._recorder = expected_frames, recorder
-        self._sink, self._info, self._runner, self._plan = sink, info, runner, plan
+        self._reader, self._expected_frames, self._recorder = reader, reader.expected_frames, recorder
+        self._sink, self._info, self._runner, self._plan = sink, reader.info, runner, plan
         self._options, self._notices, self._on_progress = options, notices, on_progress
         self._times: deque[_Times] = deque()
         self._quantizer = make_quantizer(runner.model, options.quality) if options.latents == "quantised" else None
@@ -229,7 +228,9 @@ class _Encoder:
         self._write_copied(self._writer, None)
         if self._resumed is not None and not self._resumed.done:
             raise self._resumed.mismatch(f"the source has only {self.frames} frames now")
-        self._writer.close()
+        # Known only now, so that the header cannot hold them.
+        damage = {"decode_errors": self._reader.decode_errors, "concealed_frames": self._reader.corrupt_frames}
+        self._writer.close(damage if any(damage.values()) else None)
         self.size = self._writer.bytes_written
 
     def _needed(self, frames: Iterable[Frame], start: int, behind: WriteBehind[_Item]) -> Iterator[Frame]:
@@ -269,7 +270,8 @@ class _Encoder:
         header = make_header(
             self._info, self._runner.model, self._plan, latents=options.latents, quality=options.quality
         )
-        return header.replace(logvar=options.store_logvar, metadata={**header.metadata, **options.metadata})
+        metadata = {**header.metadata, **reader_metadata(options.reader), **options.metadata}
+        return header.replace(logvar=options.store_logvar, metadata=metadata)
 
     def _write(self, item: _Item) -> None:
         """One chunk, with the copied streams in front of it; without latents it is taken over from the partial file."""

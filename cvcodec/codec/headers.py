@@ -6,7 +6,7 @@ Does not know: frames, models' insides, files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +18,7 @@ from cvcodec.model.base import VideoAutoencoder
 from cvcodec.plan import Plan
 from cvcodec.quantization import LatentStatistics, Quantizer
 from cvcodec.video import Color, ContentLight, MasteringDisplay, VideoInfo
+from cvcodec.video.convert import BACKGROUNDS
 
 T = TypeVar("T")
 
@@ -28,6 +29,12 @@ DEFAULT_MODEL = "cvvae-mini-z16"
 
 DEFAULT_QUALITY = 75.0
 """Quantisation then costs at most 0.3 dB against unquantised latents (measured, see the README)."""
+
+
+_SOURCE_READER = "source_reader"
+"""Where a header's metadata keep settings of `VideoReader` that change which pictures a source has."""
+
+_READER_DEFAULTS = {"stream": 0, "deinterlace": True, "background": "black"}
 
 
 def make_header(
@@ -102,6 +109,29 @@ def _metadata(info: VideoInfo) -> dict[str, Any]:
     if info.color.matrix == "rgb":
         values["source_pixel_format"] = info.pixel_format
     return values
+
+
+def reader_metadata(reader: Mapping[str, Any]) -> dict[str, Any]:
+    """Header metadata that say how the source was read; nothing where that is the default. A rotation that was not
+    applied is in the header anyway."""
+    settings = {name: reader.get(name) for name in _READER_DEFAULTS}
+    changed = {name: value for name, value in settings.items() if value not in (None, _READER_DEFAULTS[name])}
+    return {_SOURCE_READER: changed} if changed else {}
+
+
+def reader_settings(header: Header) -> dict[str, Any]:
+    """Arguments for `VideoReader` that differ from its defaults and give the pictures that a file was made of. Raises
+    BitstreamError for impossible values."""
+    stored = header.metadata.get(_SOURCE_READER, {})
+    if not isinstance(stored, dict):
+        raise BitstreamError(f"the header's {_SOURCE_READER} is {ascii(stored)[:40]}, wanted an object")
+    settings = {name: stored[name] for name in _READER_DEFAULTS if name in stored}
+    stream, deinterlace, background = (settings.get(name, value) for name, value in _READER_DEFAULTS.items())
+    if type(stream) is not int or stream < 0 or type(deinterlace) is not bool or background not in tuple(BACKGROUNDS):
+        raise BitstreamError(f"the header says that the source was read as it cannot be: {ascii(settings)[:80]}")
+    if header.rotation or "display_matrix" in header.metadata:
+        settings["rotate"] = False
+    return settings
 
 
 def info_from_header(header: Header) -> VideoInfo:

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -35,12 +35,15 @@ from cvcodec.bitstream.copied import (
     unpack_packets,
     unpack_streams,
 )
+from cvcodec.bitstream.format import RECORD_OVERHEAD
 from cvcodec.codec.packet_queue import PacketQueue
 from cvcodec.copied import KINDS, Chapter, CopiedContainer, CopiedPacket, CopiedStream
 from cvcodec.errors import BitstreamError, InputError
 from cvcodec.video import VideoReader, VideoWriter
 from cvcodec.video.copy_reader import StreamCopier
 from cvcodec.video.copy_writer import StreamRestorer, movie_timescale
+from cvcodec.video.sizes import packets
+from cvcodec.video.source import Source, VideoSource
 
 _RECORD_BYTES = 128 << 10
 """Data of a PKTS record, at least, where a stream has so much between two chunks."""
@@ -122,47 +125,66 @@ class PassthroughRecorder:
             begun = [stream for stream, due in self._begun.items() if last is None or due < last]
             container = None if described else self._copier.describe(begun)
         if container is not None:
-            yield from self._descriptions(container, begin, end)
-        waiting: dict[int, list[CopiedPacket]] = {}
-        sizes: Counter[int] = Counter()
-        for packet, _ in self._queue.take(before):
-            if not self._wanted(packet, begin, end):
-                continue
-            waiting.setdefault(packet.stream, []).append(packet)
-            sizes[packet.stream] += len(packet.data)
-            if sizes[packet.stream] >= _RECORD_BYTES:
-                yield PACKETS, pack_packets(waiting.pop(packet.stream))
-                del sizes[packet.stream]
-        for batch in waiting.values():
-            yield PACKETS, pack_packets(batch)
+            yield from _descriptions(container, begin, end)
+        yield from _packed(
+            packet for packet, _ in self._queue.take(before) if _wanted(self._copier, packet, begin, end)
+        )
         if chunk is None:
             self._queue.clear()
         while self._on_notice is not None and self._copier.notices:
             self._on_notice(self._copier.notices.pop(0))
 
-    def _descriptions(
-        self, container: CopiedContainer, begin: Fraction | None, end: Fraction | None
-    ) -> Iterator[Record]:
-        container = replace(
-            container,
-            chapters=_cut_chapters(container.chapters, begin, end),
-            streams=tuple(_cut_start(stream, begin) for stream in container.streams),
-        )
-        if container.empty:
-            return
-        try:
-            yield STREAMS, pack_streams(container)
-        except ValueError as error:
-            raise InputError(
-                f"the source's tags or streams do not fit into a .cvl: {error}; try --no-metadata"
-            ) from error
-        for number, stream in enumerate(container.streams):
-            if stream.data:
-                yield ATTACHMENT, pack_attachment(number, stream.data)
 
-    def _wanted(self, packet: CopiedPacket, begin: Fraction | None, end: Fraction | None) -> bool:
-        time_base = self._copier.time_base(packet.stream)
-        return _in_range(packet, time_base, self._copier.kind(packet.stream), begin, end)
+def copied_size(
+    source: VideoSource,
+    *,
+    stream: int,
+    kinds: Collection[str],
+    metadata: bool,
+    begin: Fraction | None,
+    end: Fraction | None,
+) -> int:
+    """Bytes of the records that a `PassthroughRecorder` makes of a source that can be read again, without decoding it;
+    a few more where chunks divide them. stream: index of the video. begin, end: seconds on the source's clock, or None.
+    """
+    copier = StreamCopier(kinds=kinds, metadata=metadata)
+    with Source(source) as opened, opened.open() as container:
+        copier.begin(container, stream)
+        found = (copied for packet in packets(container, opened.name) for copied in copier.copy(packet))
+        wanted = (packet for packet in found if _wanted(copier, packet, begin, end))
+        size = sum(len(payload) + RECORD_OVERHEAD for _, payload in _packed(wanted)) if kinds else 0
+        described = _descriptions(copier.describe(()), begin, end)
+        return size + sum(len(payload) + RECORD_OVERHEAD for _, payload in described)
+
+
+def _packed(packets: Iterable[CopiedPacket]) -> Iterator[Record]:
+    waiting: dict[int, list[CopiedPacket]] = {}
+    sizes: Counter[int] = Counter()
+    for packet in packets:
+        waiting.setdefault(packet.stream, []).append(packet)
+        sizes[packet.stream] += len(packet.data)
+        if sizes[packet.stream] >= _RECORD_BYTES:
+            yield PACKETS, pack_packets(waiting.pop(packet.stream))
+            del sizes[packet.stream]
+    for batch in waiting.values():
+        yield PACKETS, pack_packets(batch)
+
+
+def _descriptions(container: CopiedContainer, begin: Fraction | None, end: Fraction | None) -> Iterator[Record]:
+    container = replace(
+        container,
+        chapters=_cut_chapters(container.chapters, begin, end),
+        streams=tuple(_cut_start(stream, begin) for stream in container.streams),
+    )
+    if container.empty:
+        return
+    try:
+        yield STREAMS, pack_streams(container)
+    except ValueError as error:
+        raise InputError(f"the source's tags or streams do not fit into a .cvl: {error}; try --no-metadata") from error
+    for number, stream in enumerate(container.streams):
+        if stream.data:
+            yield ATTACHMENT, pack_attachment(number, stream.data)
 
 
 class PassthroughPlayer:
@@ -307,6 +329,10 @@ class PassthroughPlayer:
     def _say(self, notice: str) -> None:
         if self._on_notice is not None:
             self._on_notice(notice)
+
+
+def _wanted(copier: StreamCopier, packet: CopiedPacket, begin: Fraction | None, end: Fraction | None) -> bool:
+    return _in_range(packet, copier.time_base(packet.stream), copier.kind(packet.stream), begin, end)
 
 
 def _in_range(

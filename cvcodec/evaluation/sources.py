@@ -22,14 +22,16 @@ from typing import Any
 from cvcodec.bitstream import BitstreamReader, Header
 from cvcodec.bitstream.copied import copied_bytes
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
+from cvcodec.codec.headers import reader_settings
 from cvcodec.evaluation.measure import evaluate
 from cvcodec.evaluation.report import Rate, Report
 from cvcodec.evaluation.selfcheck import HEIGHT, TIME_BASE, WIDTH, selfcheck_frames
 from cvcodec.fileio import naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.video import Color, VideoReader, VideoWriter
+from cvcodec.video import Color, VideoWriter, probe
 from cvcodec.video.ahead import ReaderAhead
 from cvcodec.video.sizes import stream_bytes
+from cvcodec.video.source import is_sequence, refuse_pipe
 
 Model = VideoAutoencoder | Callable[[Header], VideoAutoencoder]
 
@@ -67,26 +69,32 @@ def compare_videos(reference: Path, test: Path, options: Comparison) -> Report:
             compared=f"frames of the video file {test.name}, as its codec stores them, against {reference.name}",
             **options.measure,
         )
-        if not options.reader.keys() & {"start", "end", "duration", "frames"}:
+        if not (test.is_file() or is_sequence(str(test))):
+            report.notes.append(f"{test} is read only once, so its bytes and its rate are not known")
+        elif not options.reader.keys() & {"start", "end", "duration", "frames"}:
             # The bytes are those of the whole file, so a trim has no rate; its frames are known only now.
-            size, others = stream_bytes(test)
+            held = stream_bytes(test)
+            seconds = held.duration or right.info.duration
             report.rate = Rate(
-                size_bytes=size,
-                copied_bytes=others,
+                size_bytes=held.video,
+                copied_bytes=held.others,
                 pixels=_pixels(report.width, report.height, report.frames + report.unmatched_test),
-                duration_s=_seconds(right),
+                duration_s=float(seconds) if seconds else None,
             )
         return report
 
 
 def compare_file(file: Path, reference: Path, model: Model, options: Comparison, *, name: str | None = None) -> Report:
-    """A .cvl file's decoded frames against the video it was made from. Raises InputError, BitstreamError, ..."""
+    """A .cvl file's decoded frames against the video it was made from, read as it was then. Raises InputError,
+    BitstreamError, ..."""
     with ExitStack() as stack:
         source = stack.enter_context(open_input(file))
         decoder = Decoder(source, model=model, options=options.decode, on_notice=options.on_notice)
-        ahead = stack.enter_context(ReaderAhead(reference, **options.reader))
-        left = ahead.reader
         header = decoder.header
+        reading = _reading(header, reference)
+        ahead = stack.enter_context(ReaderAhead(reference, **{**reading, **options.reader}))
+        left = ahead.reader
+        how = " read with " + ", ".join(f"{name} {value}" for name, value in reading.items()) if reading else ""
         return evaluate(
             ahead.frames(**_AHEAD),
             decoder.frames(),
@@ -100,13 +108,22 @@ def compare_file(file: Path, reference: Path, model: Model, options: Comparison,
             rate=_rate(file),
             reference_name=reference.name,
             test_name=name or file.name,
-            compared=f"{MODEL_OUTPUT} ({header.model}), against {reference.name}",
+            compared=f"{MODEL_OUTPUT} ({header.model}), against {reference.name}{how}",
             **options.measure,
         )
 
 
+def _reading(header: Header, reference: Path) -> dict[str, Any]:
+    """How a file's source was read, as arguments for `VideoReader`."""
+    settings = reader_settings(header)
+    if settings.get("stream") and reference.is_file() and probe(reference).stream_count == 1:
+        del settings["stream"]  # somebody took the stream out of the source
+    return settings
+
+
 def round_trip(video: Path, model: VideoAutoencoder, encode: EncodeOptions, options: Comparison) -> Report:
-    """A video against itself, encoded and decoded through a temporary file."""
+    """A video against itself, encoded and decoded through a temporary file. Raises UsageError for a pipe."""
+    refuse_pipe(video, "eval without a reconstruction")
     with tempfile.TemporaryDirectory(prefix="cvcodec-") as folder:
         file = Path(folder) / "round-trip.cvl"
         encode_file(video, file, model=model, options=encode, on_notice=options.on_notice)
@@ -139,19 +156,13 @@ def _rate(file: Path) -> Rate:
         trailer, header = reader.trailer, reader.header
         assert trailer is not None
         copied = copied_bytes(trailer)
-        last = reader.read_info(len(trailer.index) - 1)
-        ticks = int(last.pts[-1]) + max(int(last.durations[-1]), 0) - trailer.index[0].first_pts
         return Rate(
             size_bytes=os.path.getsize(file) - copied,
             copied_bytes=copied,
             pixels=_pixels(header.width, header.height, trailer.frames),
-            duration_s=float(ticks * header.time_base) or None,
+            duration_s=float(reader.duration()) or None,
         )
 
 
 def _pixels(width: int, height: int, frames: int) -> int:
     return width * height * frames
-
-
-def _seconds(reader: VideoReader) -> float | None:
-    return float(reader.info.duration) if reader.info.duration else None

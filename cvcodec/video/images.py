@@ -19,7 +19,7 @@ from cvcodec.video.convert import RgbWriter
 from cvcodec.video.frame import Frame
 from cvcodec.video.libav import reason
 from cvcodec.video.sink import OutputFile, OutputSpec
-from cvcodec.video.source import SEQUENCE_PATTERN
+from cvcodec.video.source import SEQUENCE_PATTERN, number_in, numbered
 
 _JPEG_COLOR = Color("bt470bg", "full")  # JFIF: BT.601, full range
 
@@ -42,6 +42,7 @@ class ImageSink:
         self._file: OutputFile | None = None
         self._written: list[Path] = []
         if isinstance(target, (str, os.PathLike)) and SEQUENCE_PATTERN.search(Path(target).name):
+            number_in(Path(target).name)  # refuses what is no pattern, before anything is written
             self._pattern = Path(target)
         else:
             self._file = OutputFile(target, label)
@@ -91,7 +92,7 @@ class ImageSink:
                 raise OutputError(f"cannot write {self._file.label!r}: {reason(error)}") from error
             return
         assert self._pattern is not None
-        path = self._pattern.with_name(self._pattern.name % self._number)
+        path = Path(numbered(str(self._pattern), self._number))
         partial = path.with_name(path.name + ".partial")
         try:
             partial.write_bytes(self._encode(frame))

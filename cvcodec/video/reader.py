@@ -6,7 +6,8 @@ One frame through it: Decoder -> bwdif (flagged frames only) -> RGB (`convert`) 
 """
 
 import math
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
@@ -170,9 +171,11 @@ class VideoReader:
         stream = self._decoder.stream
         if stream.duration:
             return Fraction(stream.duration * self._decoder.time_base)
-        if self._decoder.container.duration:
-            return Fraction(self._decoder.container.duration, 1_000_000)
-        return None
+        if not self._decoder.container.duration:
+            return None
+        # Matroska gives only the length of the whole file, but its writers note each track's in a tag.
+        whole = Fraction(self._decoder.container.duration, 1_000_000)
+        return min(whole, _tagged_length(stream.metadata) or whole)
 
     def _timeline_zero(self, first: Timed) -> Fraction:
         starts = [first.pts * self._decoder.time_base]
@@ -342,6 +345,13 @@ def probe(
     """What a video is, from its headers and its first frame. Errors as `VideoReader`."""
     with VideoReader(source, stream=stream, rotate=rotate, rate=rate) as reader:
         return reader.info
+
+
+def _tagged_length(tags: Mapping[str, str]) -> Fraction | None:
+    """Seconds of Matroska's tag DURATION, `00:01:02.500000000`."""
+    text = next((value for name, value in tags.items() if name.upper().startswith("DURATION")), "")
+    found = re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text)
+    return int(found[1]) * 3600 + int(found[2]) * 60 + Fraction(found[3]) if found else None
 
 
 def _trim(

@@ -1,35 +1,92 @@
-"""Bytes of the streams of a video file, from its packets. Knows no codecs."""
+"""What a video file holds, counted from its packets: bytes, frames, seconds. Knows no codecs."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import av
+import av.error
 
 from cvcodec.errors import InputError
-from cvcodec.video.libav import reason
-from cvcodec.video.source import is_sequence, sequence_files
+from cvcodec.video.libav import as_fraction, reason
+from cvcodec.video.source import Source, is_sequence, numbered, sequence_files
 
 
-def stream_bytes(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(bytes of the first real video stream, bytes of all other streams), packets only, container overhead left out.
+class StreamBytes(NamedTuple):
+    """One video stream and the rest of its file. Packets only, container overhead left out."""
 
-    Still images are one packet, the whole file; a numbered sequence is all of its files. Raises InputError.
+    video: int
+    """Bytes of the video stream."""
+    others: int
+    """Bytes of all other streams."""
+    frames: int | None
+    """As the container says, or one for each packet."""
+    duration: Fraction | None
+    """Seconds: the stream's own where the container says so, or from the first packet to the end of the last. None
+    where neither has times."""
+    last: Fraction | None
+    """When the last frame is shown, in seconds on the container's clock."""
+
+
+def stream_bytes(path: str | os.PathLike[str], *, stream: int | None = None) -> StreamBytes:
+    """Count the packets of a file. stream: number among the real video streams, None for the first.
+
+    Still images are one packet, the whole file; a numbered sequence is all of its files. Damage ends the count, as it
+    ends decoding. Raises InputError, and UsageError as `number_in`.
     """
-    if is_sequence(os.fspath(path)):
-        first, count = sequence_files(os.fspath(path))
-        return sum(os.path.getsize(os.fspath(path) % number) for number in range(first, first + count)), 0
-    video, others = 0, 0
-    try:
-        with av.open(os.fspath(path)) as container:
-            pictures = av.stream.Disposition.attached_pic
-            chosen = next((s for s in container.streams.video if not s.disposition & pictures), None)
-            for packet in container.demux():
-                if chosen is not None and packet.stream.index == chosen.index:
-                    video += packet.size
-                else:
-                    others += packet.size
-    except (av.FFmpegError, OSError) as error:
-        raise InputError(f"cannot read {Path(path).name!r}: {reason(error)}") from error
-    return video, others
+    name = os.fspath(path)
+    if is_sequence(name):
+        first, count = sequence_files(name)
+        size = sum(os.path.getsize(numbered(name, number)) for number in range(first, first + count))
+        return StreamBytes(size, 0, count, None, None)
+    video, others, frames = 0, 0, 0
+    begin: int | None = None
+    last = end = 0
+    with Source(name) as source, source.open() as container:
+        real = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        chosen = real[stream or 0] if (stream or 0) < len(real) else None
+        for packet in packets(container, source.name):
+            if chosen is None or packet.stream.index != chosen.index:
+                others += packet.size
+                continue
+            video += packet.size
+            if packet.is_discard:  # outside the edit list of an MP4
+                continue
+            frames += 1
+            time = packet.pts if packet.pts is not None else packet.dts
+            if time is not None:
+                if begin is None:
+                    begin = last = end = time
+                begin, last, end = min(begin, time), max(last, time), max(end, time + (packet.duration or 0))
+        if chosen is None:
+            return StreamBytes(video, others, None, None, None)
+        base = as_fraction(chosen.time_base) or Fraction(1, 1000)
+        duration = None
+        if chosen.duration:
+            duration = chosen.duration * base
+        elif begin is not None:
+            # A last packet of unknown length is as long as the others.
+            span = Fraction(end - begin) if end > last or frames < 2 else Fraction(last - begin, frames - 1) * frames
+            duration = span * base or None
+        return StreamBytes(
+            video, others, chosen.frames or frames or None, duration, None if begin is None else last * base
+        )
+
+
+def packets(container: Any, name: str) -> Iterator[Any]:
+    """The packets of all streams in file order, up to damage that ends reading. Raises InputError."""
+    found = container.demux()
+    while True:
+        try:
+            packet = next(found, None)
+        except av.error.FFmpegError:
+            return
+        except OSError as error:
+            raise InputError(f"cannot read {name!r}: {reason(error)}") from error
+        if packet is None:
+            return
+        if packet.size:  # PyAV ends each stream with an empty one
+            yield packet

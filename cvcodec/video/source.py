@@ -16,7 +16,7 @@ import av
 import av.error
 from av.container import InputContainer
 
-from cvcodec.errors import InputError
+from cvcodec.errors import InputError, UsageError
 from cvcodec.video.libav import reason
 
 VideoSource = str | os.PathLike[str] | BinaryIO
@@ -66,28 +66,60 @@ def is_sequence(path: str) -> bool:
     return SEQUENCE_PATTERN.search(Path(path).name) is not None and not os.path.exists(path)
 
 
+def number_in(name: str) -> re.Match[str]:
+    """Where the number is in the name of an image sequence; all else stands for itself, `%` too. Raises UsageError
+    unless there is exactly one."""
+    found = list(SEQUENCE_PATTERN.finditer(name))
+    if len(found) != 1:
+        raise UsageError(f"{name!r} has {len(found)} numbers, an image sequence has one, such as 'frame_%05d.png'")
+    return found[0]
+
+
+def numbered(pattern: str, number: int) -> str:
+    """The path of one image of a sequence. Raises UsageError as `number_in`."""
+    folder, name = os.path.split(pattern)
+    found = number_in(name)
+    return os.path.join(folder, name[: found.start()] + found[0] % number + name[found.end() :])
+
+
+def _image2_pattern(pattern: str) -> str:
+    """A sequence as FFmpeg's image2 takes it: doubled where `%` is no number, and a colon before it no protocol."""
+    folder, name = os.path.split(pattern)
+    found = number_in(name)
+    before, after = os.path.join(folder, name[: found.start()]), name[found.end() :]
+    return "file:" + before.replace("%", "%%") + found[0] + after.replace("%", "%%")
+
+
+def refuse_pipe(path: str | os.PathLike[str], reader: str) -> None:
+    """UsageError where `path` is a pipe with a name (also /dev/fd/N), for a `reader` that needs it more than once."""
+    if Path(path).is_fifo():
+        raise UsageError(
+            f"{reader} reads the video more than once, which a pipe ({os.fspath(path)}) cannot: give it a file"
+        )
+
+
 def sequence_files(pattern: str) -> tuple[int, int]:
     """(first number, count) of the files of a sequence.
 
-    Raises InputError where there are none, or where a number is missing between the first and the last."""
+    Raises InputError where there are none, or where a number is missing between the first and the last, and UsageError
+    as `number_in`."""
     path = Path(pattern)
-    found = SEQUENCE_PATTERN.search(path.name)
-    assert found is not None
+    found = number_in(path.name)
     matcher = re.compile(re.escape(path.name[: found.start()]) + r"(\d+)" + re.escape(path.name[found.end() :]))
     try:
         names = set(os.listdir(path.parent))
     except OSError as error:
         raise InputError(f"cannot list the images of {pattern!r}: {reason(error)}") from error
     numbers = sorted(
-        int(match[1]) for name in names if (match := matcher.fullmatch(name)) and path.name % int(match[1]) == name
+        int(match[1])
+        for name in names
+        if (match := matcher.fullmatch(name)) and numbered(path.name, int(match[1])) == name
     )
     if not numbers:
         raise InputError(f"no images match {pattern!r}")
     for expected, number in enumerate(numbers, start=numbers[0]):
         if number != expected:
-            raise InputError(
-                f"image {str(path.parent / (path.name % expected))!r} is missing in the middle of the sequence"
-            )
+            raise InputError(f"image {numbered(str(path), expected)!r} is missing in the middle of the sequence")
     return numbers[0], len(numbers)
 
 
@@ -199,7 +231,7 @@ class Source:
     def _from_path(self, path: str) -> None:
         if is_sequence(path):
             self.images = sequence_files(path)
-            self._path = path
+            self._path = _image2_pattern(path)
         elif "://" in path and not os.path.exists(path):
             self._path = path
         elif os.path.isdir(path):

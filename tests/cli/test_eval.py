@@ -230,6 +230,7 @@ def test_numbers_are_shown_before_a_frame_that_is_not_there_is_missed(here: Path
     result = run("eval", "ref.mkv", "recon.mkv", "--picture", "p.png", "--frame", "99", *QUICK)
     assert result.code == 2
     assert "PSNR" in result.out
+    assert "--frame is out of range: frames 0 to 13 were compared" in result.err
 
 
 @pytest.mark.parametrize("name", ["all.mp4", "all.mkv"])
@@ -284,7 +285,6 @@ def test_image_sequences_are_videos_too(here: Path) -> None:
         (["ref.mkv", "recon.mkv", "--csv", "ref.mkv", "-y"], 4, "source itself"),
         (["ref.mkv", "recon.mkv", "--csv", "a.cvl"], 4, "exists; use -y"),
         (["ref.mkv", "recon.mkv", "--picture", "absent/a.png"], 4, "does not exist"),
-        (["ref.mkv", "recon.mkv", "--picture", "p.png", "--frame", "99"], 2, "0 to 13"),
         (["ref.mkv", "recon.mkv", "--picture", "p.mp4", "--frame", "9"], 2, "gets all"),
         (["ref.mkv", "recon.mkv", "--picture", "p.y4m"], 2, "not y4m"),
         (["ref.mkv", "small.mkv", "--picture", "p.mp4"], 3, "sizes differ"),

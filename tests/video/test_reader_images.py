@@ -11,7 +11,7 @@ import av.filter
 import numpy as np
 import pytest
 
-from cvcodec.errors import InputError
+from cvcodec.errors import InputError, UsageError
 from cvcodec.video import VideoReader, probe
 from tests.video.clips import read
 
@@ -90,3 +90,25 @@ def test_numbered_images_are_a_video_and_a_gap_is_an_error(tmp_path: Path) -> No
         VideoReader(tmp_path / "%05d.png")
     with pytest.raises(InputError, match="no images"):
         VideoReader(tmp_path / "x%05d.png")
+
+
+@pytest.mark.parametrize("name", ["100%_%05d.png", "12:30 %d%.png", "50%%{}*_%03d.png"])
+def test_all_else_in_the_name_of_a_sequence_stands_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    folder = tmp_path / "90%d:"
+    folder.mkdir()
+    for value in range(3):
+        image = png(np.full((4, 6, 3), 40 * value, np.uint8), "rgb24")
+        (
+            folder / name.replace("%05d", f"0000{value}").replace("%03d", f"00{value}").replace("%d", f"{value}")
+        ).write_bytes(image)
+    assert [int(frame.pixels[0, 0, 0]) for frame in read(folder / name)] == [0, 40, 80]
+    monkeypatch.chdir(folder)
+    assert len(read(name)) == 3
+
+
+def test_a_sequence_with_two_numbers_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "s1_00001.png").write_bytes(png(np.zeros((4, 6, 3), np.uint8), "rgb24"))
+    with pytest.raises(UsageError, match=r"'s%d_%05d.png' has 2 numbers, an image sequence has one"):
+        VideoReader(tmp_path / "s%d_%05d.png")

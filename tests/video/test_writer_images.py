@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvcodec.errors import OutputError
+from cvcodec.errors import OutputError, UsageError
 from cvcodec.video import Color, Frame, VideoReader, VideoWriter
 from tests.video.clips import BASE, pictures, psnr, read, write
 
@@ -74,6 +74,13 @@ def test_image_sequences_are_numbered_and_an_abort_removes_them(tmp_path: Path) 
     assert (tmp_path / "x7.png").exists()
     writer.abort()
     assert not (tmp_path / "x7.png").exists()
+
+
+def test_all_else_in_the_name_of_a_sequence_is_written_as_it_is_and_two_numbers_are_refused(tmp_path: Path) -> None:
+    write(tmp_path / "100%_%03d.png", pictures(16, 8, 2))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["100%_001.png", "100%_002.png"]
+    with pytest.raises(UsageError, match="has 2 numbers"):
+        write(tmp_path / "s%d_%03d.png", pictures(16, 8, 2))
 
 
 def test_one_image_holds_one_frame(tmp_path: Path) -> None:
