@@ -59,6 +59,7 @@ def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
     add("--every", type=int, default=1, metavar="N", help="only every Nth clip")
     add("--side", type=int, default=SIDE, metavar="PIXELS", help="short side that clips are scaled to")
     add("--frames", type=int, default=FRAMES, metavar="N", help="first frames of each clip")
+    add("--start", type=Fraction, default=Fraction(0), metavar="SECONDS", help="where in a clip its first frame is")
 
 
 def chosen(options: argparse.Namespace) -> Iterator[Short]:
@@ -66,10 +67,10 @@ def chosen(options: argparse.Namespace) -> Iterator[Short]:
 
     UsageError and InputError come at once, not with the first clip.
     """
-    if min(options.frames, options.every) < 1 or options.side < 8:
-        raise UsageError("--frames and --every must be at least 1, --side at least 8")
+    if min(options.frames, options.every) < 1 or options.side < 8 or options.start < 0:
+        raise UsageError("--frames and --every must be at least 1, --side at least 8, --start at least 0")
     paths = video_paths(options.data, options.split)[:: options.every]
-    return read_shorts(paths, side=options.side, frames=options.frames)
+    return read_shorts(paths, side=options.side, frames=options.frames, start=options.start)
 
 
 def video_paths(entries: Sequence[str | Path], split: str = "val") -> list[Path]:
@@ -104,11 +105,13 @@ def read_short(path: Path, *, side: int = SIDE, frames: int = FRAMES, start: Fra
     return Short(path.stem, pixels)
 
 
-def read_shorts(paths: Sequence[Path], *, side: int = SIDE, frames: int = FRAMES) -> Iterator[Short]:
+def read_shorts(
+    paths: Sequence[Path], *, side: int = SIDE, frames: int = FRAMES, start: Fraction = Fraction(0)
+) -> Iterator[Short]:
     """One clip in memory at a time; files that cannot be read are named on standard error and left out."""
     for path in paths:
         try:
-            short = read_short(path, side=side, frames=frames)
+            short = read_short(path, side=side, frames=frames, start=start)
         except CvcodecError as error:
             harness.note(f"left out {path}: {error}")
             continue
