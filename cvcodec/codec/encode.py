@@ -11,7 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -111,7 +111,7 @@ def encode_stream(
     with ExitStack() as stack:
         set_threads(options.threads)
         recorder = PassthroughRecorder(kinds=options.kinds, metadata=options.tags, on_notice=notices)
-        ahead = stack.enter_context(ReaderAhead(source, on_packet=recorder.on_packet, **options.reader))
+        ahead = stack.enter_context(closing(ReaderAhead(source, on_packet=recorder.on_packet, **options.reader)))
         reader = ahead.reader
         recorder.begin(reader)
         info = reader.info

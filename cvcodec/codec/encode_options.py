@@ -78,9 +78,7 @@ class EncodeResult:
     @property
     def damage(self) -> str | None:
         """What a person should know of a damaged source, in a sentence; None for an intact one."""
-        if not self.decode_errors and not self.concealed_frames:
-            return None
-        return f"the source is damaged: {self.decode_errors} decode errors, {self.concealed_frames} frames concealed"
+        return describe_damage(self.decode_errors, self.concealed_frames)
 
     @property
     def bpp(self) -> float:
@@ -113,3 +111,10 @@ class EncodeResult:
             "device": self.device,
             "notices": list(self.notices),
         }
+
+
+def describe_damage(decode_errors: int, concealed_frames: int) -> str | None:
+    """The damage of a source in a sentence; None where there is none."""
+    if not decode_errors and not concealed_frames:
+        return None
+    return f"the source is damaged: {decode_errors} decode errors, {concealed_frames} frames concealed"

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from cvcodec.bitstream import BitstreamReader
 from cvcodec.codec import EncodeOptions
 from cvcodec.codec.encode import encode_stream
+from cvcodec.codec.encode_options import describe_damage
 from cvcodec.data.index import BATCH_KEY, Record, describe, identities_of
 from cvcodec.dataset.sharing import SharedEncoder
 from cvcodec.dataset.sources import Clip
@@ -82,10 +83,7 @@ class Outcome:
         """What a person should know of a damaged source, in a sentence; None for an intact one, and where there is no
         output."""
         record = self.record or {}
-        errors, concealed = (int(record.get(name) or 0) for name in ("decode_errors", "concealed_frames"))
-        if not errors and not concealed:
-            return None
-        return f"the source is damaged: {errors} decode errors, {concealed} frames concealed"
+        return describe_damage(*(int(record.get(name) or 0) for name in ("decode_errors", "concealed_frames")))
 
     @property
     def pixels(self) -> int:

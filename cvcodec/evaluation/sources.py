@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,10 @@ class Comparison:
 
 def compare_videos(reference: Path, test: Path, options: Comparison) -> Report:
     """RECON, a video file, against REF. Raises InputError or UsageError."""
-    with ReaderAhead(reference, **options.reader) as reference_ahead, ReaderAhead(test, **options.reader) as test_ahead:
+    with (
+        closing(ReaderAhead(reference, **options.reader)) as reference_ahead,
+        closing(ReaderAhead(test, **options.reader)) as test_ahead,
+    ):
         left, right = reference_ahead.reader, test_ahead.reader
         report = evaluate(
             reference_ahead.frames(**_AHEAD),
@@ -92,7 +95,7 @@ def compare_file(file: Path, reference: Path, model: Model, options: Comparison,
         decoder = Decoder(source, model=model, options=options.decode, on_notice=options.on_notice)
         header = decoder.header
         reading = _reading(header, reference)
-        ahead = stack.enter_context(ReaderAhead(reference, **{**reading, **options.reader}))
+        ahead = stack.enter_context(closing(ReaderAhead(reference, **{**reading, **options.reader})))
         left = ahead.reader
         how = " read with " + ", ".join(f"{name} {value}" for name, value in reading.items()) if reading else ""
         return evaluate(

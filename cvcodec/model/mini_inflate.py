@@ -15,6 +15,7 @@ Does not know: files, training.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,8 +33,12 @@ def inflated_mini_config(image: ModelConfig, **changes: object) -> ModelConfig:
     """
     if image.family != "image-vae-mini":
         raise ValueError(f"only an image-vae-mini can be inflated to a cvvae-mini: {image.family = }")
-    shared = {name: getattr(image, name) for name in (*_SHARED_SHAPE, "norm_eps", "scaling_factor", "shift_factor")}
-    return mini_config(image.latent_channels, **{**shared, **changes})
+    return mini_config(image.latent_channels, **{**_shared(image), **changes})
+
+
+def _shared(config: ModelConfig) -> dict[str, Any]:
+    """The fields that a video model and its 2D twin have in common."""
+    return {name: getattr(config, name) for name in (*_SHARED_SHAPE, "norm_eps", "scaling_factor", "shift_factor")}
 
 
 def inflate_mini(
@@ -80,8 +85,7 @@ def deflated_mini_config(video: ModelConfig) -> ModelConfig:
     """The config of the 2D twin of a `cvvae-mini`. Raises ValueError for another family."""
     if video.family != "cvvae-mini":
         raise ValueError(f"only a cvvae-mini can be deflated to an image-vae-mini: {video.family = }")
-    shared = {name: getattr(video, name) for name in (*_SHARED_SHAPE, "norm_eps", "scaling_factor", "shift_factor")}
-    return mini_config(video.latent_channels, video=False, **shared)
+    return mini_config(video.latent_channels, video=False, **_shared(video))
 
 
 def deflate_mini(video: ModelConfig, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

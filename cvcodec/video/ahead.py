@@ -7,8 +7,7 @@ wait is outside FFmpeg.
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from cvcodec.pipeline import ReadAhead, in_thread
 from cvcodec.video.frame import Frame
@@ -17,7 +16,7 @@ from cvcodec.video.source import VideoSource
 
 
 class ReaderAhead:
-    """A context manager around a `VideoReader` of `source`; settings and errors as there."""
+    """A `VideoReader` of `source`, settings and errors as there; to be closed (`contextlib.closing`)."""
 
     def __init__(self, source: VideoSource, **settings: Any) -> None:
         self.reader = in_thread(lambda: VideoReader(source, **settings), name="video-opener")
@@ -38,11 +37,3 @@ class ReaderAhead:
             self._frames.close()
         if self._frames is None or not self._frames.stuck:
             self.reader.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
