@@ -17,7 +17,7 @@ READ_STEP = 1 << 20
 """Bytes asked for at a time, so that a length field alone never makes us allocate."""
 
 ZSTD_LEVEL = 19
-"""Level of every block. 20 to 22 only widen a window that is already larger than a block."""
+"""Level of blocks, unless the caller knows better. 20 to 22 only widen a window that is already larger than a block."""
 
 MAX_EXPANSION = 131072 // 4 + 1
 """Most bytes that a byte of a zstd frame stands for: a block of 128 KiB takes at least four (RFC 8878, 3.1.1.2)."""
@@ -146,16 +146,22 @@ class Cursor:
         raise BitstreamError(f"{self.what} is malformed: {name} is longer than {MAX_VARINT_BYTES} bytes")
 
 
-def compress(data: bytes, dictionary: bytes | None = None) -> bytes:
-    """One zstd frame without magic number, checksum and dictionary id, with its content size."""
+def compress(
+    data: bytes, dictionary: bytes | None = None, *, level: int = ZSTD_LEVEL, min_match: int | None = None
+) -> bytes:
+    """One zstd frame without magic number, checksum and dictionary id, with its content size.
+
+    min_match: the shortest match, in bytes; None for the level's own.
+    """
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        ZSTD_LEVEL,
+        level,
         source_size=len(data),
         dict_size=len(dictionary or b""),
         format=zstandard.FORMAT_ZSTD1_MAGICLESS,
         write_content_size=True,
         write_checksum=False,
         write_dict_id=False,
+        **({} if min_match is None else {"min_match": min_match}),
     )
     return zstandard.ZstdCompressor(compression_params=parameters, dict_data=_dictionary(dictionary)).compress(data)
 
@@ -182,9 +188,11 @@ def decompress(frame: bytes, size: int, what: str, dictionary: bytes | None = No
     return data
 
 
-def put_block(data: bytes, dictionary: bytes | None = None) -> bytes:
+def put_block(
+    data: bytes, dictionary: bytes | None = None, *, level: int = ZSTD_LEVEL, min_match: int | None = None
+) -> bytes:
     """varint(2 * stored length + compressed), then the bytes or one zstd frame, whichever is shorter."""
-    frame = compress(data, dictionary) if data else b""
+    frame = compress(data, dictionary, level=level, min_match=min_match) if data else b""
     if data and len(frame) < len(data):
         return put_uvarint(len(frame) << 1 | 1) + frame
     return put_uvarint(len(data) << 1) + data

@@ -9,7 +9,8 @@
 a person should read.
 """
 
-from cvcodec.codec.decode import DecodeOptions, Decoder, DecodeResult, decode_file
+from cvcodec.codec.decode import Decoder, decode_file
+from cvcodec.codec.decode_options import DecodeOptions, DecodeResult
 from cvcodec.codec.encode import encode_file, encode_stream
 from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
 from cvcodec.codec.headers import DEFAULT_MODEL, DEFAULT_QUALITY

@@ -6,14 +6,12 @@ Does not know: command lines, names of models, what windows or the entropy coder
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -23,14 +21,14 @@ from torch import Tensor
 from cvcodec import tiling
 from cvcodec.bitstream import Header
 from cvcodec.codec.chunks import FileChunks
+from cvcodec.codec.decode_options import DecodeOptions, DecodeResult
 from cvcodec.codec.encode import Progress, StrPath
-from cvcodec.codec.feed import ChunkFeed
+from cvcodec.codec.feed import ChunkFeed, FrameTime
 from cvcodec.codec.headers import info_from_header
 from cvcodec.codec.latent_file import check_model
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.passthrough import PassthroughPlayer
-from cvcodec.codec.salvage import LostFrames, SalvagedChunks
-from cvcodec.copied import KINDS
+from cvcodec.codec.salvage import SalvagedChunks
 from cvcodec.device import set_threads
 from cvcodec.errors import BitstreamError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, atomic_path, check_output, is_standard_stream, naming_damage, open_input
@@ -45,92 +43,10 @@ from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
 
 _BEHIND_BYTES = 96 << 20  # decoded frames that may wait for the encoder of the output
 _PIECE_FRAMES = 8  # converted to pictures at once
+_SMALL_WINDOW_BYTES = 64 << 20  # of floats, which may wait beside the next window
 
-
-@dataclass(frozen=True, kw_only=True)
-class DecodeOptions:
-    """How to decode; every field has a default that suits most files."""
-
-    start: Fraction | float | None = None
-    """Seconds on the source's timeline: frames with start <= time < end are decoded."""
-    end: Fraction | float | None = None
-    duration: Fraction | float | None = None
-    """Stands for `end` = start + duration."""
-    frames: int | None = None
-    """At most so many frames."""
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int | None = None
-    """CPU threads of the model."""
-    kinds: tuple[str, ...] = KINDS
-    """Copied streams to restore, of `cvcodec.copied.KINDS`; none for a silent video."""
-    tags: bool = True
-    """Restore chapters and tags too; otherwise only languages, dispositions and the names of attachments."""
-    salvage: bool = False
-    """Decode what is intact of a damaged file, at its own times, instead of refusing it."""
-    writer: dict[str, Any] = field(default_factory=dict)
-    """Further arguments for `VideoWriter`: codec, crf, preset, chroma, container, ..."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodeResult:
-    """What a decode did."""
-
-    frames: int
-    concealed_frames: int
-    """Of which the source was damaged where they were encoded."""
-    lost: tuple[LostFrames, ...]
-    """Frames of a salvaged file that could not be decoded, as far as it was read."""
-    damaged_bytes: int
-    """Bytes of a salvaged file that belong to no intact record."""
-    width: int
-    height: int
-    seconds: float
-    """Wall time of the whole command."""
-    model_seconds: float
-    """Of which inside the model's calls."""
-    precision: str
-    device: str
-    notices: tuple[str, ...]
-
-    @property
-    def megapixels_per_s(self) -> float:
-        """Speed of the whole command."""
-        return self.width * self.height * self.frames / 1e6 / self.seconds if self.seconds else 0.0
-
-    @property
-    def lost_frames(self) -> int | None:
-        """How many frames are lost; None where that is not known, because the end of the file is lost."""
-        counts = [lost.frame_count for lost in self.lost]
-        return None if None in counts else sum(count or 0 for count in counts)
-
-    @property
-    def damage(self) -> str | None:
-        """What a person should know of a damaged file, in a sentence; None for an intact one."""
-        if not self.lost and not self.damaged_bytes:
-            return None
-        if not self.lost:
-            return f"the file is damaged ({self.damaged_bytes} bytes), but no frame is lost"
-        frames = ", ".join(lost.describe() for lost in self.lost)
-        return f"the file is damaged: frames {frames} are lost, {self.frames} were decoded"
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON types, units in the keys."""
-        return {
-            "frames": self.frames,
-            "concealed_frames": self.concealed_frames,
-            "lost_frames": self.lost_frames,
-            "lost": [dataclasses.asdict(lost) for lost in self.lost],
-            "damaged_bytes": self.damaged_bytes,
-            "width": self.width,
-            "height": self.height,
-            "seconds": self.seconds,
-            "model_seconds": self.model_seconds,
-            "mpixel_per_s": self.megapixels_per_s,
-            "precision": self.precision,
-            "device": self.device,
-            "notices": list(self.notices),
-        }
+_Part = tuple[Tensor, list[FrameTime]]
+"""A few frames as the model gave them, (1, 3, T, H, W), and when they are shown."""
 
 
 def decode_file(
@@ -228,7 +144,6 @@ class Decoder:
         expected = self.expected_frames
         with ExitStack() as stack:
             player = self._open_player()
-            concealed = 0
             options = player.writer_options(self.header.time_base) | self.options.writer
             writer = VideoWriter.like(target, self.info, label=label, **options)
             behind: WriteBehind[Frame] | None = None
@@ -245,14 +160,7 @@ class Decoder:
             behind = stack.enter_context(
                 WriteBehind(write, limit=min(256, max(4, _BEHIND_BYTES // frame_bytes)), name="video-writer")
             )
-            try:
-                for frame in self.frames():
-                    concealed += frame.corrupt
-                    behind.put(frame)
-            except BitstreamError:  # a pipe was cut: what was verified before still flows
-                behind.finish()
-                raise
-            behind.finish()
+            concealed = self._write_parts(behind)
             if self._chunks.lost and self._chunks.lost[-1].frame_count is None:
                 player.tell_cut()
             if not writer.frames:
@@ -277,47 +185,82 @@ class Decoder:
             notices=tuple(self.notices.said),
         )
 
+    def _write_parts(self, behind: WriteBehind[Frame]) -> int:
+        """Put the decoded frames of the trim into `behind`, and finish it. Returns how many of them are concealed."""
+
+        def convert(frames: Iterable[Frame]) -> None:
+            for frame in frames:
+                behind.put(frame)
+
+        concealed = 0
+        # Where a window of floats is small, the model goes on with the next one while it is converted to pictures.
+        with WriteBehind(convert, limit=2, name="pixel-converter") as converter:
+            try:
+                for part in self._parts():
+                    concealed += sum(time.concealed for time in part[1])
+                    frames = self._pictures(part)
+                    small = part[0].untyped_storage().nbytes() <= _SMALL_WINDOW_BYTES
+                    converter.put(frames if small else list(frames))
+                    del frames, part
+            except BitstreamError:  # a pipe was cut: what was verified before still flows
+                converter.finish()
+                behind.finish()
+                raise
+            converter.finish()
+            behind.finish()
+        return concealed
+
     def frames(self) -> Iterator[Frame]:
         """The decoded frames of the trim, in order, rounded to the source's bit depth; once only."""
-        left = math.inf if self.options.frames is None else self.options.frames
+        for part in self._parts():
+            yield from self._pictures(part)
+            del part  # the window it is part of is gone before the next
+
+    def _parts(self) -> Iterator[_Part]:
+        """The trim a few frames at a time, as the model gives them."""
+        left = self.options.frames
         for feed, latents, total in self._chunks.feeds():
-            for frame in self._frames_of(feed, latents, total):
-                if frame.pts >= self._bounds[1]:
+            for pixels, times in self._parts_of(feed, latents, total):
+                begin = sum(time.pts < self._bounds[0] for time in times)
+                end = len(times) - sum(time.pts >= self._bounds[1] for time in times)
+                if left is not None:
+                    end = min(end, begin + left)
+                    left -= max(0, end - begin)
+                if begin < end:
+                    yield pixels[:, :, begin:end], times[begin:end]
+                if left == 0:
+                    last = times[end - 1]
+                    after = times[end] if end < len(times) else feed.times[0] if feed.times else None
+                    self._stop_player(last.pts + (last.duration or 0) if after is None else after.pts)
                     return
-                left -= 1
-                yield frame
-                if not left:
-                    self._stop_player(feed.times[0].pts if feed.times else frame.pts + (frame.duration or 0))
+                if times and times[-1].pts >= self._bounds[1]:
                     return
+                del pixels
             feed.finish()
 
-    def _frames_of(self, feed: ChunkFeed, latents: tuple[int, int | None], total: int | None) -> Iterator[Frame]:
-        """The frames from the trim's beginning on that consecutive chunks hold."""
-        depth = self.header.bit_depth
+    def _parts_of(self, feed: ChunkFeed, latents: tuple[int, int | None], total: int | None) -> Iterator[_Part]:
+        """What consecutive chunks hold from `latents` on."""
         number = tiling.frames_of_latents(latents[0], latents[0], self.header.temporal_factor)[0]
         pieces = self._plan.decode(self._decode, feed.read, latents, total, lambda plan, text: self.notices(text))
         for piece in pieces:
             # A window of floats is large: its copies are made a few frames at a time, and it is gone before the next.
             for part in piece.split(_PIECE_FRAMES, dim=2):
-                pictures = tensor_to_frames(
-                    denormalise(tiling.crop_space(part, self.header.height, self.header.width), depth), depth
-                )
                 while feed.times and feed.times[0].number < number:  # of context in front of the trim
                     feed.times.popleft()
-                for picture in pictures:
-                    if not feed.times:  # the repeated last frames of a padded end
-                        break
-                    number += 1
-                    shown = feed.times.popleft()
-                    if shown.pts >= self._bounds[0]:
-                        yield Frame(
-                            pixels=picture,
-                            pts=shown.pts,
-                            duration=shown.duration,
-                            bit_depth=depth,
-                            corrupt=shown.concealed,
-                        )
+                # Fewer times than frames at the end, where the last frames are repeated.
+                times = [feed.times.popleft() for _ in range(min(part.shape[2], len(feed.times)))]
+                number += len(times)
+                yield part[:, :, : len(times)], times
             del piece, part
+
+    def _pictures(self, part: _Part) -> Iterator[Frame]:
+        """Frames of what the model gave, cropped and rounded."""
+        depth = self.header.bit_depth
+        pixels = tiling.crop_space(part[0], self.header.height, self.header.width)
+        for picture, shown in zip(tensor_to_frames(denormalise(pixels, depth), depth), part[1], strict=True):
+            yield Frame(
+                pixels=picture, pts=shown.pts, duration=shown.duration, bit_depth=depth, corrupt=shown.concealed
+            )
 
     def _open_player(self) -> PassthroughPlayer:
         """What puts the copied streams beside the frames, fed with all that precedes the first chunk."""

@@ -92,13 +92,15 @@ class TemporalConv(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """x: (B*T, C, H, W) with T = `frames`."""
-        clips = x.unflatten(0, (-1, frames))
+        # Joined with channels last, where these views are contiguous: of five dimensions with channels second, torch.cat
+        # would make a tensor in another layout, at several times the cost.
+        clips = x.permute(0, 2, 3, 1).unflatten(0, (-1, frames))  # B, T, H, W, C
         neighbours = [torch.cat([clips[:, :1], clips[:, :-1]], 1), clips]
         if self.side == "symmetric":
             neighbours.append(torch.cat([clips[:, 1:], clips[:, -1:]], 1))
-        stacked = torch.cat([frame.flatten(0, 1) for frame in neighbours], 1)
+        stacked = torch.cat(neighbours, -1).flatten(0, 1).permute(0, 3, 1, 2)
         kernel = self.weight.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(stacked.contiguous(memory_format=torch.channels_last), kernel, self.bias, padding=1)
+        return F.conv2d(stacked, kernel, self.bias, padding=1)
 
 
 class MiniBlock(nn.Module):

@@ -1,0 +1,97 @@
+"""What a decode is asked for, and what it says when it is done. Plain values; `decode` does the work."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+from cvcodec.codec.salvage import LostFrames
+from cvcodec.copied import KINDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeOptions:
+    """How to decode; every field has a default that suits most files."""
+
+    start: Fraction | float | None = None
+    """Seconds on the source's timeline: frames with start <= time < end are decoded."""
+    end: Fraction | float | None = None
+    duration: Fraction | float | None = None
+    """Stands for `end` = start + duration."""
+    frames: int | None = None
+    """At most so many frames."""
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int | None = None
+    """CPU threads of the model."""
+    kinds: tuple[str, ...] = KINDS
+    """Copied streams to restore, of `cvcodec.copied.KINDS`; none for a silent video."""
+    tags: bool = True
+    """Restore chapters and tags too; otherwise only languages, dispositions and the names of attachments."""
+    salvage: bool = False
+    """Decode what is intact of a damaged file, at its own times, instead of refusing it."""
+    writer: dict[str, Any] = field(default_factory=dict)
+    """Further arguments for `VideoWriter`: codec, crf, preset, chroma, container, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeResult:
+    """What a decode did."""
+
+    frames: int
+    concealed_frames: int
+    """Of which the source was damaged where they were encoded."""
+    lost: tuple[LostFrames, ...]
+    """Frames of a salvaged file that could not be decoded, as far as it was read."""
+    damaged_bytes: int
+    """Bytes of a salvaged file that belong to no intact record."""
+    width: int
+    height: int
+    seconds: float
+    """Wall time of the whole command."""
+    model_seconds: float
+    """Of which inside the model's calls."""
+    precision: str
+    device: str
+    notices: tuple[str, ...]
+
+    @property
+    def megapixels_per_s(self) -> float:
+        """Speed of the whole command."""
+        return self.width * self.height * self.frames / 1e6 / self.seconds if self.seconds else 0.0
+
+    @property
+    def lost_frames(self) -> int | None:
+        """How many frames are lost; None where that is not known, because the end of the file is lost."""
+        counts = [lost.frame_count for lost in self.lost]
+        return None if None in counts else sum(count or 0 for count in counts)
+
+    @property
+    def damage(self) -> str | None:
+        """What a person should know of a damaged file, in a sentence; None for an intact one."""
+        if not self.lost and not self.damaged_bytes:
+            return None
+        if not self.lost:
+            return f"the file is damaged ({self.damaged_bytes} bytes), but no frame is lost"
+        frames = ", ".join(lost.describe() for lost in self.lost)
+        return f"the file is damaged: frames {frames} are lost, {self.frames} were decoded"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON types, units in the keys."""
+        return {
+            "frames": self.frames,
+            "concealed_frames": self.concealed_frames,
+            "lost_frames": self.lost_frames,
+            "lost": [dataclasses.asdict(lost) for lost in self.lost],
+            "damaged_bytes": self.damaged_bytes,
+            "width": self.width,
+            "height": self.height,
+            "seconds": self.seconds,
+            "model_seconds": self.model_seconds,
+            "mpixel_per_s": self.megapixels_per_s,
+            "precision": self.precision,
+            "device": self.device,
+            "notices": list(self.notices),
+        }
