@@ -116,6 +116,8 @@ def encode_stream(
         recorder.begin(reader)
         info = reader.info
         notices.extend(reader.notices)
+        # Begins to read while the model is prepared.
+        frames = ahead.frames(most_bytes=_AHEAD_BYTES, most_frames=_AHEAD_FRAMES, least_frames=2 * _PIECE_FRAMES)
         runner: ClipEncoder = (
             ModelRunner(model, device=options.device, precision=options.precision, on_notice=notices)
             if isinstance(model, VideoAutoencoder)
@@ -139,7 +141,7 @@ def encode_stream(
             stored = Plan.from_header(sink.header, family=runner.model.config.family)
             plan = choose().as_asked(stored, window=options.window, tile=options.tile)
         encoder = _Encoder(sink, reader, runner, plan, options, notices, on_progress, recorder)
-        encoder.run(ahead.frames(most_bytes=_AHEAD_BYTES, most_frames=_AHEAD_FRAMES, least_frames=2 * _PIECE_FRAMES))
+        encoder.run(frames)
         notices.extend(reader.notices)
         result = EncodeResult(
             frames=encoder.frames,

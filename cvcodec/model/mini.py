@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.config import ModelConfig
+from cvcodec.model.patches import coarser, finer, patches_of, pixels_of, reordered, strips
 
 Side = Literal["causal", "symmetric"]
 
@@ -92,8 +93,8 @@ class TemporalConv(nn.Module):
 
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """x: (B*T, C, H, W) with T = `frames`."""
-        # Joined with channels last, where these views are contiguous: of five dimensions with channels second, torch.cat
-        # would make a tensor in another layout, at several times the cost.
+        # Joined with channels last, where these views are contiguous: with channels second, torch.cat would bring five
+        # dimensions into another layout, at several times the cost.
         clips = x.permute(0, 2, 3, 1).unflatten(0, (-1, frames))  # B, T, H, W, C
         neighbours = [torch.cat([clips[:, :1], clips[:, :-1]], 1), clips]
         if self.side == "symmetric":
@@ -149,12 +150,12 @@ class _MiniStack(nn.Module):
 
 
 class MiniEncoder(_MiniStack):
-    """Patches (B*t, group*3, H, W), a group of frames in the channels, to moments (B*t, 2C, h, w)."""
+    """Clip (B, 3, T, H, W), T = group * k + 1, to moments (B*t, 2C, h, w)."""
 
     def __init__(self, config: ModelConfig, group: int) -> None:
         super().__init__()
         widths, patch = config.widths, config.patch_size
-        self.patch = patch
+        self.group, self.patch, self.spatial_factor = group, patch, config.spatial_factor
         self.conv_in = nn.Conv2d(3 * group * patch**2, widths[0], 3, padding=1)
         self.levels = nn.ModuleList(
             _make_level(width, blocks, temporal, "causal", config)
@@ -174,35 +175,47 @@ class MiniEncoder(_MiniStack):
             self.conv_out.bias.zero_()
             self.conv_out.bias[config.latent_channels :] = -6.0
 
-    def forward(self, patches: Tensor, frames: int) -> Tensor:
-        transformed = self._transform(patches)
-        x = F.pixel_unshuffle(patches.to(self.conv_in.weight.dtype), self.patch)
-        x = self.conv_in(x.contiguous(memory_format=torch.channels_last))
+    def forward(self, pixels: Tensor) -> Tensor:
+        kernel = reordered(self.conv_in.weight, dim=1, group=self.group, size=self.patch, inner=self.patch)
+        height, width = pixels.shape[3:]
+        latents = (pixels.shape[2] - 1) // self.group + 1
+        size = (len(pixels) * latents, height // self.patch, width // self.patch, kernel.shape[1])
+        stem, transformed = pixels.new_empty(size, dtype=kernel.dtype), []
+        for rows in strips(height, self.spatial_factor, len(pixels) * latents * self.group * width):
+            patches = patches_of(pixels[:, :, :, rows], self.group, self.patch)  # (B*t, h, w, channels)
+            stem[:, rows.start // self.patch : rows.stop // self.patch] = patches
+            transformed.append(self._transform(patches))
+        del patches
+        kernel = kernel.contiguous(memory_format=torch.channels_last)
+        x = F.conv2d(stem.permute(0, 3, 1, 2), kernel, self.conv_in.bias, padding=1)
+        del stem
         for index, level in enumerate(self.levels):
-            x = self.run_level(level, x, frames)
+            x = self.run_level(level, x, latents)
             if index < len(self.downs):
                 x = self.downs[index](x)
         mean, logvar = self.conv_out(F.silu(self.norm_out(x))).float().chunk(2, dim=1)
-        return torch.cat([mean + transformed, logvar], dim=1)
+        return torch.cat([mean + torch.cat(transformed, dim=2), logvar], dim=1)
 
     def _transform(self, patches: Tensor) -> Tensor:
         """The linear shortcut, in fp32 whatever the dtype of the rest: bf16 would round away what the codec keeps."""
         with torch.autocast(patches.device.type, enabled=False):
-            kernel, bias = self.shortcut.weight.float(), self.shortcut.bias
+            bias = self.shortcut.bias
             assert bias is not None
-            # As a 1x1 convolution on unshuffled patches: a strided 8x8 kernel is several times slower on CPUs.
-            folded = F.pixel_unshuffle(patches.float(), kernel.shape[-1])
-            return F.conv2d(folded, kernel.flatten(1)[:, :, None, None], bias.float())
+            size = self.spatial_factor
+            kernel = reordered(
+                self.shortcut.weight.float().flatten(1), dim=1, group=self.group, size=size, inner=self.patch
+            )
+            # Applied to each patch as a vector: a strided 8x8 convolution is several times slower on CPUs.
+            return F.linear(coarser(patches.float(), size // self.patch), kernel, bias.float()).permute(0, 3, 1, 2)
 
 
 class MiniDecoder(_MiniStack):
-    """Latent (B*t, C, h, w) to patches (B*t, group*3, H, W)."""
+    """Latent (B, C, t, h, w) to clip (B, 3, 4(t-1)+1, H, W); the 2D twin: to T = t frames."""
 
     def __init__(self, config: ModelConfig, group: int) -> None:
         super().__init__()
         widths, patch = config.widths, config.patch_size
-        self.patch = patch
-        self.spatial_factor = config.spatial_factor
+        self.group, self.patch, self.spatial_factor = group, patch, config.spatial_factor
         self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
         self.levels = nn.ModuleList(  # finest first, as in the config; run in reverse
             _make_level(width, blocks, temporal, "symmetric", config)
@@ -219,20 +232,40 @@ class MiniDecoder(_MiniStack):
         assert self.conv_out.bias is not None
         nn.init.zeros_(self.conv_out.bias)
 
-    def forward(self, latent: Tensor, frames: int) -> Tensor:
-        x = self.conv_in(latent.to(self.conv_in.weight.dtype).contiguous(memory_format=torch.channels_last))
+    def forward(self, latent: Tensor) -> Tensor:
+        batch, _, latents = latent.shape[:3]
+        frames = latent.transpose(1, 2).flatten(0, 1)
+        x = self.conv_in(frames.to(self.conv_in.weight.dtype).contiguous(memory_format=torch.channels_last))
         for index in reversed(range(len(self.levels))):
-            x = self.run_level(self.levels[index], x, frames)
+            x = self.run_level(self.levels[index], x, latents)
             if index > 0:
                 x = F.pixel_shuffle(self.ups[index - 1](x), 2).contiguous(memory_format=torch.channels_last)
-        fine = F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(x))), self.patch)
-        return F.pixel_shuffle(self._transform(latent), self.spatial_factor).add_(fine)
+        x = F.silu(self.norm_out(x))
+        kernel, bias = (self._reordered(part, self.patch) for part in (self.conv_out.weight, self.conv_out.bias))
+        fine = F.conv2d(x, kernel.contiguous(memory_format=torch.channels_last), bias, padding=1)
+        fine = fine.permute(0, 2, 3, 1)  # (B*t, H/patch, W/patch, channels)
+        height, width = (side * self.spatial_factor for side in latent.shape[3:])
+        shown = (latents - 1) * self.group + 1
+        pixels = latent.new_empty(batch, shown, height, width, 3, dtype=torch.float32).permute(0, 4, 1, 2, 3)
+        for rows in strips(height, self.spatial_factor, len(frames) * self.group * width):
+            patches = self._transform(
+                frames[:, :, rows.start // self.spatial_factor : rows.stop // self.spatial_factor]
+            )
+            patches += fine[:, rows.start // self.patch : rows.stop // self.patch]
+            pixels[:, :, :, rows] = pixels_of(patches, batch, self.group, self.patch)
+        return pixels
 
-    def _transform(self, latent: Tensor) -> Tensor:
+    def _reordered(self, weight: Tensor | None, size: int) -> Tensor:
+        assert weight is not None
+        return reordered(weight, dim=0, group=self.group, size=size, inner=self.patch)
+
+    def _transform(self, frames: Tensor) -> Tensor:
         """The linear shortcut, in fp32 like the encoder's."""
-        with torch.autocast(latent.device.type, enabled=False):
-            assert self.shortcut.bias is not None
-            return F.conv2d(latent.float(), self.shortcut.weight.float(), self.shortcut.bias.float())
+        with torch.autocast(frames.device.type, enabled=False):
+            size = self.spatial_factor
+            kernel = self._reordered(self.shortcut.weight.float().flatten(1), size)
+            bias = self._reordered(self.shortcut.bias, size).float()
+            return finer(F.linear(frames.float().permute(0, 2, 3, 1), kernel, bias), size // self.patch)
 
 
 class MiniAutoencoder(VideoAutoencoder):
@@ -266,20 +299,14 @@ class MiniAutoencoder(VideoAutoencoder):
             raise ValueError(f"want 3 channels and sides that are multiples of {factor}: {pixels.shape = }")
         if (frames - 1) % group:
             raise ValueError(f"want {group}k+1 frames: {pixels.shape = }")
-        latents = (frames - 1) // group + 1
-        first = pixels[:, :, None, :1].expand(-1, -1, -1, group, -1, -1)  # the first frame fills its group alone
-        rest = pixels[:, :, 1:].unflatten(2, (latents - 1, group))
-        patches = torch.cat([part.permute(0, 2, 3, 1, 4, 5) for part in (first, rest)], dim=1)  # B, t, group, 3, H, W
-        moments: Tensor = self.encoder(patches.view(batch * latents, group * 3, height, width), latents)
-        unfolded: Tensor = moments.unflatten(0, (batch, latents)).transpose(1, 2)
+        moments: Tensor = self.encoder(pixels)
+        unfolded: Tensor = moments.unflatten(0, (batch, -1)).transpose(1, 2)
         return unfolded
 
     def decode(self, latent: Tensor) -> Tensor:
         """latent (B, C, t, h, w) -> pixels (B, 3, 4(t-1)+1, 8h, 8w), unclamped (2D twin: T = t)."""
-        batch, channels, latents = latent.shape[:3]
+        channels = latent.shape[1]
         if channels != self.config.latent_channels:
             raise ValueError(f"want {self.config.latent_channels} latent channels: {latent.shape = }")
-        patches = self.decoder(latent.transpose(1, 2).flatten(0, 1), latents)
-        frames = patches.unflatten(0, (batch, latents)).unflatten(2, (self.group, 3))  # B, t, group, 3, H, W
-        pixels: Tensor = frames.flatten(1, 2).transpose(1, 2)
-        return pixels[:, :, self.group - 1 :]
+        pixels: Tensor = self.decoder(latent)
+        return pixels

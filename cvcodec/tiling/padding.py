@@ -52,8 +52,17 @@ def repeat_last(tensor: Tensor, *, dim: int, missing: int) -> Tensor:
 
 
 def cat_all(pieces: list[Tensor], *, dim: int) -> Tensor:
-    """torch.cat, without the copy when there is one piece."""
-    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=dim)
+    """torch.cat in the memory layout of the first piece, and without the copy when there is one.
+
+    torch.cat would bring clips whose colour is innermost into another layout, at several times the cost, and again when
+    the model wants the first one back.
+    """
+    first = pieces[0]
+    if len(pieces) == 1:
+        return first
+    order = sorted(range(first.ndim), key=first.stride, reverse=True)
+    joined = torch.cat([piece.permute(order) for piece in pieces], dim=order.index(dim))
+    return joined.permute([order.index(axis) for axis in range(first.ndim)])
 
 
 def _check_clip(pixels: Tensor) -> None:

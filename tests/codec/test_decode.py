@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from cvcodec.bitstream import BitstreamReader, BitstreamWriter
-from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, decode_file, encode_file, encode_stream
+from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, decode, decode_file, encode_file, encode_stream
 from cvcodec.errors import (
     BitstreamError,
     CvcodecError,
@@ -50,6 +51,25 @@ def encoded(pictures: list[Any], model: Any, **options: Any) -> bytes:
 @pytest.fixture(scope="module")
 def data() -> bytes:
     return encoded(PICTURES, PatchModel(), latents="fp32")
+
+
+@pytest.mark.parametrize("small", [0, 1 << 40])
+def test_pictures_are_the_same_whichever_thread_makes_them(
+    data: bytes, small: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    makers: set[str] = set()
+    convert = decode.tensor_to_frames
+
+    def noted(clip: torch.Tensor, bit_depth: int) -> Any:
+        makers.add(threading.current_thread().name)
+        return convert(clip, bit_depth)
+
+    monkeypatch.setattr(decode, "_SMALL_WINDOW_BYTES", small)
+    monkeypatch.setattr(decode, "tensor_to_frames", noted)
+    (tmp_path / "a.cvl").write_bytes(data)
+    decode_file(tmp_path / "a.cvl", tmp_path / "b.mkv", model=PatchModel(), options=FFV1)
+    assert makers == {"pixel-converter" if small else threading.main_thread().name}
+    np.testing.assert_array_equal([shown.pixels for shown in read_rgb(str(tmp_path / "b.mkv"))], PICTURES)
 
 
 def test_a_model_may_be_named_or_left_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

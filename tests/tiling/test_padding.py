@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cvcodec.tiling import crop_space, pad_space, pad_time, padded_size
+from cvcodec.tiling.padding import cat_all
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (8, 8), (9, 16), (121, 161), (15, 7)])
@@ -43,3 +44,11 @@ def test_wrong_shapes_are_refused() -> None:
         crop_space(torch.zeros(1, 3, 1, 8, 8), 9, 8)
     with pytest.raises(ValueError, match="at least 1"):
         padded_size(0)
+
+
+def test_joining_keeps_the_memory_layout_of_the_first_piece() -> None:
+    pieces = [torch.rand(1, count, 6, 5, 3).permute(0, 4, 1, 2, 3) for count in (2, 3, 1)]  # colour innermost
+    joined = cat_all(pieces, dim=2)
+    assert torch.equal(joined, torch.cat(pieces, 2))
+    assert joined.permute(0, 2, 3, 4, 1).is_contiguous()
+    assert cat_all(pieces[:1], dim=2) is pieces[0]
