@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from cvcodec.errors import DeviceError
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -79,7 +81,10 @@ class Processes:
 
 @contextlib.contextmanager
 def process_group(device_type: str) -> Iterator[Processes]:
-    """The group that torchrun's environment names: nccl on CUDA, gloo elsewhere; alone without that environment."""
+    """The group that torchrun's environment names: nccl on CUDA, gloo elsewhere; alone without that environment.
+
+    DeviceError where another process has gone, so that only that one's error stands out.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         yield Processes()
@@ -87,5 +92,11 @@ def process_group(device_type: str) -> Iterator[Processes]:
     dist.init_process_group("nccl" if device_type == "cuda" else "gloo")
     try:
         yield Processes(dist.get_rank(), count, int(os.environ.get("LOCAL_RANK", "0")))
+    except RuntimeError as error:
+        if not (isinstance(error, dist.DistError) or "gloo" in str(error)):  # gloo has no exceptions of its own
+            raise
+        raise DeviceError(
+            "another process of this run ended, so this one does too; the other's message says why"
+        ) from error
     finally:
         dist.destroy_process_group()
