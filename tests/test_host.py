@@ -1,6 +1,8 @@
 """Limits of memory and processors, read from folders laid out as the kernel documents them."""
 
 import os
+import platform
+import subprocess
 import sys
 from pathlib import Path
 
@@ -136,3 +138,32 @@ def test_available_memory_lies_between_nothing_and_all_there_is() -> None:
     available = host.available_memory()
     assert available is not None
     assert 16 * MIB < available <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+FAULTS = """
+import resource, sys
+import numpy
+from cvcodec import host
+print(host.keep_freed_memory())
+for turn in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    numpy.ones(48 << 20, numpy.uint8)  # freed at once
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def _faults(**environment: str) -> tuple[bool, list[int]]:
+    """Whether the setting was made, and the page faults of taking the same 48 MiB three times."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    output = subprocess.run(
+        [sys.executable, "-c", FAULTS], env=kept | environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+    return output[0] == "True", [int(count) for count in output[1:]]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this allocator")
+def test_freed_memory_is_used_again_unless_the_environment_says_otherwise() -> None:
+    done, (first, *later) = _faults()
+    assert done and max(later) < first / 10
+    done, counts = _faults(MALLOC_MMAP_THRESHOLD_="1048576")
+    assert not done and min(counts) > first / 2

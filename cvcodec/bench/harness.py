@@ -330,6 +330,7 @@ def add_update_argument(parser: argparse.ArgumentParser, block: str) -> None:
 
 def run_program(work: Callable[[], int]) -> int:
     """The exit code of `work`; an error of ours becomes one line and its own code, Ctrl-C 130."""
+    host.keep_freed_memory()  # as the program itself does
     try:
         return work()
     except CvcodecError as error:

@@ -21,7 +21,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cvcodec import __version__
+from cvcodec import __version__, host
 from cvcodec.cli import batch, bench, decode, encode, eval, export, import_, info, models, report, train
 from cvcodec.errors import CvcodecError, DeviceError, OutputError
 from cvcodec.fileio import is_full
@@ -74,6 +74,7 @@ def main() -> NoReturn:
     # Python takes its handlers back before it takes down its modules, and an interrupt would then change the exit code
     # of what is done.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+    host.keep_freed_memory()
     code = run(app)
     if code == _INTERRUPTED:
         # All files are as they shall be. A thread that is still inside FFmpeg or torch must not meet with libraries
