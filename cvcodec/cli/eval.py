@@ -34,14 +34,28 @@ def parse_metrics(text: str) -> tuple[str, ...]:
 def evaluate(
     reference: Annotated[
         Path | None,
-        typer.Argument(metavar="[REF | IN | FILE.cvl]", help="A video, or a .cvl file.", show_default=False),
+        typer.Argument(
+            metavar="[REF | IN | FILE.cvl]",
+            parser=options.parse_file,
+            help="A video, or a .cvl file.",
+            show_default=False,
+        ),
     ] = None,
     reconstruction: Annotated[
-        Path | None, typer.Argument(metavar="[RECON]", help="A video to compare with REF.", show_default=False)
+        Path | None,
+        typer.Argument(
+            metavar="[RECON]", parser=options.parse_file, help="A video to compare with REF.", show_default=False
+        ),
     ] = None,
     original: Annotated[
         Path | None,
-        typer.Option("--reference", metavar="IN", help="The video that FILE.cvl was made from.", show_default=False),
+        typer.Option(
+            "--reference",
+            metavar="IN",
+            parser=options.parse_file,
+            help="The video that FILE.cvl was made from.",
+            show_default=False,
+        ),
     ] = None,
     metrics: Annotated[
         Any,

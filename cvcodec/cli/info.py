@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def info(
-    source: Annotated[Path, typer.Argument(metavar="FILE.cvl", help="The file.", show_default=False)],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FILE.cvl", parser=options.parse_file, help="The file.", show_default=False),
+    ],
     check: Annotated[
         bool, typer.Option("--check", help="Read and decode every chunk to latents; no model needed.")
     ] = False,

@@ -62,6 +62,13 @@ def parse_weights(text: str) -> str:
     return text
 
 
+def parse_file(text: str) -> Path:
+    """The path of a file. Raises typer.BadParameter for an address (`https://...`), which a path would garble."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise typer.BadParameter(f"{text} is an address, and this reads files; download it first")
+    return Path(text)
+
+
 def parse_latents(text: str) -> int | None:
     """A whole number of latents, at least 1, or None for `auto`. Raises typer.BadParameter."""
     if text.strip().lower() == "auto":
