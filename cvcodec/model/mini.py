@@ -181,7 +181,7 @@ class MiniEncoder(_MiniStack):
         latents = (pixels.shape[2] - 1) // self.group + 1
         size = (len(pixels) * latents, height // self.patch, width // self.patch, kernel.shape[1])
         stem, transformed = pixels.new_empty(size, dtype=kernel.dtype), []
-        for rows in strips(height, self.spatial_factor, len(pixels) * latents * self.group * width):
+        for rows in strips(pixels, height, self.spatial_factor, len(pixels) * latents * self.group * width):
             patches = patches_of(pixels[:, :, :, rows], self.group, self.patch)  # (B*t, h, w, channels)
             stem[:, rows.start // self.patch : rows.stop // self.patch] = patches
             transformed.append(self._transform(patches))
@@ -247,7 +247,7 @@ class MiniDecoder(_MiniStack):
         height, width = (side * self.spatial_factor for side in latent.shape[3:])
         shown = (latents - 1) * self.group + 1
         pixels = latent.new_empty(batch, shown, height, width, 3, dtype=torch.float32).permute(0, 4, 1, 2, 3)
-        for rows in strips(height, self.spatial_factor, len(frames) * self.group * width):
+        for rows in strips(latent, height, self.spatial_factor, len(frames) * self.group * width):
             patches = self._transform(
                 frames[:, :, rows.start // self.spatial_factor : rows.stop // self.spatial_factor]
             )

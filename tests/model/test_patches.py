@@ -60,8 +60,8 @@ def test_pixels_come_back_with_colour_innermost(group: int, innermost: bool) -> 
 
 def test_strips_cover_every_row_once_in_whole_units_and_are_one_where_gradients_are_recorded() -> None:
     with torch.no_grad():
-        rows = list(strips(720, 8, 77 * 1280))
+        rows = list(strips(torch.empty(0), 720, 8, 77 * 1280))
     assert [row.start for row in rows] == [0, *(row.stop for row in rows[:-1])]
     assert rows[-1].stop == 720 and len(rows) > 1 and all(row.start % 8 == 0 for row in rows)
     with torch.enable_grad():
-        assert list(strips(720, 8, 77 * 1280)) == [slice(0, 720)]
+        assert list(strips(torch.empty(0), 720, 8, 77 * 1280)) == [slice(0, 720)]
