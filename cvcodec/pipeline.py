@@ -91,6 +91,8 @@ class ReadAhead(Generic[T]):
         """Stop reading and wait for the thread."""
         self._stop.set()
         self._ended.wait(_PATIENCE_S)
+        with contextlib.suppress(queue.Full):
+            self._queue.put_nowait(None)  # for a thread that still waits here for an item
 
     @property
     def stuck(self) -> bool:

@@ -160,3 +160,19 @@ def test_a_call_in_a_thread_gives_its_result_or_raises_its_exception() -> None:
 
     with pytest.raises(Broken):
         in_thread(fail, name="worker")
+
+
+def test_closing_wakes_a_thread_that_waits_for_the_next_item() -> None:
+    silent, got = threading.Event(), []
+
+    def source() -> Iterator[int]:
+        yield 1
+        silent.wait(10)
+
+    ahead = ReadAhead(source(), limit=2)
+    consumer = threading.Thread(target=lambda: got.extend(ahead), daemon=True)
+    consumer.start()
+    ahead.close()
+    consumer.join(5)
+    silent.set()
+    assert not consumer.is_alive() and got == [1]

@@ -44,6 +44,7 @@ from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
 _BEHIND_BYTES = 96 << 20  # decoded frames that may wait for the encoder of the output
 _PIECE_FRAMES = 8  # converted to pictures at once
 _SMALL_WINDOW_BYTES = 64 << 20  # of floats, which may wait beside the next window
+_WAITING_PARTS = 8  # of frames to be converted, about a small window
 
 _Part = tuple[Tensor, list[FrameTime]]
 """A few frames as the model gave them, (1, 3, T, H, W), and when they are shown."""
@@ -160,7 +161,9 @@ class Decoder:
             behind = stack.enter_context(
                 WriteBehind(write, limit=min(256, max(4, _BEHIND_BYTES // frame_bytes)), name="video-writer")
             )
-            concealed = self._write_parts(behind)
+            concealed = self._write_parts(
+                behind, max(2, min(_WAITING_PARTS, _BEHIND_BYTES // (4 * _PIECE_FRAMES * frame_bytes)))
+            )
             if self._chunks.lost and self._chunks.lost[-1].frame_count is None:
                 player.tell_cut()
             if not writer.frames:
@@ -185,8 +188,11 @@ class Decoder:
             notices=tuple(self.notices.said),
         )
 
-    def _write_parts(self, behind: WriteBehind[Frame]) -> int:
-        """Put the decoded frames of the trim into `behind`, and finish it. Returns how many of them are concealed."""
+    def _write_parts(self, behind: WriteBehind[Frame], most: int) -> int:
+        """Put the decoded frames of the trim into `behind`, while at most so many parts wait, and finish it.
+
+        Returns how many of the frames are concealed.
+        """
 
         def convert(frames: Iterable[Frame]) -> None:
             for frame in frames:
@@ -194,7 +200,7 @@ class Decoder:
 
         concealed = 0
         # Where a window of floats is small, the model goes on with the next one while it is converted to pictures.
-        with WriteBehind(convert, limit=2, name="pixel-converter") as converter:
+        with WriteBehind(convert, limit=most, name="pixel-converter") as converter:
             try:
                 for part in self._parts():
                     concealed += sum(time.concealed for time in part[1])

@@ -34,7 +34,7 @@ from cvcodec.errors import InputError, NumericalError, UsageError
 from cvcodec.fileio import atomic_output, is_standard_stream, open_input, partial_path
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import LOGVAR_RANGE
-from cvcodec.pipeline import WriteBehind
+from cvcodec.pipeline import ReadAhead, WriteBehind
 from cvcodec.plan import Plan
 from cvcodec.registry import load_model
 from cvcodec.runner import ClipEncoder, ModelRunner, frames_to_tensor
@@ -221,8 +221,10 @@ class _Encoder:
 
         with WriteBehind(self._write, limit=2, name="cvl-writer") as behind:
             pieces = self._pieces(self._needed(frames, start, behind))
-            for latent in self._plan.encode(encode, pieces, self._backed_off, start=start):
-                behind.put((latent[0].float().cpu().numpy(), self._take_times(latent.shape[2])))
+            # Joined in a thread of their own, while the model runs: afterwards the entropy coder would be in the way.
+            with ReadAhead(pieces, limit=self._most_pieces, name="frame-joiner") as joined:
+                for latent in self._plan.encode(encode, joined, self._backed_off, start=start):
+                    behind.put((latent[0].float().cpu().numpy(), self._take_times(latent.shape[2])))
             behind.finish()
         if self._writer is None:
             length = "" if self._info.duration is None else f"; it lasts {float(self._info.duration):.2f} s"
@@ -250,6 +252,12 @@ class _Encoder:
                 yield frame
         if stored and self._resumed is not None:
             raise self._resumed.mismatch(f"the source has only {number + 1} frames now")
+
+    @property
+    def _most_pieces(self) -> int:
+        """How many pieces may wait: a window's at small sizes."""
+        values = self._info.width * self._info.height * 3 * (1 if self._info.bit_depth == 8 else 4)
+        return max(1, min(8, _AHEAD_BYTES // 2 // (_PIECE_FRAMES * values)))
 
     def _pieces(self, frames: Iterator[Frame]) -> Iterator[Tensor]:
         while piece := list(itertools.islice(frames, _PIECE_FRAMES)):
