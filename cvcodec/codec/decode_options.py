@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
+from cvcodec.codec.run_options import RunOptions
 from cvcodec.codec.salvage import LostFrames
-from cvcodec.copied import KINDS
 
 
 @dataclass(frozen=True, kw_only=True)
-class DecodeOptions:
+class DecodeOptions(RunOptions):
     """How to decode; every field has a default that suits most files."""
 
     start: Fraction | float | None = None
@@ -22,14 +22,6 @@ class DecodeOptions:
     """Stands for `end` = start + duration."""
     frames: int | None = None
     """At most so many frames."""
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int | None = None
-    """CPU threads of the model."""
-    kinds: tuple[str, ...] = KINDS
-    """Copied streams to restore, of `cvcodec.copied.KINDS`; none for a silent video."""
-    tags: bool = True
-    """Restore chapters and tags too; otherwise only languages, dispositions and the names of attachments."""
     salvage: bool = False
     """Decode what is intact of a damaged file, at its own times, instead of refusing it."""
     writer: dict[str, Any] = field(default_factory=dict)

@@ -8,12 +8,12 @@ from typing import Any
 
 from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind
 from cvcodec.codec.requantise import RateDistortion
-from cvcodec.copied import KINDS
+from cvcodec.codec.run_options import RunOptions
 from cvcodec.plan import WindowMode
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncodeOptions:
+class EncodeOptions(RunOptions):
     """How to encode; every field has a default that suits most videos."""
 
     quality: float = DEFAULT_QUALITY
@@ -33,14 +33,6 @@ class EncodeOptions:
     """Latents kept per window; None: the model's, smaller if memory is short."""
     tile: int | None = None
     """Side of a tile in latents, 0: whole frames; None: the model's, smaller if memory is short."""
-    device: str = "auto"
-    precision: str = "auto"
-    threads: int | None = None
-    """CPU threads of the model."""
-    kinds: tuple[str, ...] = KINDS
-    """Streams to copy beside the picture, of `cvcodec.copied.KINDS`; none for a silent file."""
-    tags: bool = True
-    """Copy chapters and tags too; otherwise only languages, dispositions and the names of attachments."""
     reader: dict[str, Any] = field(default_factory=dict)
     """Further arguments for `VideoReader`: stream, start, end, duration, frames, rotate, deinterlace, ..."""
 

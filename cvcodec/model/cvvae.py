@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.config import ModelConfig
 from cvcodec.model.convolution import FrameConv, SpacePadding, UpsampleConv
-from cvcodec.model.frames import from_frames, latent_frames, pixel_frames
+from cvcodec.model.frames import RGB, from_frames, latent_frames, pixel_frames
 from cvcodec.model.layers import (
     ClipNorm,
     LdmAttention,
@@ -21,8 +21,6 @@ from cvcodec.model.layers import (
     norm_silu_conv,
 )
 from cvcodec.model.schedule import TimePadding
-
-RGB = 3
 
 
 class CVVAE(VideoAutoencoder):

@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from cvcodec.model.config import ModelConfig
 from cvcodec.model.convolution import FrameConv, UpsampleConv
+from cvcodec.model.frames import RGB
 from cvcodec.model.layers import ClipNorm, DiffusersAttention, Level, Resampler, ResidualBlock, norm_silu_conv
-
-RGB = 3
 
 
 class Parts(Protocol):

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+RGB = 3
+"""Channels of pixels."""
+
 
 def pixel_frames(pixels: Tensor, *, smallest: int) -> Tensor:
     """(B, 3, T, H, W) -> frames (T, B, H, W, 3). ValueError unless B, T >= 1 and H, W >= `smallest`."""

@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.config import ModelConfig
+from cvcodec.model.frames import RGB
 from cvcodec.model.patches import coarser, finer, patches_of, pixels_of, reordered, strips
 
 Side = Literal["causal", "symmetric"]
@@ -181,10 +182,11 @@ class MiniEncoder(_MiniStack):
         latents = (pixels.shape[2] - 1) // self.group + 1
         size = (len(pixels) * latents, height // self.patch, width // self.patch, kernel.shape[1])
         stem, transformed = pixels.new_empty(size, dtype=kernel.dtype), []
+        shortcut = self._shortcut_kernel()
         for rows in strips(pixels, height, self.spatial_factor, len(pixels) * latents * self.group * width):
             patches = patches_of(pixels[:, :, :, rows], self.group, self.patch)  # (B*t, h, w, channels)
             stem[:, rows.start // self.patch : rows.stop // self.patch] = patches
-            transformed.append(self._transform(patches))
+            transformed.append(self._transform(patches, shortcut))
         del patches
         kernel = kernel.contiguous(memory_format=torch.channels_last)
         x = F.conv2d(stem.permute(0, 3, 1, 2), kernel, self.conv_in.bias, padding=1)
@@ -196,17 +198,17 @@ class MiniEncoder(_MiniStack):
         mean, logvar = self.conv_out(F.silu(self.norm_out(x))).float().chunk(2, dim=1)
         return torch.cat([mean + torch.cat(transformed, dim=2), logvar], dim=1)
 
-    def _transform(self, patches: Tensor) -> Tensor:
+    def _shortcut_kernel(self) -> Tensor:
+        weight = self.shortcut.weight.float().flatten(1)
+        return reordered(weight, dim=1, group=self.group, size=self.spatial_factor, inner=self.patch)
+
+    def _transform(self, patches: Tensor, kernel: Tensor) -> Tensor:
         """The linear shortcut, in fp32 whatever the dtype of the rest: bf16 would round away what the codec keeps."""
         with torch.autocast(patches.device.type, enabled=False):
-            bias = self.shortcut.bias
-            assert bias is not None
-            size = self.spatial_factor
-            kernel = reordered(
-                self.shortcut.weight.float().flatten(1), dim=1, group=self.group, size=size, inner=self.patch
-            )
+            assert self.shortcut.bias is not None
             # Applied to each patch as a vector: a strided 8x8 convolution is several times slower on CPUs.
-            return F.linear(coarser(patches.float(), size // self.patch), kernel, bias.float()).permute(0, 3, 1, 2)
+            vectors = coarser(patches.float(), self.spatial_factor // self.patch)
+            return F.linear(vectors, kernel, self.shortcut.bias.float()).permute(0, 3, 1, 2)
 
 
 class MiniDecoder(_MiniStack):
@@ -246,10 +248,12 @@ class MiniDecoder(_MiniStack):
         fine = fine.permute(0, 2, 3, 1)  # (B*t, H/patch, W/patch, channels)
         height, width = (side * self.spatial_factor for side in latent.shape[3:])
         shown = (latents - 1) * self.group + 1
-        pixels = latent.new_empty(batch, shown, height, width, 3, dtype=torch.float32).permute(0, 4, 1, 2, 3)
+        pixels = latent.new_empty(batch, shown, height, width, RGB, dtype=torch.float32).permute(0, 4, 1, 2, 3)
+        shortcut = self.shortcut.weight.float().flatten(1), self.shortcut.bias
+        kernel, bias = (self._reordered(part, self.spatial_factor) for part in shortcut)
         for rows in strips(latent, height, self.spatial_factor, len(frames) * self.group * width):
             patches = self._transform(
-                frames[:, :, rows.start // self.spatial_factor : rows.stop // self.spatial_factor]
+                frames[:, :, rows.start // self.spatial_factor : rows.stop // self.spatial_factor], kernel, bias
             )
             patches += fine[:, rows.start // self.patch : rows.stop // self.patch]
             pixels[:, :, :, rows] = pixels_of(patches, batch, self.group, self.patch)
@@ -259,13 +263,11 @@ class MiniDecoder(_MiniStack):
         assert weight is not None
         return reordered(weight, dim=0, group=self.group, size=size, inner=self.patch)
 
-    def _transform(self, frames: Tensor) -> Tensor:
+    def _transform(self, frames: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
         """The linear shortcut, in fp32 like the encoder's."""
         with torch.autocast(frames.device.type, enabled=False):
-            size = self.spatial_factor
-            kernel = self._reordered(self.shortcut.weight.float().flatten(1), size)
-            bias = self._reordered(self.shortcut.bias, size).float()
-            return finer(F.linear(frames.float().permute(0, 2, 3, 1), kernel, bias), size // self.patch)
+            patches = F.linear(frames.float().permute(0, 2, 3, 1), kernel, bias.float())
+            return finer(patches, self.spatial_factor // self.patch)
 
 
 class MiniAutoencoder(VideoAutoencoder):

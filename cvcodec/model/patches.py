@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-RGB = 3
+from cvcodec.model.frames import RGB
 
 _CPU_STRIP_VALUES = 1 << 20  # 4 MiB of fp32: stays in the cache, and in the allocator's hands
 _GPU_STRIP_VALUES = 1 << 26  # enough to keep a GPU busy
