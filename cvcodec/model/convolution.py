@@ -297,11 +297,21 @@ def _convolve(inputs: list[Tensor], kernels: list[Tensor], bias: Tensor, *, stri
     for frames, kernel in zip(inputs, kernels, strict=True):
         images = frames.flatten(0, 1).permute(0, 3, 1, 2)
         weight = kernel.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
-        out = F.conv2d(images, weight, bias if total is None else None, stride=stride, padding=padding)
+        out = conv2d(images, weight, bias if total is None else None, stride=stride, padding=padding)
         total = out if total is None else total + out
     assert total is not None
     total = total.permute(0, 2, 3, 1).contiguous()
     return total.view(*inputs[0].shape[:2], *total.shape[1:])
+
+
+def conv2d(images: Tensor, weight: Tensor, bias: Tensor | None, *, stride: int, padding: int) -> Tensor:
+    """`F.conv2d`; with a stride never to one column, which oneDNN leaves unwritten in bf16 where the CPU has AMX."""
+    columns = (images.shape[3] + 2 * padding - weight.shape[3]) // stride + 1
+    if stride == 1 or columns > 1:
+        return F.conv2d(images, weight, bias, stride=stride, padding=padding)
+    # Zeros beyond the zeros of the padding: the first column sees none of them, the second is dropped.
+    wider = F.conv2d(F.pad(images, (0, stride)), weight, bias, stride=stride, padding=padding)
+    return wider[..., :1].contiguous(memory_format=torch.channels_last)
 
 
 def _phase_kernels(weight: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ from torch.utils.checkpoint import checkpoint
 
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.config import ModelConfig
+from cvcodec.model.convolution import conv2d
 from cvcodec.model.frames import RGB
 from cvcodec.model.patches import coarser, finer, patches_of, pixels_of, reordered, strips
 
@@ -194,7 +195,9 @@ class MiniEncoder(_MiniStack):
         for index, level in enumerate(self.levels):
             x = self.run_level(level, x, latents)
             if index < len(self.downs):
-                x = self.downs[index](x)
+                down = self.downs[index]
+                assert isinstance(down, nn.Conv2d)
+                x = conv2d(x, down.weight, down.bias, stride=2, padding=1)
         mean, logvar = self.conv_out(F.silu(self.norm_out(x))).float().chunk(2, dim=1)
         return torch.cat([mean + torch.cat(transformed, dim=2), logvar], dim=1)
 

@@ -39,11 +39,12 @@ def write_rgb(
     time_base: Fraction = Fraction(1, 25),
     container: str = "nut",
     rate: Fraction = Fraction(25),
+    codec: str = "ffv1",
 ) -> None:
-    """Lossless RGB video (FFV1). NUT keeps any time base, Matroska counts milliseconds."""
+    """Lossless RGB video (FFV1; `rawvideo` is of any size). NUT keeps any time base, Matroska counts milliseconds."""
     pixel_format = "bgr0" if bit_depth == 8 else f"gbrp{bit_depth}le"
     with av.open(target, "w", format=container) as output:
-        stream: Any = output.add_stream("ffv1", rate=rate, options={"level": "3"})
+        stream: Any = output.add_stream(codec, rate=rate, options={"level": "3"} if codec == "ffv1" else {})
         stream.pix_fmt, stream.codec_context.time_base = pixel_format, time_base
         for number, picture in enumerate(pictures):
             if number == 0:

@@ -143,3 +143,13 @@ def test_gradients_equal_those_of_conv3d():
     found = torch.autograd.grad((from_frames(conv(to_frames(clip))) * weights).sum(), (clip, conv.weight, conv.bias))
     for ours, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("width", range(1, 7))
+@pytest.mark.parametrize(("padding", "stride"), [(1, 2), (0, 2), (1, 1)])
+def test_narrow_images_are_convolved_as_pytorch_does(width, padding, stride):
+    torch.manual_seed(0)
+    images, weight, bias = torch.randn(2, 3, 5, width + 2 - 2 * padding), torch.randn(4, 3, 3, 3), torch.randn(4)
+    want = F.conv2d(images.double(), weight.double(), bias.double(), stride=stride, padding=padding).float()
+    got = convolution.conv2d(images, weight, bias, stride=stride, padding=padding)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
