@@ -20,6 +20,7 @@ from cvcodec.cli import options, report
 from cvcodec.training.ablations import MINUTES, run_ablations
 from cvcodec.training.config import JOB_DEFAULTS, Job, TrainConfig
 from cvcodec.training.config_file import check_values, read_config_file
+from cvcodec.training.recorded import resumed_values
 
 app = typer.Typer(no_args_is_help=True, help="Train a 2D VAE, a compatible video VAE, or any checkpoint further.")
 
@@ -37,15 +38,14 @@ def _train_command(job: Job) -> Callable[..., None]:
     def command(**given: Any) -> None:
         config_file: Path | None = given.pop("config_file")
         json: bool = given.pop("json")
-        values: dict[str, Any] = dict(JOB_DEFAULTS[job])
-        if config_file is not None:
-            values |= read_config_file(config_file)
+        values: dict[str, Any] = read_config_file(config_file) if config_file is not None else {}
         values |= check_values(
             {name: value for name, value in given.items() if value is not None and value != []}, where="options"
         )
         from cvcodec.training.trainer import train
 
-        result = train(job, TrainConfig(**values))
+        whole = resumed_values(values) if values.get("resume") else JOB_DEFAULTS[job] | values
+        result = train(job, TrainConfig(**whole))
         if json:
             report.emit({"command": "train", "job": job, **dataclasses.asdict(result)})
         if not result.finished:

@@ -20,8 +20,8 @@ from typing import Any
 from cvcodec.errors import UsageError
 from cvcodec.fileio import atomic_output
 from cvcodec.training.config import JOB_DEFAULTS, Job, TrainConfig
-from cvcodec.training.config_file import read_config_file
 from cvcodec.training.log import LOG_NAME, read_log
+from cvcodec.training.recorded import read_config
 
 MINUTES = 20.0
 """Training time of a row, unless asked otherwise."""
@@ -160,7 +160,7 @@ def _finished(config: TrainConfig) -> Numbers | None:
     folder = Path(config.output)
     if not (folder / LOG_NAME).is_file():
         return None
-    before = TrainConfig(**read_config_file(folder / "config.toml"))
+    before = read_config(folder)
     if differ := [name for name in _settings(config) if _settings(config)[name] != _settings(before)[name]]:
         raise UsageError(f"{folder} holds a run of other settings ({', '.join(differ)}); give another --output")
     lines = list(read_log(folder))

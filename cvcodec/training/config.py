@@ -59,7 +59,12 @@ class TrainConfig:
 
     # ------------------------------------------------------------------------------------------------ run
     output: str = _option("Run", "", "Run folder: log, state, weights, grids. Must be new, unless --resume.")
-    resume: bool = _option("Run", False, "Continue the run in the output folder exactly where its state was saved.")
+    resume: bool = _option(
+        "Run",
+        False,
+        "Continue the run in the output folder exactly where its state was saved, by the settings that it recorded; "
+        "options given beside it change them, and are listed.",
+    )
     steps: int = _option("Run", 0, "Length of the run in steps; resumes bit for bit. Give this or --minutes.")
     minutes: float = _option("Run", 0.0, "Length of the run in minutes of training; the schedule follows the clock.")
     clock: Literal["wall", "cpu"] = _option(

@@ -79,6 +79,10 @@ class RunLog:
         """One line for people, and for the log."""
         self.write("note", text=line)
 
+    def warn(self, line: str) -> None:
+        """One line of what is probably not meant."""
+        self.write("warning", text=line)
+
     def show(self, progress: float, description: str) -> None:
         """Where the run is, in [0, 1]."""
         if self._active:
@@ -102,5 +106,7 @@ def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
 def _line(event: str, values: Mapping[str, Any]) -> str:
     if event == "note":
         return str(values["text"])
+    if event == "warning":
+        return f"warning: {values['text']}"
     parts = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()]
     return f"{event}: {'  '.join(parts)}"

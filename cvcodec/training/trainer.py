@@ -35,6 +35,7 @@ from cvcodec.training.objective import Objective
 from cvcodec.training.optimizer import MovingAverage, Optimizers, schedule
 from cvcodec.training.outputs import store_weights, write_grid
 from cvcodec.training.profiling import StepProfiler, phase, write_profile
+from cvcodec.training.recorded import changes, read_config, write_config
 from cvcodec.training.start import Start, start_model
 from cvcodec.training.state import STATE_NAME, load_state, save_state
 from cvcodec.training.validation import Validator
@@ -80,6 +81,7 @@ class Trainer:
         self.job, self.config, self.folder = job, config, folder
         self.device, self.processes, self.log = device, processes, log
         self.precision = select_precision(config.precision, device)
+        state = self._state() if config.resume else None
         self.data = RunData(config, log.say, processes=processes.count)
         log.say(f"{self.data.describe()}; {self.precision} on {device}, {processes.count} process(es)")
         self.start: Start = start_model(job, config, self._pca_clips, fresh=not config.resume)
@@ -105,14 +107,20 @@ class Trainer:
             device=device,
             lpips=config.validation_lpips and processes.is_main,
         )
+        if not self.validator.clips:
+            held = len(self.data.held_out)
+            log.warn(
+                f"{f'none of the {held} files held out gives a clip' if held else '0 files are held out'}, so nothing "
+                "is validated; raise --val-fraction, give more files, or name the split in a manifest"
+            )
         self._profiler = StepProfiler(config.profile if processes.is_main else 0, device)
         self._clock = time.process_time if config.clock == "cpu" else time.monotonic
         self.step = 0
         self.seconds = 0.0
         self.validation: dict[str, float] = {}
         self.reported_at = -1
-        if config.resume:
-            self._load(load_state(folder))
+        if state is not None:
+            self._load(state)
 
     # ------------------------------------------------------------------------------------------------ the loop
 
@@ -286,11 +294,15 @@ class Trainer:
         save_state(self.folder, parts)
         self.log.write("state", step=self.step, minutes=self.minutes)
 
-    def _load(self, parts: dict[str, Any]) -> None:
+    def _state(self) -> dict[str, Any]:
+        parts = load_state(self.folder)
         if parts["job"] != self.job:
             raise UsageError(
                 f"{self.folder} holds a run of {parts['job']}; resume it with cvcodec train {parts['job']}"
             )
+        return parts
+
+    def _load(self, parts: dict[str, Any]) -> None:
         self.step, self.seconds = parts["step"], parts["seconds"]
         self.unit_step = tuple(parts["unit_step"])
         try:
@@ -305,6 +317,9 @@ class Trainer:
         self.average.load(parts["average"])
         torch.set_rng_state(parts["random"])
         self.log.say(f"resumed at step {self.step}, minute {self.minutes:.1f}")
+        if self.processes.is_main and (changed := changes(read_config(self.folder), self.config)):
+            self.log.say(f"settings changed since the run began: {', '.join(changed)}")
+            write_config(self.folder, self.config)
 
     # ------------------------------------------------------------------------------------------------ pieces
 
@@ -377,11 +392,11 @@ def _prepare_folder(config: TrainConfig, processes: Processes) -> Path:
             raise UsageError(f"{folder} already holds a run; give --resume to continue it, or another --output")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not config.resume:
-                (folder / "config.toml").write_text(config.to_toml(), encoding="utf-8")
         except OSError as error:
             raise OutputError(
                 f"run folder {folder} cannot be written: {error.strerror or error}; give another --output"
             ) from error
+        if not config.resume:
+            write_config(folder, config)
     processes.wait()
     return folder

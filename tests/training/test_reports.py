@@ -185,6 +185,13 @@ def test_options_win_over_the_file_and_the_run_keeps_what_it_used(media: Path, t
     assert "seed = 5" in used
     assert "widths = [8, 16, 24]" in used
     assert (tmp_path / "run" / "model.safetensors").exists()
+    longer = cvcodec("video-vae", "--resume", "--output", str(tmp_path / "run"), "--steps", "2", "--json")
+    assert longer.returncode == 0, longer.stderr
+    assert json.loads(longer.stdout)["step"] == 2
+    assert "settings changed since the run began: steps 1 -> 2\n" in longer.stderr
+    other = cvcodec("image-vae", "--resume", "--output", str(tmp_path / "run"))
+    assert other.returncode == 2
+    assert "holds a run of video-vae" in other.stderr
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from cvcodec.model import ModelConfig, build_model
 from cvcodec.registry import load_model
 from cvcodec.training.config import Job, TrainConfig
 from cvcodec.training.log import read_log
+from cvcodec.training.recorded import resumed_values, write_config
 from cvcodec.training.state import load_state
 from cvcodec.training.trainer import Result, Trainer, train
 
@@ -296,6 +297,36 @@ def test_a_folder_with_a_run_is_not_overwritten_and_other_options_are_refused(me
         run("image-vae", settings(media, tmp_path, steps=2, regularization="none", resume=True))
     with pytest.raises(CheckpointError, match="nothing to resume"):
         run("video-vae", settings(media, tmp_path / "new", regularization="none", resume=True))
+
+
+def test_a_resumed_run_says_and_records_what_was_changed(media: Path, tmp_path: Path) -> None:
+    run("video-vae", settings(media, tmp_path, steps=1, regularization="none"))
+    recorded = (tmp_path / "config.toml").read_text()
+    run("video-vae", settings(media, tmp_path, steps=1, regularization="none", resume=True))
+    assert (tmp_path / "config.toml").read_text() == recorded
+    assert not [line for line in events(tmp_path, "note") if "changed" in line["text"]]
+    values = resumed_values({"output": str(tmp_path), "resume": True, "steps": 2, "strides": (1, 3)})
+    assert run("video-vae", TrainConfig(**values)).step == 2
+    (note,) = [line["text"] for line in events(tmp_path, "note") if "changed" in line["text"]]
+    assert note == "settings changed since the run began: steps 1 -> 2, strides 1 1 1 2 3 -> 1 3"
+    wanted = recorded.replace("steps = 1", "steps = 2").replace("[1, 1, 1, 2, 3]", "[1, 3]")
+    assert (tmp_path / "config.toml").read_text() == wanted
+
+
+def test_a_length_in_steps_takes_the_place_of_one_in_minutes(media: Path, tmp_path: Path) -> None:
+    write_config(tmp_path, settings(media, tmp_path, steps=0, minutes=5.0))
+    values = resumed_values({"output": str(tmp_path), "steps": 7})
+    assert (values["steps"], values["minutes"]) == (7, 0)
+    assert values["data"] == (str(media / "manifest.tsv"),)
+    with pytest.raises(UsageError, match="no run to resume: give --output"):
+        resumed_values({"resume": True})
+
+
+def test_a_run_that_nothing_is_held_out_for_warns_and_says_what_to_do(media: Path, tmp_path: Path) -> None:
+    config = settings(media, tmp_path, steps=1, regularization="none", data=(str(media / "v0.mkv"),))
+    assert run("video-vae", config).validation == {}
+    (warning,) = events(tmp_path, "warning")
+    assert warning["text"].startswith("0 files are held out, so nothing is validated; raise --val-fraction")
 
 
 @pytest.mark.parametrize(
