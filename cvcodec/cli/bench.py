@@ -147,7 +147,9 @@ def bench(
     ] = "auto",
     lpips_every: Annotated[
         int,
-        typer.Option("--lpips-every", min=1, metavar="N", help="Take LPIPS, the slowest metric, of every Nth frame."),
+        typer.Option(
+            "--lpips-every", min=1, metavar="N", help="Take LPIPS, the slowest metric, of one frame in N, odd."
+        ),
     ] = 1,
     device: options.Device = options.AUTO,
     precision: options.Precision = options.AUTO,
@@ -293,7 +295,9 @@ def _write(
             "protocol": protocol,
             "models": ", ".join(bench.models),
             "symbols chosen by rate and distortion (--rdo)": bench.rdo,
-            "LPIPS": f"{bench.lpips.name}, every {bench.lpips_every}. frame" if bench.lpips else "not measured",
+            "rates": "of ours, the whole file; of others alike, what a decoder needs of the stream: packets and "
+            "parameter sets without user data, such as the text of x264's options",
+            "LPIPS": f"{bench.lpips.name}: {summary.sampling(rows)}" if bench.lpips else "not measured",
             "PyAV": version("av"),
         },
         machine=harness.describe_machine(machine),
@@ -327,7 +331,8 @@ def _tell(rows: list[Row], anchor: str | None, *, quality_table: bool, update: P
         found = summary.differences(rows, anchor)
         lpips = next(metric for metric in summary.METRICS if metric.key == "lpips")
         same = summary.at_same_rate(rows, anchor, lpips)
-        parts = [f"Against {anchor}, mean over clips:", summary.difference_table(found, summary.speeds(rows))]
+        parts = [f"Against {anchor}, mean over clips, {summary.sampling(rows)}:"]
+        parts += [summary.difference_table(found, summary.speeds(rows)), *summary.warnings(rows)]
         parts += [summary.same_rate_table(same, anchor)] if same else []
         text = "\n\n".join(parts)
     harness.update_block(update, QUALITY_BLOCK if quality_table else RATE_BLOCK, text)

@@ -284,8 +284,9 @@ def _print(result: Report) -> None:
         ("bitrate", "bitrate_bps", "{:,.0f} bit/s"),
         ("bytes", "size_bytes", "{:,}"),
         ("bytes of copied streams, not counted", "copied_bytes", "{:,}"),
+        ("bytes of user data, not counted", "user_data_bytes", "{:,}"),
     ):
-        if values[key] is not None and (key != "copied_bytes" or values[key]):
+        if values[key] or (values[key] is not None and key not in ("copied_bytes", "user_data_bytes")):
             table.add_row(label, form.format(values[key]))
     frames = f"{result.frames} of {result.width}x{result.height}"
     table.add_row("frames compared", frames + (", all identical" if values["identical"] else ""))

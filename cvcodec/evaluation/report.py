@@ -10,7 +10,8 @@ Owns: averaging, JSON keys, CSV columns. Does not know: how a number is measured
     ssim            SSIM of luma (ssim_rgb: mean SSIM of R, G and B); null below 11x11 pixels
     ms_ssim         MS-SSIM of luma; null when a side is below 161 pixels
     lpips           of RGB, by the metric in `lpips_name`; null when the picture is too small for its network
-    size_bytes, bpp, bitrate_bps   of everything but copied streams, which are in copied_bytes; null when not told
+    size_bytes, bpp, bitrate_bps   of everything but copied streams, which are in copied_bytes, and user data that an
+                    encoder wrote beside the pictures (user_data_bytes); null when not told
 
 A frame equal to its reference has infinite PSNR. JSON has no infinity: `psnr_db` is null there and `identical` true.
 Means are taken over the frames that differ, `identical_frames` counts the others; when no frame differs, the mean is
@@ -48,9 +49,11 @@ class Rate:
     """Real bytes of one compressed video, told by the caller."""
 
     size_bytes: int
-    """Everything but copied streams."""
+    """Of a .cvl file, everything but copied streams; of another, what its pictures need (`video.sizes`)."""
     copied_bytes: int = 0
     """Streams copied from the source (audio, subtitles): shown beside, never part of a rate."""
+    user_data_bytes: int = 0
+    """Text and captions that an encoder wrote among the pictures: likewise."""
     pixels: int
     """Width * height * frames of the source."""
     duration_s: float | None = None
@@ -172,6 +175,7 @@ class Report:
             "lpips_name": self.lpips_name,
             "size_bytes": rate.size_bytes if rate else None,
             "copied_bytes": rate.copied_bytes if rate else None,
+            "user_data_bytes": rate.user_data_bytes if rate else None,
             "bpp": rate.bpp if rate else None,
             "bitrate_bps": rate.bitrate_bps if rate else None,
             "notes": list(self.notes),

@@ -81,6 +81,7 @@ def compare_videos(reference: Path, test: Path, options: Comparison) -> Report:
             report.rate = Rate(
                 size_bytes=held.video,
                 copied_bytes=held.others,
+                user_data_bytes=held.user_data,
                 pixels=_pixels(report.width, report.height, report.frames + report.unmatched_test),
                 duration_s=float(seconds) if seconds else None,
             )

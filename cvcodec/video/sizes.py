@@ -1,4 +1,8 @@
-"""What a video file holds, counted from its packets: bytes, frames, seconds. Knows no codecs."""
+"""What a video file holds, counted from its packets: bytes, frames, seconds. Knows no codecs.
+
+The bytes of a video are those that its pictures need, whoever encoded it and wherever the container keeps them:
+packets without user data (see `units`), and parameter sets once where no packet holds them.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +17,16 @@ import av.error
 from cvcodec.errors import InputError
 from cvcodec.video.libav import as_fraction, reason
 from cvcodec.video.source import Source, is_sequence, numbered, sequence_files
+from cvcodec.video.units import PictureBytes
 
 
 class StreamBytes(NamedTuple):
-    """One video stream and the rest of its file. Packets only, container overhead left out."""
+    """One video stream and the rest of its file, container overhead left out."""
 
     video: int
-    """Bytes of the video stream."""
+    """Bytes of the video stream that its pictures need."""
     others: int
-    """Bytes of all other streams."""
+    """Bytes of the packets of all other streams."""
     frames: int | None
     """As the container says, or one for each packet."""
     duration: Fraction | None
@@ -29,6 +34,8 @@ class StreamBytes(NamedTuple):
     where neither has times."""
     last: Fraction | None
     """When the last frame is shown, in seconds on the container's clock."""
+    user_data: int = 0
+    """Bytes of the video stream's packets beside `video`."""
 
 
 def stream_bytes(path: str | os.PathLike[str], *, stream: int | None = None) -> StreamBytes:
@@ -48,11 +55,13 @@ def stream_bytes(path: str | os.PathLike[str], *, stream: int | None = None) -> 
     with Source(name) as source, source.open() as container:
         real = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         chosen = real[stream or 0] if (stream or 0) < len(real) else None
+        needed = _counter(chosen)
         for packet in packets(container, source.name):
             if chosen is None or packet.stream.index != chosen.index:
                 others += packet.size
                 continue
             video += packet.size
+            needed.add(bytes(packet))
             if packet.is_discard:  # outside the edit list of an MP4
                 continue
             frames += 1
@@ -62,7 +71,7 @@ def stream_bytes(path: str | os.PathLike[str], *, stream: int | None = None) -> 
                     begin = last = end = time
                 begin, last, end = min(begin, time), max(last, time), max(end, time + (packet.duration or 0))
         if chosen is None:
-            return StreamBytes(video, others, None, None, None)
+            return StreamBytes(0, others, None, None, None)
         base = as_fraction(chosen.time_base) or Fraction(1, 1000)
         duration = None
         if chosen.duration:
@@ -72,8 +81,20 @@ def stream_bytes(path: str | os.PathLike[str], *, stream: int | None = None) -> 
             span = Fraction(end - begin) if end > last or frames < 2 else Fraction(last - begin, frames - 1) * frames
             duration = span * base or None
         return StreamBytes(
-            video, others, chosen.frames or frames or None, duration, None if begin is None else last * base
+            video - needed.user_data + needed.headers,
+            others,
+            chosen.frames or frames or None,
+            duration,
+            None if begin is None else last * base,
+            needed.user_data,
         )
+
+
+def _counter(stream: Any) -> PictureBytes:
+    context = None if stream is None else stream.codec_context
+    if context is None:  # no decoder for it, or no stream
+        return PictureBytes("", b"")
+    return PictureBytes(context.codec.canonical_name, context.extradata or b"")
 
 
 def packets(container: Any, name: str) -> Iterator[Any]:

@@ -12,7 +12,6 @@ import time
 from html.parser import HTMLParser
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -29,6 +28,7 @@ from cvcodec.metrics import backbones, lpips_weights
 from cvcodec.metrics.lpips import Lpips
 from cvcodec.registry import load_model
 from cvcodec.video import VideoReader
+from tests.video.clips import filtered_bytes
 
 WIDTH, HEIGHT, FRAMES = 48, 32, 9
 
@@ -99,7 +99,7 @@ def test_every_clip_and_setting_has_a_row_with_real_bytes_and_speeds(rows):
 
 
 def test_an_encoder_is_measured_as_ffmpeg_libraries_measure_it(bench, opened, tmp_path, monkeypatch):
-    """One file measured by hand as well: PSNR of the frames by numpy, bytes by PyAV's packets."""
+    """One file measured by hand as well: PSNR of the frames by numpy, bytes by FFmpeg's bitstream filters."""
     clip, file = opened[0], tmp_path / "x.mp4"
     setting = settings.Setting(codec="libx264", preset="medium", value=35)
     measure.encode_with(clip, setting, file, threads=1)
@@ -110,8 +110,9 @@ def test_an_encoder_is_measured_as_ffmpeg_libraries_measure_it(bench, opened, tm
 
     monkeypatch.setattr(measure, "encode_with", copy)
     row = dataclasses.replace(bench, cache=Cache(tmp_path / "cache", {})).measure(clip, setting)
-    with av.open(str(file)) as container:
-        assert sum(packet.size for packet in container.demux(video=0)) == row.size_bytes
+    elementary = filtered_bytes(file, "h264_mp4toannexb,filter_units=remove_types=6")
+    assert row.size_bytes == pytest.approx(elementary, abs=FRAMES + 3)  # start codes of three or four bytes
+    assert row.size_bytes < filtered_bytes(file, "null") - 500  # which holds the text of x264's options
     with VideoReader(clip.path) as left, VideoReader(file) as right:
         pairs = [(a.pixels.astype(float), b.pixels.astype(float)) for a, b in zip(left, right, strict=True)]
     expected = np.mean([10 * math.log10(255**2 / np.mean((a - b) ** 2)) for a, b in pairs])
@@ -262,6 +263,12 @@ def test_lpips_of_every_third_frame_is_that_of_the_whole_metric_and_others_are_l
     assert (strided.name, strided.minimum_side) == (whole.name, whole.minimum_side)
 
 
+@pytest.mark.parametrize("every", [2, 4, 6, 8, 12])
+def test_a_stride_in_step_with_groups_of_four_frames_is_refused(bench, every):
+    with pytest.raises(UsageError, match=rf"groups of 4 frames .* an odd number, such as {every + 1}"):
+        dataclasses.replace(bench, lpips_every=every)
+
+
 def test_unknown_encoders_and_impossible_crfs_are_refused():
     with pytest.raises(UsageError, match="libx999"):
         settings.encoder_settings(["libx999"], ["speed"])
@@ -318,6 +325,9 @@ def test_the_command_writes_a_page_that_needs_nothing_else_json_and_plots(folder
     assert "old" not in text
     assert text.startswith("before\n")
     assert "| libx264 medium | anchor |" in text
+    assert f"(all clips: {FRAMES} to {FRAMES} frames" in text
+    assert [f"(all clips: {FRAMES} to {FRAMES} frames" in line for line in record["warnings"]] == [True]
+    assert "without user data" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (tmp_path / "out" / "curves.svg").read_bytes()
 

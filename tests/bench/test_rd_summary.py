@@ -1,5 +1,6 @@
 """Tables, means and charts of made-up rows."""
 
+import dataclasses
 import math
 import xml.etree.ElementTree as ElementTree
 
@@ -74,6 +75,27 @@ def test_ours_is_compared_with_the_other_curve_at_its_own_rate():
     assert "better at 3 of 5 points" in summary.same_rate_table(found, "libx264 slow")
 
 
+def test_tables_say_which_frames_lpips_is_of():
+    rows = make_rows()
+    assert summary.sampling(rows) == "LPIPS of all frames"
+    sampled = [dataclasses.replace(row, lpips_every=7) for row in rows]
+    assert "mean of 2 clips, LPIPS of one frame in 7:" in summary.quality_table(sampled)
+    assert summary.sampling([dataclasses.replace(row, lpips=None) for row in rows]) == "no LPIPS"
+
+
+@pytest.mark.parametrize(("frames", "warned"), [(32, "b"), (33, None), (9, "b")])
+def test_bd_rates_of_short_clips_carry_a_warning_everywhere(frames, warned):
+    rows = [dataclasses.replace(row, frames=frames if row.clip == "b" else 100) for row in make_rows()]
+    found = summary.warnings(rows)
+    assert len(found) == (warned is not None)
+    assert summary.to_dict(rows, "libx264 slow")["warnings"] == found
+    page = html.page(rows, anchor="libx264 slow", facts={}, machine="m", invocation="i", picture_of=lambda name: None)
+    assert ("say little (b: " in page) == bool(found)
+    assert all(f"(b: {frames} to {frames} frames; 33 or more" in text for text in found)
+    everywhere = summary.warnings([dataclasses.replace(row, frames=5) for row in rows])
+    assert "(all clips: 5 to 5 frames" in everywhere[0]
+
+
 def test_means_take_only_settings_that_every_clip_has():
     rows = make_rows()
     psnr = summary.METRICS[0]
@@ -84,7 +106,7 @@ def test_means_take_only_settings_that_every_clip_has():
 def test_the_quality_table_has_a_line_for_each_quality_and_one_for_latents():
     rows = [*make_rows(), make_row("ours", "a", None, 9.0, 40.0, 0.01), make_row("ours", "b", None, 9.0, 42.0, 0.03)]
     lines = summary.quality_table(rows).splitlines()
-    assert lines[0] == "`ours`, mean of 2 clips:"
+    assert lines[0] == "`ours`, mean of 2 clips, LPIPS of all frames:"
     assert lines[2] == "| quality | bits per pixel | PSNR RGB (dB) | PSNR Y (dB) | SSIM | a-metric |"
     assert lines[4] == "| 0 | 0.0250 | 24.00 | – | – | 0.5000 |"
     assert lines[-1] == "| not quantised | – | 41.00 | – | – | 0.0200 |"

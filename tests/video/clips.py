@@ -3,7 +3,9 @@
 from fractions import Fraction
 from typing import Any
 
+import av
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 
 from cvcodec.video import Color, Frame, VideoReader, VideoWriter
 
@@ -47,3 +49,12 @@ def write(target: Any, frames: list[Frame], **options: Any) -> list[str]:
 def psnr(one: Frame, other: Frame) -> float:
     error = float(np.mean((one.pixels.astype(np.float64) - other.pixels) ** 2))
     return 10 * np.log10(((1 << one.bit_depth) - 1) ** 2 / max(error, 1e-9))
+
+
+def filtered_bytes(path: Any, filters: str) -> int:
+    """Bytes of a video stream's packets behind FFmpeg's bitstream filters."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        context = BitStreamFilterContext(filters, stream)
+        size = sum(after.size for packet in container.demux(stream) if packet.size for after in context.filter(packet))
+        return size + sum(after.size for after in context.filter(None))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cvcodec.fileio import atomic_output, atomic_path, make_folder
 
-_SCHEMA = 1  # what a row holds and how it is measured; a change makes old ones be measured again
+_SCHEMA = 2  # what a row holds and how it is measured; a change makes old ones be measured again
 
 
 class Cache:

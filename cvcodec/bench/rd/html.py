@@ -93,6 +93,7 @@ def page(
             f"<h2>BD-rate against {escape(anchor)}</h2>",
             '<p class="dim">Rate for the same quality, mean over clips of the logarithm: −20 % is a fifth less. '
             "Speeds are whole commands on the machine above.</p>",
+            *(f"<p><strong>{escape(text)}</strong></p>" for text in summary.warnings(rows)),
             _markdown(summary.difference_table(found, summary.speeds(rows))),
             "<details><summary>Clip by clip</summary>",
             _per_clip(found, clips),

@@ -35,7 +35,7 @@ from cvcodec.bench.rd.settings import Setting, command
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
 from cvcodec.codec.requantise import RateDistortion, requantise
 from cvcodec.device import select_device
-from cvcodec.errors import InputError, OutputError
+from cvcodec.errors import InputError, OutputError, UsageError
 from cvcodec.evaluation.measure import evaluate
 from cvcodec.evaluation.report import Rate, Report
 from cvcodec.fileio import atomic_output
@@ -46,12 +46,15 @@ from cvcodec.video.sizes import stream_bytes
 
 METRICS = ("psnr", "ssim", "ms_ssim", "lpips")
 
+_GROUP = 4  # frames of a latent of all video models, and a multiple of the steps in encoders' hierarchies
+
 _BATCH_PIXELS = 1 << 18  # little memory at a time: larger batches spend their time on page faults
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What came out. Rates are real bytes: our whole file, the packets of their video stream. None: not measured."""
+    """What came out. None: not measured. Rates are real bytes: our whole file, and what a decoder needs of their video
+    stream (`video.sizes`)."""
 
     clip: str
     codec: str
@@ -79,6 +82,8 @@ class Row:
     """Of its picture in the cache."""
     matched: float | None = None
     """Quality of ours whose size this was made to have; such a row is no part of a curve."""
+    lpips_every: int = 1
+    """LPIPS is that of the first of every so many frames."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON types, units in the keys."""
@@ -101,7 +106,7 @@ class Workbench:
     metrics: Collection[str] = METRICS
     lpips: Lpips | None = None
     lpips_every: int = 1
-    """LPIPS, by far the slowest metric, is taken of every so many frames."""
+    """LPIPS, by far the slowest metric, is taken of the first of every so many frames; odd."""
     device: str = "auto"
     precision: str = "auto"
     threads: int | None = None
@@ -111,6 +116,14 @@ class Workbench:
     check: Callable[[], None] = lambda: None
     """Called every few frames; what it raises ends the work at hand."""
     _turn: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a stride in step with the groups of frames that latents stand for."""
+        if self.lpips_every > 1 and math.gcd(self.lpips_every, _GROUP) > 1:
+            raise UsageError(
+                f"LPIPS of every {self.lpips_every} frames sees the same places in the groups of {_GROUP} frames that "
+                f"latents stand for, and these differ; take an odd number, such as {self.lpips_every + 1}"
+            )
 
     def measure(self, clip: Clip, setting: Setting) -> Row:
         """The row, from the cache if it is there; its picture and the clip's own are kept as well.
@@ -221,7 +234,7 @@ class Workbench:
             if frames != clip.frames:
                 raise OutputError(f"{setting.codec} kept {frames} of the {clip.frames} frames of {clip.name}")
             with VideoReader(file, threads=self.threads) as reader:
-                report = self._compare(clip, reader, reader.info, stream_bytes(file)[0])
+                report = self._compare(clip, reader, reader.info, stream_bytes(file).video)
         return self._row(clip, setting, key, report, encode_s, decode_s)
 
     # ------------------------------------------------------------------------------------------------ both
@@ -273,6 +286,7 @@ class Workbench:
                 trim=clip.reader,
             ),
             key=key,
+            lpips_every=self.lpips_every,
         )
         kept = report.kept
         assert kept is not None

@@ -22,6 +22,10 @@ from cvcodec.errors import UsageError
 LOW_BPP = 0.1
 """Rates below are low: where a perceptual comparison is of interest."""
 
+SHORT_FRAMES = 33
+"""Clips of fewer frames (the paper's tables have 33) are too short for a BD-rate: what is paid once, by a first frame
+coded alone and by headers, is most of their bytes, and encoders look further ahead than they last."""
+
 Points = list[tuple[float, float]]
 
 
@@ -59,6 +63,26 @@ def series_of(rows: Iterable[Row]) -> list[str]:
     """Names of the curves, ours first, in order."""
     ordered = sorted(on_curves(rows), key=lambda row: row.codec != "cvcodec")
     return list(dict.fromkeys(row.series for row in ordered))
+
+
+def sampling(rows: Iterable[Row]) -> str:
+    """Which frames LPIPS is that of, in words."""
+    every = sorted({row.lpips_every for row in rows if row.lpips is not None})
+    words = ["all frames" if n == 1 else f"one frame in {n}" for n in every]
+    return f"LPIPS of {' or '.join(words)}" if words else "no LPIPS"
+
+
+def warnings(rows: Iterable[Row]) -> list[str]:
+    """What a reader of BD-rates must know of the clips, a sentence each."""
+    frames = {row.clip: row.frames for row in on_curves(rows)}
+    short = {clip: count for clip, count in frames.items() if count < SHORT_FRAMES}
+    if not short:
+        return []
+    which = "all clips" if len(short) == len(frames) else ", ".join(short)
+    return [
+        f"Warning: BD-rates of clips this short say little ({which}: {min(short.values())} to {max(short.values())} "
+        f"frames; {SHORT_FRAMES} or more are wanted)."
+    ]
 
 
 def points(rows: Iterable[Row], clip: str, series: str, metric: Metric) -> Points:
@@ -175,7 +199,7 @@ def quality_table(rows: Sequence[Row]) -> str:
         own = [row for row in ours if row.model == model]
         name = next((row.lpips_name for row in own if row.lpips_name), "LPIPS")
         lines += [
-            f"`{model}`, mean of {len(clips_of(own))} clips:",
+            f"`{model}`, mean of {len(clips_of(own))} clips, {sampling(own)}:",
             "",
             f"| quality | bits per pixel | PSNR RGB (dB) | PSNR Y (dB) | SSIM | {name} |",
             "|---:|---:|---:|---:|---:|---:|",
@@ -254,6 +278,7 @@ def to_dict(rows: Sequence[Row], anchor: str | None) -> dict[str, Any]:
     found = differences(rows, anchor) if anchor else []
     return {
         "anchor": anchor,
+        "warnings": warnings(rows) if anchor else [],
         "rows": [row.to_dict() for row in rows],
         "bd_rate_percent": [
             {"series": entry.series, "metric": entry.metric, "mean": entry.percent, "clips": entry.clips}
