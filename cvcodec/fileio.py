@@ -114,7 +114,7 @@ def atomic_output(
     named = keep_partial or (named_partial and len(os.fsencode(partial_path(path).name)) <= _LONGEST_NAME)
     temporary = partial_path(path) if named else _temporary_path(target)
     with _naming_output(path):
-        file = _create(temporary, exclusive=not named)
+        file = _create_named(temporary) if named else _create(temporary)
     ours = not named  # to be removed when the block fails
     try:
         with file:
@@ -163,7 +163,7 @@ def atomic_path(path: StrPath, *, overwrite: bool = False, inputs: Iterable[StrP
         return
     temporary = _temporary_path(target)
     with _naming_output(path):
-        _create(temporary, exclusive=True).close()
+        _create(temporary).close()
     try:
         yield temporary
         with _naming_output(path):
@@ -173,6 +173,21 @@ def atomic_path(path: StrPath, *, overwrite: bool = False, inputs: Iterable[StrP
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         _raise_if_full(error, path)
+        raise
+
+
+@contextlib.contextmanager
+def replacing(path: StrPath) -> Iterator[BinaryIO]:
+    """A file that takes the place of whatever is called `path`, links included, when the block ends well: for names
+    that the program chooses itself. What the system answers passes through as OSError.
+    """
+    temporary = _temporary_path(Path(path))
+    try:
+        with _create(temporary) as file:
+            yield file
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -300,9 +315,28 @@ def _temporary_path(target: Path) -> Path:
     return target.with_name(f".cvcodec-{secrets.token_hex(6)}{target.suffix}")
 
 
-def _create(path: Path, *, exclusive: bool) -> BinaryIO:
-    flags = os.O_RDWR | os.O_CREAT | (os.O_EXCL if exclusive else 0) | getattr(os, "O_BINARY", 0)
+def _create(path: Path, flags: int = os.O_EXCL) -> BinaryIO:
+    flags |= os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
     return os.fdopen(os.open(path, flags, 0o666), "r+b")  # mkstemp would force mode 0600; this leaves it to the umask
+
+
+def _create_named(path: Path) -> BinaryIO:
+    """Open a file whose name anybody could foresee, or create it. OutputError where the name leads elsewhere: what is
+    written there would change, or be published as, a file that nobody named."""
+    with contextlib.suppress(FileExistsError):
+        return _create(path)
+    if _is_ours_alone(path.lstat()):
+        file = _create(path, getattr(os, "O_NOFOLLOW", 0))  # it may have become a link since
+        if _is_ours_alone(os.fstat(file.fileno())):
+            return file
+        file.close()
+    raise OutputError(
+        f"{path} is a link or no plain file, so nothing is written to it; remove it or name another output"
+    )
+
+
+def _is_ours_alone(status: os.stat_result) -> bool:
+    return stat.S_ISREG(status.st_mode) and status.st_nlink <= 1
 
 
 def _claim(file: BinaryIO, temporary: Path, path: StrPath) -> None:

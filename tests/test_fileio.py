@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cvcodec.errors import InputError, OutputError
-from cvcodec.fileio import atomic_output, atomic_path, check_output, make_folder, open_input, partial_path
+from cvcodec.fileio import atomic_output, atomic_path, check_output, make_folder, open_input, partial_path, replacing
 
 posix = pytest.mark.skipif(os.name == "nt", reason="POSIX file systems")
 
@@ -233,6 +233,42 @@ def test_without_resume_a_partial_file_is_started_over(tmp_path: Path) -> None:
     with atomic_output(target, keep_partial=True) as file:
         file.write(b"new")
     assert target.read_bytes() == b"new"
+
+
+@posix
+@pytest.mark.parametrize("kind", ["symbolic", "dangling", "hard", "pipe"])
+def test_a_partial_file_that_leads_elsewhere_is_refused_and_what_it_leads_to_stays(tmp_path: Path, kind: str) -> None:
+    target, precious = tmp_path / "out.cvl", tmp_path / "precious"
+    precious.write_bytes(b"of somebody else")
+    partial = partial_path(target)
+    if kind == "hard":
+        os.link(precious, partial)
+    elif kind == "pipe":
+        os.mkfifo(partial)
+    else:
+        partial.symlink_to(precious if kind == "symbolic" else tmp_path / "absent")
+    before = names(tmp_path)
+    for options in ({"named_partial": True}, {"keep_partial": True}, {"keep_partial": True, "resume": True}):
+        for overwrite in (False, True):
+            with pytest.raises(OutputError, match=r"out\.cvl\.partial is a link or no plain file.*; remove it"):
+                with atomic_output(target, overwrite=overwrite, **options):
+                    pytest.fail("the block must not run")
+    assert names(tmp_path) == before
+    assert precious.read_bytes() == b"of somebody else"
+
+
+@posix
+def test_a_name_that_the_program_chose_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"of somebody else")
+    (tmp_path / "state").symlink_to(tmp_path / "precious")
+    with pytest.raises(ZeroDivisionError), replacing(tmp_path / "state"):
+        raise ZeroDivisionError
+    assert (tmp_path / "state").is_symlink()
+    with replacing(tmp_path / "state") as file:
+        file.write(b"ours")
+    assert (tmp_path / "state").read_bytes() == b"ours"
+    assert (tmp_path / "precious").read_bytes() == b"of somebody else"
+    assert names(tmp_path) == ["precious", "state"]
 
 
 def test_two_writers_of_one_partial_file_are_refused(tmp_path: Path) -> None:

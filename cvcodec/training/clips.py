@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import threading
 from collections import OrderedDict
 from fractions import Fraction
@@ -23,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cvcodec.errors import CvcodecError, InputError
+from cvcodec.fileio import replacing
 from cvcodec.training.sources import MediaFile, Reporter
 from cvcodec.video.frame import Frame
 from cvcodec.video.reader import VideoReader
@@ -140,16 +140,12 @@ class ClipCache:
         with contextlib.suppress(OSError, ValueError):  # absent, or cut short by a full disk: decode it again
             return np.load(stored, mmap_mode="r")  # type: ignore[no-any-return]
         piece = self._decode(file, segment)
-        part = stored.with_name(f"{stored.name}.{os.getpid()}.{threading.get_ident()}.part")
         try:
-            with open(part, "wb") as output:
+            with replacing(stored) as output:
                 np.save(output, piece)
-            os.replace(part, stored)
             return np.load(stored, mmap_mode="r")  # type: ignore[no-any-return]
         except OSError as error:
             raise InputError(f"cannot write to the cache folder {self._folder}: {error.strerror or error}") from error
-        finally:
-            part.unlink(missing_ok=True)
 
     def _decode(self, file: MediaFile, segment: int) -> Pixels:
         start = segment * self._segment_frames * file.frame_seconds

@@ -16,6 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cvcodec.fileio import replacing
+
 _GAP = 4  # pixels between pictures
 _ERROR_GAIN = 4  # absolute errors are shown this much brighter
 
@@ -49,9 +51,7 @@ def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
     lines[:, 1:] = pixels.reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 6)), (b"IEND", b"")]
-    part = path.with_name(f"{path.name}.part")
-    with open(part, "wb") as file:
+    with replacing(path) as file:
         file.write(b"\x89PNG\r\n\x1a\n")
         for kind, data in chunks:
             file.write(struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)))
-    part.replace(path)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from cvcodec.errors import CheckpointError, OutputError
+from cvcodec.fileio import replacing
 
 STATE_NAME = "state.pt"
 _FORMAT = 1
@@ -20,15 +21,12 @@ _FORMAT = 1
 
 def save_state(folder: Path, parts: dict[str, Any]) -> None:
     """Write `parts` (tensors and plain values) to the folder's state file. OutputError when the disk refuses."""
-    part = folder / f"{STATE_NAME}.part"
     try:
-        with open(part, "wb") as file:
+        with replacing(folder / STATE_NAME) as file:
             torch.save({"format": _FORMAT, **parts}, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, folder / STATE_NAME)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise OutputError(f"cannot save the state in {folder}: {error.strerror or error}") from error
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cvcodec.errors import OutputError
+from cvcodec.fileio import replacing
 from cvcodec.video.color import Color
 from cvcodec.video.container_sink import rgb_to_packet
 from cvcodec.video.convert import RgbWriter
@@ -93,12 +94,10 @@ class ImageSink:
             return
         assert self._pattern is not None
         path = Path(numbered(str(self._pattern), self._number))
-        partial = path.with_name(path.name + ".partial")
         try:
-            partial.write_bytes(self._encode(frame))
-            os.replace(partial, path)
+            with replacing(path) as file:
+                file.write(self._encode(frame))
         except OSError as error:
-            partial.unlink(missing_ok=True)
             raise OutputError(f"cannot write {str(path)!r}: {reason(error)}") from error
         self._written.append(path)
         self._number += 1

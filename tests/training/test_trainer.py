@@ -129,7 +129,7 @@ def test_a_run_leaves_weights_with_statistics_a_card_a_log_and_a_grid(media: Pat
         "silence.wav",
     ]
     assert (tmp_path / "grid-0000004.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(tmp_path.glob("*.part"))
+    assert not list(tmp_path.glob(".cvcodec-*"))
 
 
 def test_minutes_can_be_processor_time_and_the_first_validation_left_out(
