@@ -68,13 +68,13 @@ def open(
     """
     from cvcodec.codec import LatentFile
     from cvcodec.model.base import VideoAutoencoder
-    from cvcodec.registry import load_model
+    from cvcodec.registry import load_model, load_named_model
 
     if isinstance(model, VideoAutoencoder):
         return LatentFile(path, model=model, device=device, precision=precision)
     file = LatentFile(
         path,
-        model=lambda: load_model(file.header.model if model is None else model),
+        model=lambda: load_named_model(file.header.model) if model is None else load_model(model),
         device=device,
         precision=precision,
     )

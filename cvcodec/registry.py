@@ -1,7 +1,7 @@
 """Models by name: the bundled ones, those the user added, and which file a `--weights NAME|PATH` means.
 
-Owns: where weights files live, names and versions, adding and removing. Does not know: how weights are stored
-(checkpoint), other projects' formats (importers), video.
+Owns: where weights files live, names and versions, adding and removing, and that a name in a file opens no path.
+Does not know: how weights are stored (checkpoint), other projects' formats (importers), video.
 
 Bundled files lie in `weights/` of a checkout and in `cvcodec/weights/` of an installed package; the user's in
 `models/` of the data folder (`CVCODEC_HOME`, else the platform's place for application data). A file is called
@@ -134,8 +134,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> ModelEntry:
         return ModelEntry(path.name.removesuffix(_SUFFIX), path, bundled=False)
     if text.endswith(_SUFFIX) or any(separator in text for separator in ("/", os.sep)):
         raise InputError(f"no weights file {text}")
-    known = ", ".join(entry.name for entry in list_models()) or "none are installed"
-    raise InputError(f"no model is called {text!r} and there is no such file; known models: {known}")
+    raise InputError(f"no model is called {text!r} and there is no such file; {_known_models()}")
 
 
 def load_model(
@@ -151,6 +150,23 @@ def load_model(
     """
     entry = resolve(name_or_path)
     return instantiate(load_checkpoint(entry.path), name=entry.name, device=device, dtype=dtype)
+
+
+def load_named_model(name: str) -> VideoAutoencoder:
+    """As `load_model`, for a name that stands in a file: of a model that is installed, never a path, since nobody but
+    the user says which files are opened. Raises InputError or CheckpointError.
+    """
+    entry = find_model(name)
+    if entry is None:
+        raise InputError(
+            f"the file wants model {name[:80]!r}, which is not installed ({_known_models()}); name its weights "
+            "with --weights (in Python: model=)"
+        )
+    return load_model(entry.name)
+
+
+def _known_models() -> str:
+    return "known models: " + (", ".join(entry.name for entry in list_models()) or "none")
 
 
 # ---------------------------------------------------------------------------------------------------- add, remove

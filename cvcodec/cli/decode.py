@@ -94,12 +94,12 @@ def decode(
     from cvcodec.copied import KINDS
     from cvcodec.device import set_threads
     from cvcodec.fileio import is_standard_stream
-    from cvcodec.registry import load_model
+    from cvcodec.registry import load_model, load_named_model
 
     loaded: list[Any] = []
 
     def model(header: Header) -> VideoAutoencoder:
-        loaded.append(load_model(weights or header.model))
+        loaded.append(load_model(weights) if weights else load_named_model(header.model))
         return loaded[0]  # type: ignore[no-any-return]
 
     if preview:

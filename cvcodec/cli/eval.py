@@ -129,7 +129,7 @@ def evaluate(
     from cvcodec.evaluation import sources
     from cvcodec.fileio import check_output, is_standard_stream
     from cvcodec.metrics.lpips import Lpips
-    from cvcodec.registry import load_model
+    from cvcodec.registry import load_model, load_named_model
     from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
 
     inputs = [path for path in (reference, reconstruction, original) if path is not None]
@@ -188,7 +188,10 @@ def evaluate(
         elif is_cvl:
             assert reference is not None and original is not None
             result = sources.compare_file(
-                reference, original, lambda header: load_model(weights or header.model), shared
+                reference,
+                original,
+                lambda header: load_model(weights) if weights else load_named_model(header.model),
+                shared,
             )
         else:
             encode = EncodeOptions(

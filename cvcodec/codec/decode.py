@@ -35,7 +35,7 @@ from cvcodec.fileio import atomic_output, atomic_path, check_output, is_standard
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.pipeline import WriteBehind, in_thread
 from cvcodec.plan import Plan
-from cvcodec.registry import load_model
+from cvcodec.registry import load_model, load_named_model
 from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
 from cvcodec.video import Frame, VideoInfo, VideoWriter
 from cvcodec.video.source import SEQUENCE_PATTERN, number_in
@@ -99,7 +99,7 @@ def _model_for(
     model: VideoAutoencoder | Callable[[Header], VideoAutoencoder] | StrPath | None,
 ) -> VideoAutoencoder | Callable[[Header], VideoAutoencoder]:
     if model is None:
-        return lambda header: load_model(header.model)
+        return lambda header: load_named_model(header.model)
     if isinstance(model, (str, os.PathLike)):
         return load_model(model)
     return model

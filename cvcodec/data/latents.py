@@ -25,7 +25,7 @@ from cvcodec.data.posterior import Posterior, to_model_space, values_of
 from cvcodec.data.slices import ITEM, Slice, draw_slice, generator_for
 from cvcodec.errors import InputError, UsageError
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.registry import load_model
+from cvcodec.registry import load_model, load_named_model
 
 StrPath = str | os.PathLike[str]
 Pixels = Literal["source", "decoded"]
@@ -163,8 +163,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
 
     def _decoder(self, name: str) -> VideoAutoencoder:
         if self._loaded is None:
-            given = name if self._model is None else self._model
-            self._loaded = given if isinstance(given, VideoAutoencoder) else load_model(given)
+            if isinstance(self._model, VideoAutoencoder):
+                self._loaded = self._model
+            else:
+                self._loaded = load_named_model(name) if self._model is None else load_model(self._model)
         return self._loaded
 
     def _read_pixels(self, record: Record, path: Path, chosen: Slice, pts: NDArray[np.int64]) -> NDArray[Any]:
