@@ -10,6 +10,7 @@ import contextlib
 import errno
 import io
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -43,6 +44,12 @@ _NO_HARD_LINKS = {
 def is_standard_stream(path: StrPath) -> bool:
     """Whether `path` is `-`."""
     return os.fspath(path) == STANDARD_STREAM
+
+
+def refuse_address(text: str) -> None:
+    """InputError for an address (`https://...`): files are read, and no file of a stranger has others fetched."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise InputError(f"{text} is an address, and this reads files; download it first, or pipe it in")
 
 
 def partial_path(path: StrPath) -> Path:
@@ -207,6 +214,7 @@ def open_input(path: StrPath) -> Iterator[BinaryIO]:
     try:
         file = Path(path).open("rb")  # noqa: SIM115  # closed below; only the opening may raise InputError
     except FileNotFoundError:
+        refuse_address(name)
         raise InputError(f"{name}: no such file") from None
     except OSError as error:
         if Path(path).is_dir():

@@ -34,6 +34,7 @@ def batch(
         list[str],
         typer.Argument(
             metavar="SOURCES...",
+            parser=options.parse_source,
             help="Videos, folders, quoted globs, or manifests (.csv and .tsv with a column `path`, .jsonl, .txt).",
             show_default=False,
         ),

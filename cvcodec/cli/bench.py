@@ -52,7 +52,10 @@ def _list_option(flag: str, parse: Callable[[str], tuple[Any, ...]], text: str, 
 
 
 def bench(
-    clips: Annotated[list[Path], typer.Argument(metavar="CLIPS...", help="Videos.", show_default=False)],
+    clips: Annotated[
+        list[Path],
+        typer.Argument(metavar="CLIPS...", parser=options.parse_file, help="Videos.", show_default=False),
+    ],
     against: Annotated[
         Any,
         _list_option(

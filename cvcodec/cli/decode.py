@@ -19,7 +19,13 @@ _VIDEO = "Video"
 
 def decode(
     source: Annotated[
-        str, typer.Argument(metavar="IN.cvl", help="The file to decode; - for standard input.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="IN.cvl",
+            parser=options.parse_source,
+            help="The file to decode; - for standard input.",
+            show_default=False,
+        ),
     ],
     destination: Annotated[
         str,

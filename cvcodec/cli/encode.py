@@ -29,7 +29,12 @@ def parse_target(text: str) -> tuple[str, float]:
 
 
 def encode(
-    source: Annotated[str, typer.Argument(metavar="IN", help="A video; - for standard input.", show_default=False)],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="IN", parser=options.parse_source, help="A video; - for standard input.", show_default=False
+        ),
+    ],
     destination: Annotated[
         str, typer.Argument(metavar="OUT.cvl", help="The file to write; - for standard output.", show_default=False)
     ],

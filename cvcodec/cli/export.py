@@ -26,7 +26,10 @@ def export(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE.cvl|DIR", help="A .cvl file; for shards a folder or its index.", show_default=False
+            metavar="FILE.cvl|DIR",
+            parser=options.parse_file,
+            help="A .cvl file; for shards a folder or its index.",
+            show_default=False,
         ),
     ],
     destination: Annotated[

@@ -24,7 +24,13 @@ def parse_rate(text: str) -> Fraction:
 
 def import_latents(
     source: Annotated[
-        Path, typer.Argument(metavar="LATENTS", help="A .safetensors or .npy file of latents.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="LATENTS",
+            parser=options.parse_file,
+            help="A .safetensors or .npy file of latents.",
+            show_default=False,
+        ),
     ],
     destination: Annotated[Path, typer.Argument(metavar="OUT.cvl", help="The file to write.", show_default=False)],
     target: Annotated[

@@ -13,7 +13,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from cvcodec.errors import UsageError
+from cvcodec.errors import InputError, UsageError
+from cvcodec.fileio import refuse_address
 from cvcodec.suffixes import VIDEO_SUFFIXES
 
 MOST_THREADS = 1024
@@ -62,11 +63,18 @@ def parse_weights(text: str) -> str:
     return text
 
 
+def parse_source(text: str) -> str:
+    """What is to be read: a file, or `-`. Raises typer.BadParameter for an address (`https://...`)."""
+    try:
+        refuse_address(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
+    return text
+
+
 def parse_file(text: str) -> Path:
-    """The path of a file. Raises typer.BadParameter for an address (`https://...`), which a path would garble."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
-        raise typer.BadParameter(f"{text} is an address, and this reads files; download it first")
-    return Path(text)
+    """The path of a file to be read. Raises as `parse_source`: a path would garble an address."""
+    return Path(parse_source(text))
 
 
 def parse_latents(text: str) -> int | None:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from cvcodec.data.index import SUFFIX
 from cvcodec.errors import InputError
+from cvcodec.fileio import refuse_address
 from cvcodec.tables import TABLE_SUFFIXES, read_table, read_text
 
 MANIFEST_SUFFIXES = TABLE_SUFFIXES | {".jsonl", ".txt"}
@@ -48,6 +49,10 @@ def read_manifest(manifest: Path) -> Iterator[Row]:
         text = values.get(name, "").strip()
         if not text:
             raise InputError(f"{where}: no {PATH}; a manifest has a column `{PATH}`")
+        try:
+            refuse_address(text)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
         path = Path(text).expanduser()
         if path.name in ("", ".."):
             raise InputError(f"{where}: {name} {text!r} is a folder; wanted a video")

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from cvcodec.checkpoint_metadata import first_line
 from cvcodec.errors import CheckpointError, InputError, MissingDependencyError
+from cvcodec.fileio import refuse_address
 
 PICKLED = (".ckpt", ".pt", ".pth", ".bin")
 _FOLDER_WEIGHTS = (
@@ -80,6 +81,7 @@ def open_source(source: str, *, config: Path | None = None) -> Source:
     elif path.is_file():
         weights = path
     else:
+        refuse_address(source)
         raise InputError(f"no weights at {source}: wanted a file, a folder or hf://OWNER/REPO/SUBFOLDER")
     return _local(weights, label=path.resolve().name, config=config)
 
@@ -201,7 +203,9 @@ def _licence_in(readme: Path) -> str | None:
 def _from_hub(source: str, config: Path | None) -> Source:
     found = re.fullmatch(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<inner>[^\\]+?))?/?", source)
     inner = PurePosixPath(found["inner"] or "") if found else PurePosixPath()
-    if found is None or ".." in inner.parts:
+    # Whatever the hub's own library makes of them: each part becomes part of an address, and of a path in its cache.
+    parts = [] if found is None else [*found["repo"].split("/"), found["revision"], *(found["inner"] or "").split("/")]
+    if found is None or {".", ".."} & set(parts):
         raise InputError(
             f"cannot read {source}: wanted hf://OWNER/REPO, with @REVISION and /SUBFOLDER or /FILE if needed"
         )
@@ -227,6 +231,8 @@ def _from_hub(source: str, config: Path | None) -> Source:
 
 def _hub_fetcher(repo: str, revision: str | None, source: str) -> Callable[[str], Path | None]:
     """A function that downloads one file of a repository, or gives None when the repository does not have it."""
+    # The library asks once, at import, whether it may tell the hub what else is installed here.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     try:
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import (

@@ -20,6 +20,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from cvcodec.errors import CvcodecError, InputError
+from cvcodec.fileio import refuse_address
 from cvcodec.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from cvcodec.tables import TABLE_SUFFIXES, read_table, read_text
 from cvcodec.video.reader import VideoReader
@@ -73,6 +74,7 @@ def find_sources(entries: Sequence[str | Path], val_fraction: float) -> list[Sou
         if root.is_dir():
             sources = _from_folder(root, val_fraction)
         elif not root.is_file():
+            refuse_address(str(entry))
             raise InputError(f"no such data: {root}; wanted a folder, a .txt list or a .tsv or .csv manifest")
         elif root.suffix.lower() in TABLE_SUFFIXES:
             sources = _from_manifest(root, val_fraction)

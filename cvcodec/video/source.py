@@ -1,5 +1,6 @@
 """Opening what a person names: a file, a pipe, a numbered image sequence, a file object. Gives a PyAV input container.
 
+No file makes FFmpeg open others: playlists are refused, and so are addresses, in whatever place they stand.
 Knows nothing of streams and frames. A container whose index lies behind its data (an ordinary MP4) cannot be read
 from a pipe; `Source` sees this in the first bytes, or in a failed attempt, and spools the pipe to a temporary file.
 """
@@ -17,7 +18,8 @@ import av.error
 from av.container import InputContainer
 
 from cvcodec.errors import InputError, UsageError
-from cvcodec.video.libav import reason
+from cvcodec.fileio import refuse_address
+from cvcodec.video.libav import captured_log, reason
 
 VideoSource = str | os.PathLike[str] | BinaryIO
 """What `VideoReader` takes."""
@@ -54,6 +56,12 @@ _ISO_BOXES = {
     b"pnot",
     b"meta",
 }
+_PLAYLISTS = {
+    *("avisynth", "concat", "dash", "hls", "imf", "rtp", "rtsp", "sap", "sdp"),
+    *("vapoursynth", "vobsub", "webm_dash_manifest"),
+}
+"""FFmpeg's names of formats whose files say which other files or addresses are to be read."""
+_FORMATS = ",".join(sorted({name for names in av.formats_available for name in names.split(",")} - _PLAYLISTS))
 _SNIFF_LIMIT = 1 << 20
 # Tags in another encoding must not make a file unreadable; from 19 on PyAV sees to that itself.
 _TEXT_OPTIONS: dict[str, Any] = {"metadata_errors": "replace"} if int(av.__version__.split(".")[0]) < 19 else {}
@@ -206,9 +214,8 @@ class _Nameless:
 class Source:
     """A named input that can be opened, and, where it can seek, opened again.
 
-    source: a path, the pattern of a numbered image sequence (`frames/%05d.png`), a URL that FFmpeg knows, or a
-        binary file
-    object: seekable (read from its byte 0) or not. File objects are not closed.
+    source: a path, the pattern of a numbered image sequence (`frames/%05d.png`), or a binary file object, which is not
+        closed: seekable (read from its byte 0) or not.
     rate: frames per second of image sequences and raw streams, which do not say.
     Raises InputError where there is nothing to open.
     """
@@ -229,11 +236,11 @@ class Source:
             self._from_object(source)
 
     def _from_path(self, path: str) -> None:
+        if not os.path.exists(path):
+            refuse_address(path)
         if is_sequence(path):
             self.images = sequence_files(path)
             self._path = _image2_pattern(path)
-        elif "://" in path and not os.path.exists(path):
-            self._path = path
         elif os.path.isdir(path):
             raise InputError(f"{path!r} is a folder; name a video file, or an image sequence such as 'folder/%05d.png'")
         elif not os.path.exists(path):
@@ -302,14 +309,24 @@ class Source:
             ) from error
 
     def _open_raw(self, target: Any) -> InputContainer:
-        options: dict[str, str] = {}
+        options = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
         if self._rate is not None:
             options["framerate"] = str(self._rate)
         if self.images is not None:
             options["start_number"] = str(self.images[0])
-        container: InputContainer = av.open(
-            target, "r", format="image2" if self.images else None, container_options=options, **_TEXT_OPTIONS
-        )
+        kind = "image2" if self.images else None
+        with captured_log() as said:
+            try:
+                container: InputContainer = av.open(
+                    target, "r", format=kind, container_options=options, **_TEXT_OPTIONS
+                )
+            except av.error.FFmpegError as error:
+                if any("not on whitelist" in line for line in said()):
+                    raise InputError(
+                        f"{self.name!r} is a playlist or the like, which names other files instead of holding a video; "
+                        "encode those, or join them first: ffmpeg -i PLAYLIST -c copy VIDEO.mkv"
+                    ) from error
+                raise
         return container
 
     def close(self) -> None:

@@ -71,8 +71,6 @@ from tests.codec.models import save_model, tiny_mini
             2,
             "the trim is empty",
         ),
-        (["eval", "https://example.org/a.mp4"], 2, "https://example.org/a.mp4 is an address, and this reads files"),
-        (["eval", "a.cvl", "--reference", "http://[::1]/in.mkv"], 2, "http://[::1]/in.mkv is an address"),
         (["info", "s3://bucket/a.cvl"], 2, "s3://bucket/a.cvl is an address"),
         (["export", "absent", "b"], 3, "absent: no such file or folder"),
         (["export", "a.cvl", "b"], 2, "b: wanted a .safetensors or .npy file"),
@@ -105,6 +103,38 @@ def test_a_damaged_file_is_one_line_exit_code_5_and_no_output(here: Path) -> Non
         assert (outcome.code, outcome.out) == (5, "")
         assert one_line(outcome.err).startswith("cvcodec: error: ")
         assert {path.name for path in here.iterdir()} - {"tiny.safetensors", "in.mkv", "a.cvl"} == {"b.cvl"}
+
+
+ADDRESS = "http://127.0.0.1:9/in.mkv"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["encode", ADDRESS, "b.cvl", "-w", "tiny.safetensors"],
+        ["decode", ADDRESS, "b.mkv", "-w", "tiny.safetensors"],
+        ["decode", "--preview", ADDRESS, "b.png", "-w", "tiny.safetensors"],
+        ["eval", ADDRESS],
+        ["eval", "in.mkv", ADDRESS],
+        ["eval", "a.cvl", "--reference", ADDRESS],
+        ["info", ADDRESS],
+        ["batch", ADDRESS, "-o", "out", "-w", "tiny.safetensors"],
+        ["batch", "list.txt", "-o", "out", "-w", "tiny.safetensors"],
+        ["bench", ADDRESS, "-w", "tiny.safetensors"],
+        ["export", ADDRESS, "b.npy"],
+        ["import", ADDRESS, "b.cvl"],
+        ["models", "add", ADDRESS],
+        ["train", "video-vae", "--data", ADDRESS, "--output", "run", "--steps", "1"],
+    ],
+    ids=" ".join,
+)
+def test_every_command_refuses_an_address_in_the_same_words(here: Path, arguments: list[str]) -> None:
+    (here / "list.txt").write_text(f"{ADDRESS}\n")
+    before = {path.name for path in here.iterdir()}
+    outcome = run(*arguments)
+    assert outcome.code in (2, 3)
+    assert f"{ADDRESS} is an address, and this reads files; download it first, or pipe it in" in one_line(outcome.err)
+    assert {path.name for path in here.iterdir()} - {"run"} == before  # a run's folder has its config in it
 
 
 def test_weights_of_another_latent_space_are_refused_and_another_decoder_is_reported(here: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -172,6 +174,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     constants = pytest.importorskip("huggingface_hub.constants")
     root = tmp_path / "hub"
     root.mkdir()
+    agents = root / "agents"
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self) -> None:
@@ -181,6 +184,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             self.answer(with_body=True)
 
         def answer(self, *, with_body: bool) -> None:
+            with agents.open("a") as log:
+                log.write(f"{self.headers['User-Agent']}\n")
             owner, repo, _resolve, revision, *inner = self.path.split("?")[0].strip("/").split("/")
             place = root / owner / repo
             file = place.joinpath(*inner)
@@ -259,6 +264,11 @@ def test_a_pipelines_vae_and_a_single_file_are_found_on_the_hub(hub: Path) -> No
         ("hf://o/sd/nothing.safetensors", "has no file nothing.safetensors"),
         ("hf://justone", "wanted hf://OWNER/REPO"),
         ("hf://o/sd/../../etc", "wanted hf://OWNER/REPO"),
+        ("hf://o/sd/./vae3", "wanted hf://OWNER/REPO"),
+        ("hf://o/sd@../vae3", "wanted hf://OWNER/REPO"),
+        ("hf://o/sd@.", "wanted hf://OWNER/REPO"),
+        ("hf://../sd", "wanted hf://OWNER/REPO"),
+        ("hf://o/..", "wanted hf://OWNER/REPO"),
     ],
 )
 def test_what_the_hub_does_not_have_is_a_one_line_error(hub: Path, source: str, message: str) -> None:
@@ -266,6 +276,17 @@ def test_what_the_hub_does_not_have_is_a_one_line_error(hub: Path, source: str, 
     with pytest.raises(InputError, match=message) as caught:
         open_source(source)
     assert "\n" not in str(caught.value)
+
+
+def test_the_hub_is_not_told_what_is_installed_here(hub: Path, tmp_path: Path) -> None:
+    folder(hub / "o" / "sd" / "vae3", "diffusion_pytorch_model.safetensors")
+    code = "import sys; from cvcodec.importers.sources import open_source; open_source('hf://o/sd/vae3')"
+    switches = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")
+    clean = {name: value for name, value in os.environ.items() if name not in switches}
+    subprocess.run([sys.executable, "-c", code], env={**clean, "HF_HOME": str(tmp_path / "home")}, check=True)
+    agents = (hub / "agents").read_text().splitlines()
+    assert agents
+    assert not [agent for agent in agents if "torch" in agent]
 
 
 def test_a_hub_that_cannot_be_reached_is_a_one_line_error(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from here, once to each node.
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -74,6 +75,7 @@ def run_ray(
     try:
         begun = not ray.is_initialized()
         if begun:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use by default
             ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise DeviceError(f"no Ray cluster can be reached at {address or 'this machine'}: {error}") from error
