@@ -11,30 +11,34 @@ Does not know: packets in time, what the streams are for.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import av
 import av.error
+from av.bitstream import BitStreamFilterContext
 from av.container import Flags
 
 from cvcodec.copied import CopiedPacket, CopiedStream
 from cvcodec.errors import BitstreamError
+from cvcodec.video.described import codec_name
 from cvcodec.video.libav import captured_log, reason
 
 _FORMATS = {"audio": ("matroska", "mov", "mp4", "nut"), "subtitle": ("matroska", "mp4", "mov"), "data": ("mp4", "mov")}
 _ERRORS = (av.error.FFmpegError, OSError, ValueError, IndexError, AssertionError)
 _SETTABLE = {"layout": "layout", "sample_rate": "sample_rate", "sample_format": "format", "bit_rate": "bit_rate"}
+_STAND_INS = {"audio": ("pcm_s16le", "aac", "opus"), "subtitle": ("subrip", "mov_text", "webvtt")}
+"""Codecs that one format or the other takes; their parameters are overwritten."""
 _COMPARED = ("codec", "sample_rate", "frame_size", "delay", "width", "height")
 
 
 def facts_of(stream: Any) -> dict[str, Any]:
     """Codec parameters of a PyAV stream, as far as PyAV tells; JSON types, absent where unknown."""
     context = stream.codec_context
-    if context is None:
-        return {"codec": stream.name or "unknown"}
+    if context is None:  # no decoder
+        return {"codec": codec_name(stream)}
     values: dict[str, Any] = {"codec": context.codec.canonical_name}
     if stream.type == "audio":
         values |= {
@@ -86,9 +90,12 @@ def _write(name: str, stream: Any, extradata: bytes, first: CopiedPacket | None)
     output: Any = av.open(buffer, "w", format=name)
     with output:
         output.flags |= Flags.bitexact.value  # no random numbers, no version: the same stream gives the same bytes
-        copy = output.add_stream_from_template(stream, opaque=True)
-        if copy.codec_context is not None and extradata:
-            copy.codec_context.extradata = extradata
+
+        def add_extradata(context: Any) -> None:
+            if extradata:
+                context.extradata = extradata
+
+        copy = add_copy(output, stream, add_extradata)
         packet = av.Packet(first.data if first is not None else bytes(16 if stream.type == "audio" else 2))
         packet.pts = packet.dts = 0
         packet.duration = max(1, first.duration) if first is not None else 1
@@ -97,6 +104,37 @@ def _write(name: str, stream: Any, extradata: bytes, first: CopiedPacket | None)
         packet.stream = copy
         output.mux(packet)
     return buffer.getvalue()
+
+
+def add_copy(output: Any, template: Any, adjust: Callable[[Any], None]) -> Any:
+    """An output stream with the parameters of PyAV stream `template`. adjust: may change its codec context, where it
+    has one. ValueError where the format surely has no such codec; the muxer has its say when it writes the header."""
+    if template.codec_context is not None or template.type == "data":
+        with suppress(ValueError):  # PyAV's list of what a format holds is narrower than what the muxer takes
+            copy = output.add_stream_from_template(template, opaque=True)
+            if copy.codec_context is not None:
+                adjust(copy.codec_context)
+            return copy
+    for name in _STAND_INS.get(template.type, ()):
+        try:
+            copy = output.add_mux_stream(name)
+        except ValueError:
+            continue
+        if template.codec_context is None:
+            _copy_parameters(template, copy)
+            return copy
+        with av.open(io.BytesIO(), "w", format="data") as scratch:  # holds any codec; without the source's codec tag
+            adjusted: Any = scratch.add_stream_from_template(template, opaque=True)
+            adjust(adjusted.codec_context)
+            scratch.start_encoding()
+            _copy_parameters(adjusted, copy)
+        return copy
+    raise ValueError("no such codec in this format")
+
+
+def _copy_parameters(source: Any, target: Any) -> None:
+    """All codec parameters of a stream, over those of another: what a bitstream filter does when it is made."""
+    BitStreamFilterContext("null", in_stream=source, out_stream=target)
 
 
 def _open(name: str, data: bytes) -> Any:
@@ -127,11 +165,9 @@ def template(stream: CopiedStream, *, delay: int | None = None) -> Iterator[Any]
         yield container.streams[0]
 
 
-def set_facts(copy: Any, stream: CopiedStream) -> None:
-    """Give an output stream made from `template` what the carrier has lost. Raises BitstreamError."""
-    context = copy.codec_context
-    if context is None:
-        return
+def set_facts(context: Any, stream: CopiedStream) -> None:
+    """Give the codec context of an output stream made from `template` what the carrier has lost. Raises
+    BitstreamError."""
     try:
         if stream.extradata or context.extradata:
             context.extradata = stream.extradata or None

@@ -21,6 +21,7 @@ from av.bitstream import BitStreamFilterContext
 
 from cvcodec.copied import KINDS, Chapter, CopiedContainer, CopiedPacket, CopiedStream
 from cvcodec.video.carrier import Carrier, facts_of, make_carrier
+from cvcodec.video.described import UNKNOWN
 from cvcodec.video.libav import as_fraction, reason
 
 _SIDE_DATA = (
@@ -128,8 +129,11 @@ class StreamCopier:
             content = stream.data
         elif kind == "data" and metadata.get("timecode"):
             return  # a timecode track, which muxers make of the video's "timecode" tag
+        elif kind in ("audio", "subtitle") and codec == UNKNOWN:
+            self._say(f"{kind} stream {stream.index} is not copied: FFmpeg does not know its codec")
+            return
         elif kind != "picture" and (carrier := make_carrier(stream, b"")) is None:
-            self._say(f"{kind} stream {stream.index} ({codec}) is not copied: FFmpeg cannot store its parameters")
+            self._say(f"{kind} stream {stream.index} ({codec}) is not copied: no container of ours can hold it")
             return
         time_base = as_fraction(stream.time_base)
         source = _Source(

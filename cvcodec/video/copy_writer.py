@@ -24,7 +24,7 @@ from av.packet import PacketSideData, packet_sidedata_type_from_literal
 
 from cvcodec.copied import Chapter, CopiedContainer, CopiedPacket, CopiedStream
 from cvcodec.errors import BitstreamError, OutputError
-from cvcodec.video.carrier import set_facts, template
+from cvcodec.video.carrier import add_copy, set_facts, template
 from cvcodec.video.libav import captured_log, reason
 from cvcodec.video.writer import VideoWriter
 
@@ -63,9 +63,9 @@ class StreamRestorer:
 
     kinds: of streams to restore. offset: seconds added to all times (`VideoWriter.pts_offset`). chapters: those to
         write.
-    Raises OutputError for audio and subtitles that the container cannot hold; data, attachments and cover art are left
-    out with a notice. BitstreamError for descriptions that are not what they should be, unless `salvage`: then their
-    streams are left out with a notice.
+    Raises OutputError for audio and subtitles that this container cannot hold and another can; data, attachments, cover
+    art and what no container holds are left out with a notice. BitstreamError for descriptions that are not what they
+    should be, unless `salvage`: then their streams are left out with a notice.
     """
 
     def __init__(
@@ -144,11 +144,13 @@ class StreamRestorer:
             if name != self._format and ((stream.codec, name) in _FILTERS or _problem(name, stream) is None)
         ]
         what = f"{stream.kind} stream {stream.index} ({stream.codec})"
-        if stream.kind == "data":
-            self.notices.append(f"{what} is left out: {suffix} cannot hold it")
+        if stream.kind == "data" or not better:
+            nobody = f"{suffix} cannot hold it" if better else "no container can hold it"
+            self.notices.append(f"{what} is left out: {nobody}")
             return
-        way = f"use {better[0]}, or " if better else "use "
-        raise OutputError(f"{suffix} cannot hold {what}: {problem}; {way}--no-audio to leave copied streams out")
+        raise OutputError(
+            f"{suffix} cannot hold {what}: {problem}; use {better[0]}, or --no-audio to leave copied streams out"
+        )
 
     def _add_content(self, stream: CopiedStream) -> Any:
         """Add an attachment or cover art; gives the stream whose only packet is still to be muxed, if there is one."""
@@ -253,12 +255,15 @@ def _add_to(output: Any, container: str, stream: CopiedStream, offset: Fraction)
     if filtered is not None:
         copy: Any = output.add_mux_stream(filtered[0], time_base=stream.time_base)
     else:
+
+        def adjust(context: Any) -> None:
+            set_facts(context, stream)
+            if stream.kind == "audio" and container in ("mp4", "mov") and "channels" in context.layout.name:
+                # MP4 has no place for channels of unknown place.
+                context.layout = _LAYOUTS.get(context.channels, context.layout.name)
+
         with template(stream, delay=_delay(container, stream, offset)) as source:
-            copy = output.add_stream_from_template(source, opaque=True)
-        set_facts(copy, stream)
-        if stream.kind == "audio" and container in ("mp4", "mov") and "channels" in copy.codec_context.layout.name:
-            # MP4 has no place for channels of unknown place.
-            copy.codec_context.layout = _LAYOUTS.get(copy.codec_context.channels, copy.codec_context.layout.name)
+            copy = add_copy(output, source, adjust)
         copy.time_base = stream.time_base
     copy.disposition = _flags(stream.disposition)
     copy.metadata.clear()

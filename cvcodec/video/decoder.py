@@ -18,12 +18,12 @@ from typing import Any
 import av
 import av.error
 import av.filter
-import av.logging
 from av.codec.context import Flags
 
 from cvcodec.errors import InputError
 from cvcodec.video.deinterlace import Timed
-from cvcodec.video.libav import as_fraction, captured_log, park, reason
+from cvcodec.video.described import cropping
+from cvcodec.video.libav import as_fraction, park, reason
 from cvcodec.video.source import Source
 
 # Formats that store the time of every frame. Elsewhere (AVI, MPEG-PS, raw streams) FFmpeg derives times from the frames
@@ -64,7 +64,7 @@ class Decoder:
         self._process = os.getpid()
         self._open()
         # It listens to the log, so before threads decode.
-        self.crop = _container_cropping(self.container, self.stream.index)
+        self.crop = cropping(self.stream)
 
     def _open(self) -> None:
         self.container = self.source.open()
@@ -358,21 +358,3 @@ def side_data(frame: av.VideoFrame) -> dict[str, bytes]:
             graph.push(frame)
             frame = graph.vpull()
     return {}
-
-
-def _container_cropping(container: Any, stream_index: int) -> tuple[int, int, int, int]:
-    """(top, bottom, left, right) of the cropping that Matroska asks for; FFmpeg leaves it to the application, and
-    PyAV gives it only as text.
-    """
-    if "matroska" not in container.format.name:
-        return 0, 0, 0, 0
-    with captured_log(av.logging.INFO):
-        text = container.dumps_format()
-    current = None
-    for line in text.splitlines():
-        if found := re.match(r"\s*Stream #\d+:(\d+)", line):
-            current = int(found[1])
-        elif current == stream_index and (found := re.search(r"[Cc]ropping:\s*(\d+)/(\d+)/(\d+)/(\d+)", line)):
-            top, bottom, left, right = (int(value) for value in found.groups())
-            return top, bottom, left, right
-    return 0, 0, 0, 0

@@ -40,6 +40,7 @@ class Track:
     seconds: float = 2.0
     metadata: dict[str, str] = field(default_factory=dict)
     disposition: Disposition | None = None
+    bit_rate: int = 0
 
 
 def film(
@@ -65,7 +66,7 @@ def film(
     video.metadata.update(video_metadata or {})
     sounds = []
     for track in tracks:
-        sound = output.add_stream(track.codec, rate=track.rate, layout=track.layout)
+        sound = output.add_stream(track.codec, rate=track.rate, layout=track.layout, bit_rate=track.bit_rate)
         sound.metadata.update(track.metadata)
         if track.disposition is not None:
             sound.disposition = track.disposition
@@ -164,9 +165,9 @@ class Shown(NamedTuple):
 
 @dataclass
 class Found:
-    """One stream of a file."""
+    """One stream of a file. codec: None where FFmpeg has no decoder."""
 
-    codec: str
+    codec: str | None
     packets: list[Shown]
     time_base: Fraction
     metadata: dict[str, str]
@@ -183,7 +184,7 @@ def streams(source: Any, kind: str) -> list[Found]:
         if stream.type == kind and not stream.disposition & Disposition.attached_pic:
             context = stream.codec_context
             found[stream.index] = Found(
-                codec=context.codec.canonical_name if context else stream.name,
+                codec=context.codec.canonical_name if context else getattr(stream, "name", None),
                 packets=[],
                 time_base=stream.time_base,
                 metadata=dict(stream.metadata),

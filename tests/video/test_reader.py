@@ -1,8 +1,10 @@
 """Reading: counts, times, trims, orientation, interlacing, damage, pipes and images, against plain PyAV decoding."""
 
 import io
+import struct
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -12,8 +14,9 @@ import pytest
 
 from cvcodec.errors import InputError, UsageError
 from cvcodec.video import Color, VideoReader, probe
-from cvcodec.video.decoder import _container_cropping
+from cvcodec.video.described import cropping
 from cvcodec.video.source import Source
+from tests.video.boxes import box, with_sample_box
 from tests.video.clips import read, same
 
 
@@ -289,20 +292,40 @@ def test_odd_and_tiny_sizes_are_read_as_they_are(make: Any, tmp_path: Path, widt
     assert [f.pixels.shape for f in read(tmp_path / "a.mkv")] == [(height, width, 3)] * 2
 
 
-def test_cropping_of_matroska_is_found_in_the_description_of_its_stream() -> None:
-    class Container:
-        class format:
-            name = "matroska,webm"
+def test_cropping_is_found_in_the_description_of_its_stream() -> None:
+    text = (
+        "Input #0, matroska\n  Stream #0:0: Audio: aac\n    Side data:\n      Frame cropping: 9/9/9/9\n"
+        "  Stream #0:1: Video: h264\n    Metadata:\n      title           :   Stream #0:2: no, this is not one\n"
+        "    Side data:\n      Frame Cropping: 1/2/3/4\n"
+    )
+    container = SimpleNamespace(dumps_format=lambda: text)
+    found = [cropping(SimpleNamespace(container=container, index=index)) for index in range(3)]
+    assert found == [(9, 9, 9, 9), (3, 4, 1, 2), (0, 0, 0, 0)]
 
-        @staticmethod
-        def dumps_format() -> str:
-            return (
-                "Input #0, matroska\n  Stream #0:0: Audio: aac\n    Side data:\n      Frame cropping: 9/9/9/9\n"
-                "  Stream #0:1: Video: h264\n    Side data:\n      Frame Cropping: 1/2/3/4\n"
-            )
 
-    assert _container_cropping(Container(), 1) == (1, 2, 3, 4)
-    assert _container_cropping(Container(), 2) == (0, 0, 0, 0)
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv"])
+def test_the_clean_aperture_of_mp4_and_the_cropping_of_matroska_are_applied(
+    make: Any, tmp_path: Path, suffix: str
+) -> None:
+    film = suffix.replace("mkv", "mp4")
+    whole, cropped = tmp_path / f"whole.{film}", tmp_path / f"cropped.{film}"
+    make.encode(str(whole), make.moving(64, 48, 3))
+    # Sides 40/1 and 32/1, and how far the middle lies from the picture's: 8 columns go left, 16 right, 6 rows above.
+    aperture = box(b"clap", struct.pack(">IIIIiIiI", 40, 1, 32, 1, -4, 1, -2, 1))
+    cropped.write_bytes(with_sample_box(whole.read_bytes(), aperture))
+    if suffix == "mkv":
+        with av.open(str(cropped)) as source, av.open(str(tmp_path / "cropped.mkv"), "w") as output:
+            copy = output.add_stream_from_template(source.streams.video[0], opaque=True)
+            for packet in source.demux():
+                if packet.size:
+                    packet.stream = copy
+                    output.mux(packet)
+        cropped = tmp_path / "cropped.mkv"
+    assert probe(cropped).width == 40
+    frames = read(cropped)
+    assert [frame.pixels.shape for frame in frames] == [(32, 40, 3)] * 3
+    for frame, before in zip(frames, read(whole), strict=True):
+        np.testing.assert_array_equal(frame.pixels, before.pixels[6:38, 8:48])
 
 
 def test_a_source_is_opened_anew_from_its_beginning(make: Any) -> None:
