@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 
 from cvcodec.errors import InputError
@@ -30,8 +31,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with av.open("video.ts", "w", format="mpegts") as output:
         stream = output.add_stream("mpeg2video", rate=25)
         stream.width = stream.height = 32
-        for _ in range(3):
-            output.mux(stream.encode(av.VideoFrame(32, 32, "yuv420p")))
+        for number in range(25):
+            gray = np.full((32, 32, 3), 10 * number, np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(gray, format="rgb24")))
         output.mux(stream.encode(None))
     (tmp_path / "subtitles.sub").write_bytes(b"\0" * 64)
     for name, text in PLAYLISTS.items():
