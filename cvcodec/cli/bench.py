@@ -300,6 +300,7 @@ def _write(
             "symbols chosen by rate and distortion (--rdo)": bench.rdo,
             "rates": "of ours, the whole file; of others alike, what a decoder needs of the stream: packets and "
             "parameter sets without user data, such as the text of x264's options",
+            "Y of PSNR, SSIM and MS-SSIM": "made from RGB, which is all that our decoder gives, for all encoders alike",
             "LPIPS": f"{bench.lpips.name}: {summary.sampling(rows)}" if bench.lpips else "not measured",
             "PyAV": version("av"),
         },

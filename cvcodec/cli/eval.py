@@ -274,14 +274,15 @@ def _print(result: Report) -> None:
     table.add_column("metric")
     table.add_column("value", justify="right")
     values = result.to_dict()
+    luma = {"planes": "stored planes", "rgb": f"{result.matrix}, from RGB"}.get(result.luma_source, "partly from RGB")
     for label, key, form in (
         ("PSNR, RGB (mean over frames)", "psnr_db", "{:.3f} dB"),
         ("PSNR, RGB (of the mean error)", "psnr_global_db", "{:.3f} dB"),
         ("PSNR, RGB (worst frame)", "psnr_min_db", "{:.3f} dB"),
-        (f"PSNR, Y ({result.matrix})", "psnr_y_db", "{:.3f} dB"),
-        ("SSIM, Y", "ssim", "{:.5f}"),
+        (f"PSNR, Y ({luma})", "psnr_y_db", "{:.3f} dB"),
+        (f"SSIM, Y ({luma})", "ssim", "{:.5f}"),
         ("SSIM, RGB", "ssim_rgb", "{:.5f}"),
-        ("MS-SSIM, Y", "ms_ssim", "{:.5f}"),
+        (f"MS-SSIM, Y ({luma})", "ms_ssim", "{:.5f}"),
         (f"LPIPS ({result.lpips_name})", "lpips", "{:.5f}"),
         ("bits per pixel", "bpp", "{:.5f}"),
         ("bitrate", "bitrate_bps", "{:,.0f} bit/s"),

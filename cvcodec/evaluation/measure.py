@@ -6,6 +6,7 @@ files.
 
 Metrics see RGB code values as they come: never resized, never subtracted as integers. Both sides with one bit depth and
 one white are compared on code values, with 2^b - 1 as peak; otherwise each side is divided by its own white first.
+Luma is what both sides store where they can be compared so, else it is made from RGB.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def evaluate(
     metrics: Collection[str] = DEFAULT_METRICS,
     matrix: str = "bt709",
     whites: tuple[int, int] | None = None,
+    stored_luma: bool = False,
     lpips: Lpips | None = None,
     device: torch.device | str = "cpu",
     align: str = "pts",
@@ -62,6 +64,7 @@ def evaluate(
     `metrics`: any of METRICS.
     `matrix`: of the reference's colour description, for luma; BT.709 with a note for one that defines no luma.
     `whites`: code value of white on each side (`Color.white_code`); None: 2^b - 1 on both.
+    `stored_luma`: both sides' `Frame.luma`, where they have it at one bit depth, is on one scale and compared.
     `lpips`: a loaded metric, moved to `device`; None: `Lpips.load()` when asked for.
     `device`: where the work is done. `align`: see `alignment.Aligned`.
     `rate`, `compared`: what the caller knows, for the report.
@@ -94,7 +97,7 @@ def evaluate(
     )
     if matrix_name(matrix) is None:
         report.notes.append(f"luma is BT.709's: the reference's matrix {matrix} defines none")
-    meter = _Meter(report, lpips, torch.device(device), keep, whites)
+    meter = _Meter(report, lpips, torch.device(device), keep, whites, stored_luma)
     aligned = Aligned(reference, test, reference_time_base=reference_time_base, test_time_base=test_time_base, by=align)
     for batch in _batches(aligned, batch_pixels):
         scores = meter.measure(batch)
@@ -119,8 +122,10 @@ class _Meter:
         device: torch.device,
         keep: int | str | None,
         whites: tuple[int, int] | None,
+        stored_luma: bool,
     ) -> None:
         self.report = report
+        self.stored_luma = stored_luma
         self.whites = whites
         self.device = device
         # MPS has no float64, in which squared errors are summed
@@ -147,14 +152,14 @@ class _Meter:
         errors = {"rgb": mse(x, y) / peak**2}
         results["psnr_db"] = psnr_of_mse(errors["rgb"], 1.0)
         if {"psnr", "ssim", "ms_ssim"} & self.usable:
-            luma_x, luma_y = luma(x, report.matrix), luma(y, report.matrix)
+            luma_x, luma_y, luma_peak = self._luma(batch) or (luma(x, report.matrix), luma(y, report.matrix), peak)
             if "psnr" in self.usable:
-                errors["y"] = mse(luma_x, luma_y) / peak**2
+                errors["y"] = mse(luma_x, luma_y) / luma_peak**2
                 results["psnr_y_db"] = psnr_of_mse(errors["y"], 1.0)
             if "ssim" in self.usable:
-                results["ssim"] = ssim(luma_x.float(), luma_y.float(), peak=peak)
+                results["ssim"] = ssim(luma_x.float(), luma_y.float(), peak=luma_peak)
             if "ms_ssim" in self.usable:
-                results["ms_ssim"] = ms_ssim(luma_x.float(), luma_y.float(), peak=peak)
+                results["ms_ssim"] = ms_ssim(luma_x.float(), luma_y.float(), peak=luma_peak)
         if "ssim_rgb" in self.usable:
             results["ssim_rgb"] = ssim(x.float(), y.float(), peak=peak)
         if "lpips" in self.usable and self.lpips is not None:
@@ -171,6 +176,16 @@ class _Meter:
         report.pts.extend(pair.reference.pts for pair in batch)
         report.times.extend(float(pair.time) for pair in batch)
         return psnr_db
+
+    def _luma(self, batch: list[Pair]) -> tuple[Tensor, Tensor, float] | None:
+        """Both sides' luma as stored, (N, 1, H, W), and its peak; None where it cannot be compared."""
+        sides = [frame.luma for pair in batch for frame in (pair.reference, pair.test)]
+        depth = batch[0].reference.bit_depth
+        if not self.stored_luma or any(side is None for side in sides) or depth != batch[0].test.bit_depth:
+            return None
+        self.report.stored_luma_frames += len(batch)
+        planes = [side[..., None] for side in sides if side is not None]
+        return _stack(planes[::2], self.exact_device), _stack(planes[1::2], self.exact_device), float(2**depth - 1)
 
     def kept(self, pair: Pair, index: int, psnr_db: float) -> KeptFrame:
         """A pair for a picture."""
@@ -233,7 +248,7 @@ def _batches(aligned: Iterable[Pair], batch_pixels: int) -> Iterator[list[Pair]]
 
 
 def _stack(pixels: list[Pixels], device: torch.device) -> Tensor:
-    """N arrays (H, W, 3) uint8 or uint16 -> (N, 3, H, W) float64 code values."""
+    """N arrays (H, W, C) uint8 or uint16 -> (N, C, H, W) float64 code values."""
     stacked = np.stack(pixels)
     codes = torch.from_numpy(stacked if stacked.dtype == np.uint8 else stacked.astype(np.int32))
     return codes.to(device).permute(0, 3, 1, 2).to(torch.float64)

@@ -5,9 +5,11 @@ Owns: averaging, JSON keys, CSV columns. Does not know: how a number is measured
     psnr_db         PSNR of the three RGB planes together, per frame; the report's is the mean over frames
     psnr_global_db  PSNR of the mean squared error of all frames (x264 calls it "Global", ffmpeg "average")
     psnr_min_db     the worst frame's psnr_db
-    psnr_y_db, psnr_y_global_db   the same of luma, Y' = Kr R' + Kg G' + Kb B' by the matrix `luma_matrix`, in full
-                    range: 20 log10(255 / 219) = 1.32 dB below what ffmpeg's filter gives on limited-range Y' planes
-    ssim            SSIM of luma (ssim_rgb: mean SSIM of R, G and B); null below 11x11 pixels
+    psnr_y_db, psnr_y_global_db   the same of luma, by `luma_source`. "planes": the Y' that both sides store, peak
+                    2^b - 1, which is what ffmpeg's filter measures; where both store it with one depth, matrix and
+                    range. "rgb": Y' = Kr R' + Kg G' + Kb B' by the matrix `luma_matrix`, in full range, without what
+                    RGB clips; 20 log10(255 / 219) = 1.32 dB below that of limited-range planes. "mixed": some of each
+    ssim            SSIM of the same luma (ssim_rgb: mean SSIM of R, G and B); null below 11x11 pixels
     ms_ssim         MS-SSIM of luma; null when a side is below 161 pixels
     lpips           of RGB, by the metric in `lpips_name`; null when the picture is too small for its network
     size_bytes, bpp, bitrate_bps   of everything but copied streams, which are in copied_bytes, and user data that an
@@ -117,11 +119,18 @@ class Report:
     """By column name; PSNR may be infinite."""
     errors: dict[str, array[float]] = field(default_factory=lambda: {"rgb": array("d")})
     """Mean squared errors in [0, 1] units: `rgb` always, `y` with psnr."""
+    stored_luma_frames: int = 0
+    """Pairs whose luma was compared as stored."""
 
     @property
     def frames(self) -> int:
         """Pairs compared."""
         return len(self.pts)
+
+    @property
+    def luma_source(self) -> str:
+        """`planes`, `rgb` or `mixed`; see the module."""
+        return {0: "rgb", self.frames: "planes"}.get(self.stored_luma_frames, "mixed") if self.frames else "rgb"
 
     @property
     def identical_frames(self) -> int:
@@ -168,6 +177,7 @@ class Report:
             "psnr_y_db": self.mean("psnr_y_db"),
             "psnr_y_global_db": self.global_psnr_db("y"),
             "luma_matrix": self.matrix,
+            "luma_source": self.luma_source,
             "ssim": self.mean("ssim"),
             "ssim_rgb": self.mean("ssim_rgb"),
             "ms_ssim": self.mean("ms_ssim"),

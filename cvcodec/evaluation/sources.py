@@ -27,6 +27,7 @@ from cvcodec.evaluation.measure import evaluate
 from cvcodec.evaluation.report import Rate, Report
 from cvcodec.evaluation.selfcheck import HEIGHT, TIME_BASE, WIDTH, selfcheck_frames
 from cvcodec.fileio import naming_damage, open_input
+from cvcodec.metrics.luma import matrix_name
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.video import Color, VideoWriter, probe
 from cvcodec.video.ahead import ReaderAhead
@@ -56,8 +57,8 @@ class Comparison:
 def compare_videos(reference: Path, test: Path, options: Comparison) -> Report:
     """RECON, a video file, against REF. Raises InputError or UsageError."""
     with (
-        closing(ReaderAhead(reference, **options.reader)) as reference_ahead,
-        closing(ReaderAhead(test, **options.reader)) as test_ahead,
+        closing(ReaderAhead(reference, stored_luma=True, **options.reader)) as reference_ahead,
+        closing(ReaderAhead(test, stored_luma=True, **options.reader)) as test_ahead,
     ):
         left, right = reference_ahead.reader, test_ahead.reader
         report = evaluate(
@@ -67,6 +68,7 @@ def compare_videos(reference: Path, test: Path, options: Comparison) -> Report:
             test_time_base=right.info.time_base,
             matrix=left.info.color.matrix,
             whites=(left.info.color.white_code(left.info.bit_depth), right.info.color.white_code(right.info.bit_depth)),
+            stored_luma=_scale(left.info.color) == _scale(right.info.color),
             reference_name=reference.name,
             test_name=test.name,
             compared=f"frames of the video file {test.name}, as its codec stores them, against {reference.name}",
@@ -115,6 +117,11 @@ def compare_file(file: Path, reference: Path, model: Model, options: Comparison,
             compared=f"{MODEL_OUTPUT} ({header.model}), against {reference.name}{how}",
             **options.measure,
         )
+
+
+def _scale(color: Color) -> tuple[str, str | None]:
+    """What stored luma means."""
+    return color.range, matrix_name(color.matrix)
 
 
 def _reading(header: Header, reference: Path) -> dict[str, Any]:

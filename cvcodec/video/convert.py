@@ -91,6 +91,20 @@ def check_matrix(color: Color) -> None:
         )
 
 
+def stored_luma(frame: av.VideoFrame, bit_depth: int) -> npt.NDArray[Any] | None:
+    """(H, W) code values of luma as the frame stores them, copied; None where it has none at `bit_depth` that stands
+    for the picture alone (RGB, transparency), in a plane of its own."""
+    name, components = frame.format.name, frame.format.components
+    if not name.startswith(("yuv", "gray", "nv")) or name.endswith("be") or has_alpha(frame.format):
+        return None
+    shared = any(component.plane == 0 for component in components[1:])
+    if shared or components[0].bits != bit_depth:
+        return None
+    if frame.planes[0].line_size < 0:  # stored from the bottom up
+        return None
+    return np.array(planes(frame, _dtype(bit_depth))[0], order="C")
+
+
 def _check_format(frame: av.VideoFrame) -> None:
     """Refuse what makes swscale abort the whole process."""
     name = frame.format.name

@@ -25,6 +25,7 @@ class Frame:
     keyframe: the source coded it without reference to others.
     corrupt: the decoder concealed damage in it.
     deinterlaced: it was flagged interlaced and passed through bwdif.
+    luma: (H, W) the stored Y' code values behind `pixels`, where they were asked for and there are any.
     """
 
     pixels: Pixels
@@ -34,6 +35,7 @@ class Frame:
     keyframe: bool = False
     corrupt: bool = False
     deinterlaced: bool = False
+    luma: npt.NDArray[Any] | None = None
 
     def __post_init__(self) -> None:
         dtype = np.uint8 if self.bit_depth == 8 else np.uint16

@@ -55,11 +55,11 @@ def swaps_sides(turn: Turn) -> bool:
 
 
 def apply_turn(pixels: Pixels, turn: Turn) -> Pixels:
-    """The picture as it is to be shown: (H, W, 3) -> (H, W, 3) or (W, H, 3), C-contiguous."""
+    """The picture as it is to be shown: (H, W, ...) -> (H, W, ...) or (W, H, ...), C-contiguous."""
     a, b, c, d = turn
     turned: Any = pixels
     if swaps_sides(turn):
-        turned = turned.transpose(1, 0, 2)
+        turned = turned.swapaxes(0, 1)
         down, across = b, c
     else:
         down, across = d, a

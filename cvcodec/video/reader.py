@@ -12,15 +12,16 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import av
 import numpy as np
+from numpy.typing import NDArray
 
 from cvcodec.errors import InputError, UsageError
 from cvcodec.video import orientation
 from cvcodec.video.color import UNSPECIFIED, Color, ContentLight, MasteringDisplay
-from cvcodec.video.convert import BACKGROUNDS, RgbReader, bit_depth_of, check_matrix, is_gray, is_rgb
+from cvcodec.video.convert import BACKGROUNDS, RgbReader, bit_depth_of, check_matrix, is_gray, is_rgb, stored_luma
 from cvcodec.video.decoder import Decoder, PacketSink, side_data
 from cvcodec.video.deinterlace import Timed, deinterlaced
 from cvcodec.video.frame import Frame, VideoInfo
@@ -49,6 +50,7 @@ class VideoReader:
     rotate: hand out frames upright, as the display matrix asks; otherwise as stored, and `info` tells the rest.
     deinterlace: pass frames flagged interlaced through bwdif.
     background: `black` or `white`, behind transparent pixels.
+    stored_luma: give frames their `luma` as well.
     rate: frames per second of image sequences and raw streams, which do not say (25 unless given).
     on_packet: is given the packets of all streams, in file order, for copying those of others; and None where what came
         before is to be forgotten, because reading starts again near `start`.
@@ -74,6 +76,7 @@ class VideoReader:
         rotate: bool = True,
         deinterlace: bool = True,
         background: str = "black",
+        stored_luma: bool = False,
         rate: Fraction | None = None,
         on_packet: PacketSink | None = None,
     ) -> None:
@@ -85,6 +88,7 @@ class VideoReader:
         self._limit = frames
         self.stopped: tuple[int, Fraction] | None = None
         self._rotate, self._deinterlace, self._background = rotate, deinterlace, background
+        self._stored_luma = stored_luma
         self._source = Source(source, rate=rate)
         self.corrupt_frames = 0
         self._started = False
@@ -306,11 +310,8 @@ class VideoReader:
         pixels = self._rgb(frame, color)
         if self._rgb.flattened:
             self._decoder.say(f"transparent pixels were flattened on {self._background}")
-        if any(self._crop):
-            top, bottom, left, right = self._crop
-            pixels = np.ascontiguousarray(pixels[top : pixels.shape[0] - bottom, left : pixels.shape[1] - right])
-        if self._turn != orientation.IDENTITY:
-            pixels = orientation.apply_turn(pixels, self._turn)
+        pixels = self._placed(pixels)
+        luma = stored_luma(frame, self.info.bit_depth) if self._stored_luma else None
         if item.deinterlaced:
             self._decoder.say("frames flagged interlaced were deinterlaced with bwdif")
         if frame.is_corrupt:
@@ -323,7 +324,15 @@ class VideoReader:
             keyframe=frame.key_frame,
             corrupt=frame.is_corrupt,
             deinterlaced=item.deinterlaced,
+            luma=None if luma is None else self._placed(luma),
         )
+
+    def _placed(self, picture: NDArray[Any]) -> NDArray[Any]:
+        """Cropped as the container asks, and turned."""
+        if any(self._crop):
+            top, bottom, left, right = self._crop
+            picture = np.ascontiguousarray(picture[top : picture.shape[0] - bottom, left : picture.shape[1] - right])
+        return picture if self._turn == orientation.IDENTITY else orientation.apply_turn(picture, self._turn)
 
     def close(self) -> None:
         """Release decoder and files; a file object that was passed in stays open."""
