@@ -6,8 +6,8 @@ frames, see `shorts`):
     model     the real `encode_file` at a quality and the decoder's own output; bits are the file's bytes
     PCA n     4x8x8 patches, as many components as the model has channels, not quantised (see `patch_pca`)
 
-PSNR (RGB), SSIM and LPIPS are `cvcodec eval`'s: means over frames, then over clips. LPIPS is the shift-tolerant
-AlexNet, on which nothing is trained.
+PSNR (RGB), SSIM and LPIPS are `cvcodec eval`'s: means over all frames, then over clips; and by a frame's position in
+its group, see `positions`. LPIPS is the shift-tolerant AlexNet, on which nothing is trained.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from cvcodec.bench import harness, shorts
-from cvcodec.bench.patch_pca import PatchPca
+from cvcodec.bench import harness, positions, shorts
+from cvcodec.bench.patch_pca import GROUP, PatchPca
 from cvcodec.bench.shorts import Short
 from cvcodec.codec import DEFAULT_MODEL, DecodeOptions, EncodeOptions
 from cvcodec.device import set_threads
@@ -43,7 +43,9 @@ GAIN_DB = 3.0
 LPIPS_RATIO = 0.85
 """... and LPIPS, as a share of the PCA's, that they must stay below ..."""
 MOST_BPP = {16: 0.28, 4: 0.06}
-"""... at no more bits per pixel than these, by latent channels."""
+"""... at no more bits per pixel than these, by latent channels ..."""
+SPREAD_DB, LPIPS_SPREAD = 0.5, 0.15
+"""... and how far the positions in a group may lie apart, in PSNR, and in LPIPS as a share of the smallest."""
 
 BLOCK = "bench: floors"
 """The block that --update replaces."""
@@ -62,6 +64,8 @@ class Score:
     lpips: float | None
     bpp: float | None
     """None: not coded."""
+    psnr_db_by_position: positions.Means = ()
+    lpips_by_position: positions.Means = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,10 +92,22 @@ class Verdict:
     def missed(self) -> list[str]:
         """The floors that are not reached, in words."""
         most_bpp = MOST_BPP.get(self.channels, math.inf)
+        apart_db = positions.spread(self.mean.psnr_db_by_position) or 0.0
+        apart = positions.relative_spread(self.mean.lpips_by_position) or 0.0
         return [
             *([] if self.gain_db >= GAIN_DB else [f"PSNR is not {GAIN_DB:g} dB above the PCA's"]),
             *([] if self.lpips_ratio <= LPIPS_RATIO else [f"LPIPS is not {1 - LPIPS_RATIO:.0%} below the PCA's"]),
             *([] if _value(self.mean.bpp) <= most_bpp else [f"more than {most_bpp:g} bits per pixel"]),
+            *(
+                [f"PSNR by position is {apart_db:.2f} dB apart, more than {SPREAD_DB:g}"]
+                if apart_db > SPREAD_DB
+                else []
+            ),
+            *(
+                [f"LPIPS by position is {apart:.0%} apart, more than {LPIPS_SPREAD:.0%}"]
+                if apart > LPIPS_SPREAD
+                else []
+            ),
         ]
 
 
@@ -120,7 +136,8 @@ def measure(
             video = Path(folder) / "clip.mkv"
             clip.write(video)
             for model in models:
-                yield _score(clip.name, model.name or model.config.family, round_trip(video, model, encode, options))
+                report = round_trip(video, model, encode, options)
+                yield _score(clip.name, model.name or model.config.family, report, model.config.temporal_factor)
             for channels in dict.fromkeys(model.config.latent_channels for model in models):
                 report = evaluate(
                     _frames(clip.pixels),
@@ -130,7 +147,7 @@ def measure(
                     metrics=metrics,
                     lpips=lpips,
                 )
-                yield _score(clip.name, f"PCA {channels}", report)
+                yield _score(clip.name, f"PCA {channels}", report, GROUP)
 
 
 def judge(scores: Sequence[Score], models: Sequence[VideoAutoencoder]) -> list[Verdict]:
@@ -168,13 +185,15 @@ def mean_scores(scores: Sequence[Score]) -> dict[str, Score]:
             ssim=mean(score.ssim for score in group),
             lpips=mean(score.lpips for score in group),
             bpp=mean(score.bpp for score in group),
+            psnr_db_by_position=positions.mean([score.psnr_db_by_position for score in group]),
+            lpips_by_position=positions.mean([score.lpips_by_position for score in group]),
         )
         for method, group in by_method.items()
     }
 
 
 def markdown(verdicts: Sequence[Verdict]) -> str:
-    """A table for a README: each model below its PCA."""
+    """Tables for a README: each model below its PCA, then the models by position in the group."""
     lines = [
         f"| mean over {verdicts[0].clips} clips | PSNR (RGB) | SSIM | LPIPS | bits per pixel | against the PCA |",
         "|---|--:|--:|--:|--:|---|",
@@ -183,7 +202,13 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
         against = f"{verdict.gain_db:+.2f} dB, LPIPS {verdict.lpips_ratio - 1:+.0%}".replace("-", "−")
         pca = f"PCA of 4x8x8 patches, {verdict.channels} components, not quantised"
         lines += [_line(pca, verdict.pca, ""), _line(f"`{verdict.model}`", verdict.mean, against)]
-    return "\n".join(lines)
+    pulse = positions.table(
+        {
+            f"`{verdict.model}`": (verdict.mean.psnr_db_by_position, verdict.mean.lpips_by_position)
+            for verdict in verdicts
+        }
+    )
+    return "\n".join([*lines, *(["", pulse] if pulse else [])])
 
 
 def _line(name: str, score: Score, last: str) -> str:
@@ -197,7 +222,7 @@ def _line(name: str, score: Score, last: str) -> str:
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def _score(clip: str, method: str, report: Report) -> Score:
+def _score(clip: str, method: str, report: Report, group: int) -> Score:
     return Score(
         clip=clip,
         method=method,
@@ -205,6 +230,8 @@ def _score(clip: str, method: str, report: Report) -> Score:
         ssim=report.mean("ssim"),
         lpips=report.mean("lpips"),
         bpp=report.rate.bpp if report.rate is not None else None,
+        psnr_db_by_position=positions.by_position(report.columns["psnr_db"], group),
+        lpips_by_position=positions.by_position(report.columns.get("lpips", ()), group),
     )
 
 
@@ -220,7 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The program."""
     parser = argparse.ArgumentParser(
         prog="python -m cvcodec.bench.floors",
-        description="PSNR, SSIM, LPIPS and bits of models against a PCA of patches, on short clips.",
+        description="PSNR, SSIM, LPIPS and bits of models against a PCA of patches, and by position in the group.",
     )
     add = parser.add_argument
     shorts.add_clip_arguments(parser)

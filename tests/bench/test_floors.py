@@ -113,6 +113,8 @@ def test_the_program_scores_clips_by_real_files_and_names_the_floors_that_are_mi
     assert "left out" in shown.err and "bad.mp4" in shown.err
     assert "tiny: PSNR is not 3 dB above the PCA's" in shown.err
     table = readme.read_text().split("-->")[1].split("<!--")[0].strip()
+    assert "| mean by position in the group of 4 | 1 | 2 | 3 | 4 | max − min |" in table
+    assert "| `tiny`, PSNR (RGB) |" in table and "`tiny`, LPIPS" not in table
     assert table == shown.out.strip()
     assert "mean over 1 clips" in table and "4 components" in table and "old" not in table
     assert floors.main([*data, "-w", tiny_weights, "--no-lpips", "--json", *SMALL]) == 0
@@ -120,6 +122,9 @@ def test_the_program_scores_clips_by_real_files_and_names_the_floors_that_are_mi
     assert [(line["clip"], line["method"]) for line in lines] == [
         ("a", "tiny"), ("a", "PCA 4"), ("mean", "tiny"), ("mean", "PCA 4"),
     ]  # fmt: skip
+    for line in lines:
+        assert all(value > 0 for value in line["psnr_db_by_position"])
+        assert [len(line["psnr_db_by_position"]), line["lpips_by_position"]] == [4, [None] * 4]
     assert lines[0]["bpp"] > 0 and lines[1]["bpp"] is None
     assert floors.main([data[1], "-w", tiny_weights, "--no-lpips", *SMALL]) == InputError.exit_code
 
