@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cvcodec.bitstream import format as fmt
 from cvcodec.checkpoint import (
     Checkpoint,
     check_state_dict,
@@ -26,7 +27,7 @@ from cvcodec.checkpoint import (
     write_checkpoint,
 )
 from cvcodec.errors import CheckpointError, DeviceError, InputError, OutputError
-from cvcodec.model import build_model
+from cvcodec.model import build_model, config
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.mini import mini_config
 from cvcodec.quantization import LatentStatistics
@@ -238,6 +239,26 @@ def edited_config(**changes: Any) -> str:
         ({"cvcodec.config": edited_config(widths=[8, 16.5, 24])}, "widths is .8, 16.5, 24., which is not"),
         ({"cvcodec.config": edited_config(latent_channels=True)}, "latent_channels is True, which is not int"),
         ({"cvcodec.config": edited_config(norm_eps=float("nan"))}, "norm_eps is nan, which is not float"),
+        *(
+            ({"cvcodec.config": edited_config(**{name: value})}, f"{name} is {value}, wanted {least} to")
+            for least, name, values in [
+                (1, "window_latents", (0, 4097, 65536)),
+                (0, "encode_context", (4097,)),
+                (0, "decode_context", (65536,)),
+                (0, "tile_latents", (65537,)),
+                (0, "official_tile_pixels", (1 << 20,)),
+                (1, "temporal_factor", (0, 65)),
+                (1, "spatial_factor", (0, 65536)),
+                (1, "patch_size", (0,)),
+            ]
+            for value in values
+        ),
+        ({"cvcodec.config": edited_config(official_chunk_frames=0)}, "official_chunk_frames = 0 is not a multiple"),
+        (
+            {"cvcodec.config": edited_config(official_chunk_frames=65540)},
+            "65540 is not a multiple of 4 from 1 to 16384",
+        ),
+        ({"cvcodec.config": edited_config(official_tile_overlap=1.0)}, "official_tile_overlap = 1.0 is no share"),
         ({"cvcodec.config": edited_config(scaling_factor=0)}, "scaling factor must be positive"),
         ({"cvcodec.config": edited_config(widths=[8, 16, 1 << 30])}, "cannot fill"),
         ({"cvcodec.config": edited_config(encoder_blocks=[1, 1 << 30, 1])}, "cannot fill"),
@@ -330,3 +351,11 @@ def test_a_device_that_is_not_there_is_a_device_error(file: Path) -> None:
     checkpoint: Checkpoint = load_checkpoint(file)
     with pytest.raises(DeviceError, match="cannot put the model on cuda:99"):
         instantiate(checkpoint, name="tiny", device="cuda:99")
+
+
+def test_a_config_has_the_windows_that_a_files_header_can_say() -> None:
+    limits = (config.MOST_LATENTS, config.MOST_SIDE, config.MOST_FACTOR)
+    assert limits == (fmt.MAX_CHUNK_LATENTS, fmt.MAX_SIDE, fmt.MAX_FACTOR)
+    dataclasses.replace(CONFIG, window_latents=4096, decode_context=4096)
+    with pytest.raises(ValueError, match="window_latents is 4097"):
+        dataclasses.replace(CONFIG, window_latents=4097)

@@ -31,8 +31,11 @@ from cvcodec.errors import InputError
 from cvcodec.fileio import PARTIAL_SUFFIX, naming_damage, partial_path
 
 INDEX_NAME = "index.jsonl"
+FAILURES_NAME = "failures.jsonl"
+"""Lines of `path`, `source` and `error`: the clips that a run could not encode. It is there if any ever failed."""
 SUFFIX = ".cvl"
 
+_RUN_FILE = re.compile(r"(index|failures)(-\d{5}-of-\d{5})?\.jsonl(\.partial)?")
 _SHARD_INDEX = re.compile(r"index-(\d{5})-of-(\d{5})\.jsonl")
 
 Record = dict[str, Any]
@@ -45,6 +48,11 @@ def shard_name(name: str, shard: tuple[int, int] | None) -> str:
     """`index.jsonl` or `failures.jsonl`, with the shard's number before the suffix where there is one."""
     stem, _, suffix = name.rpartition(".")
     return name if shard is None else f"{stem}-{shard[0]:05d}-of-{shard[1]:05d}.{suffix}"
+
+
+def is_run_file(name: str) -> bool:
+    """Whether runs write a file of this name into their output folder, beside the clips."""
+    return _RUN_FILE.fullmatch(name) is not None
 
 
 def index_files(folder: Path) -> list[Path]:

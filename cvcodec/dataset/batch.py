@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from cvcodec.data.index import (
+    FAILURES_NAME,
     INDEX_NAME,
     Record,
     dump_line,
@@ -27,10 +28,8 @@ from cvcodec.data.index import (
 )
 from cvcodec.dataset.sources import Clip
 from cvcodec.dataset.work import Job, Outcome, Task
+from cvcodec.errors import OutputError
 from cvcodec.fileio import atomic_output, make_folder, partial_path
-
-FAILURES_NAME = "failures.jsonl"
-"""Lines of `path`, `source` and `error`: the clips that a run could not encode. It is there if any ever failed."""
 
 Engine = Callable[[Sequence[Task]], Iterator[Outcome]]
 """Encodes tasks in any order, and gives one outcome for each. Closing the iterator ends the work."""
@@ -64,7 +63,10 @@ def run_batch(
     is in the summary.
     """
     folder = make_folder(job.out)
-    name = folder / shard_name(INDEX_NAME, shard)
+    name, listed = folder / shard_name(INDEX_NAME, shard), folder / shard_name(FAILURES_NAME, shard)
+    for path in (name, listed):  # before anything is encoded
+        if path.is_dir():
+            raise OutputError(f"{path} is a folder, where a run writes a file; rename it, or use another --out")
     known = merge_records(folder, {file: _records(file) for file in index_files(folder)})
     # What other runs wrote stays in it, but not what a later run put into another index since.
     own = {record["path"]: known[record["path"]] for record in _records(name)} if name.is_file() else {}
@@ -94,7 +96,7 @@ def run_batch(
         journal.truncate()
         journal.writelines(dump_lines(own[path] for path in sorted(own) if (folder / path).is_file()))
     failures.sort(key=lambda outcome: outcome.clip.output)
-    _write_failures(folder / shard_name(FAILURES_NAME, shard), failures)
+    _write_failures(listed, failures)
     return Summary(counts["encoded"], counts["skipped"], tuple(failures), name, counts["damaged"])
 
 

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from cvcodec.data.index import SUFFIX
+from cvcodec.data.index import SUFFIX, is_run_file
 from cvcodec.dataset.manifests import MANIFEST_SUFFIXES, OUTPUT, Row, read_manifest
 from cvcodec.errors import InputError, UsageError
+from cvcodec.fileio import PARTIAL_SUFFIX
 from cvcodec.suffixes import VIDEO_SUFFIXES
 
 
@@ -52,7 +53,8 @@ def find_clips(sources: Sequence[str | os.PathLike[str]]) -> list[Clip]:
     What lies in one folder keeps its path below that folder; with several folders, below the folders' names. Clips
     whose places would be the same keep the suffix of their video (`a.mp4.cvl`, `a.mov.cvl`). What a manifest says of a
     video rules over a folder or a glob that also names it. Raises InputError for what is missing or empty and for rows
-    that contradict each other, and UsageError where two clips want one place, or one outside the output folder.
+    that contradict each other, and UsageError where two clips want one place, or one outside the output folder, or one
+    in a folder where a file will be.
     """
     folders = [Path(source).resolve() for source in sources if Path(source).is_dir()]
     clips: dict[str, list[_Found]] = {}
@@ -210,7 +212,22 @@ def _distinct(found: Iterable[_Found]) -> list[Clip]:
                 f"{other.source} and {clip.source} would both become {clip.output}; encode them in two runs, "
                 f"or give a manifest with a column `{OUTPUT}`"
             )
+    for clip in named:
+        _check_folders(clip, taken)
     return named
+
+
+def _check_folders(clip: Clip, taken: Mapping[str, Clip]) -> None:
+    """UsageError where a folder that `clip` goes into has the name of a file: of the run's, or of another clip."""
+    for folder in PurePosixPath(clip.output).parents:
+        name = folder.as_posix()
+        other = taken.get(name.removesuffix(PARTIAL_SUFFIX))
+        whose = f"the output of {other.source}" if other else "a list that the run writes" if is_run_file(name) else ""
+        if whose:
+            raise UsageError(
+                f"{clip.source} would become {clip.output}, but {name} is {whose} and no folder; give another name in "
+                f"a manifest's column `{OUTPUT}`"
+            )
 
 
 def _replaced(place: str) -> str:

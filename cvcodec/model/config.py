@@ -15,6 +15,10 @@ from typing import Any
 FAMILIES = ("cvvae", "cvvae-sd3", "autoencoder-kl", "cvvae-mini", "image-vae-mini")
 
 
+MOST_LATENTS, MOST_SIDE, MOST_FACTOR = 4096, 1 << 16, 64
+"""Of a window and its contexts, of a tile's side in latents or pixels, of a factor: what a file's header can say."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """What a model is. Every field is stored in the weights file; unknown fields are refused on load."""
@@ -89,8 +93,25 @@ class ModelConfig:
             )
         if not self.scaling_factor > 0:
             raise ValueError(f"the scaling factor must be positive: {self.scaling_factor = }")
-        if self.official_chunk_frames is not None and self.official_chunk_frames % self.temporal_factor:
-            raise ValueError(f"{self.official_chunk_frames = } is not a multiple of {self.temporal_factor}")
+        self._check_windows()
+
+    def _check_windows(self) -> None:
+        for least, most, names in (
+            (1, MOST_FACTOR, ("temporal_factor", "spatial_factor", "patch_size")),
+            (1, MOST_LATENTS, ("window_latents",)),
+            (0, MOST_LATENTS, ("encode_context", "decode_context")),
+            (0, MOST_SIDE, ("tile_latents", "tile_context", "tile_blend", "official_tile_pixels")),
+        ):
+            for name in names:
+                if not least <= getattr(self, name) <= most:
+                    raise ValueError(f"model config field {name} is {getattr(self, name)}, wanted {least} to {most}")
+        if not 0 <= self.official_tile_overlap < 1:
+            raise ValueError(f"{self.official_tile_overlap = } is no share of a tile; wanted 0 up to, not including, 1")
+        chunk, most = self.official_chunk_frames, MOST_LATENTS * self.temporal_factor
+        if chunk is not None and (chunk % self.temporal_factor or not 0 < chunk <= most):
+            raise ValueError(
+                f"{self.official_chunk_frames = } is not a multiple of {self.temporal_factor} from 1 to {most}"
+            )
 
     @property
     def is_video(self) -> bool:

@@ -217,6 +217,16 @@ def test_a_clip_is_tried_again_as_often_as_asked(
     assert summary.failures == (outcome,)
 
 
+@pytest.mark.parametrize("name", ["failures.jsonl", "index.jsonl"])
+def test_a_folder_where_a_list_belongs_is_refused_before_anything_is_encoded(
+    model: VideoAutoencoder, videos: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "out" / name).mkdir(parents=True)
+    with pytest.raises(OutputError, match=rf"{name} is a folder, where a run writes a file"):
+        encode(model, videos, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == [name]
+
+
 def test_a_defect_that_one_clip_meets_does_not_end_the_run(
     model: VideoAutoencoder, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

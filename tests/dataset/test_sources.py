@@ -185,6 +185,38 @@ def test_links_lead_neither_out_of_the_output_folder_nor_in_circles(
         find_clips(["deep/l*/../../clips/a.mp4"])
 
 
+@pytest.mark.parametrize(
+    ("outputs", "complaint"),
+    [
+        (["failures.jsonl/x"], r"failures\.jsonl is a list that the run writes"),
+        (["index.jsonl/deep/x"], r"index\.jsonl is a list that the run writes"),
+        (["index.jsonl.partial/x"], r"index\.jsonl\.partial is a list"),
+        (["failures-00003-of-00016.jsonl/x"], r"failures-00003-of-00016\.jsonl is a list"),
+        (["x", "x.cvl/y"], r"would become x\.cvl/y\.cvl, but x\.cvl is the output of .*v/0\.mp4 and no folder"),
+        (["x.cvl/deep/y", "x"], r"x\.cvl is the output of .*v/1\.mp4"),
+        (["x", "x.cvl.partial/y"], r"x\.cvl\.partial is the output of"),
+        (["deep/index.jsonl/x", "index.jsonl", "failures.json/x"], None),
+    ],
+)
+def test_an_output_below_what_will_be_a_file_is_refused(
+    tmp_path: Path, outputs: list[str], complaint: str | None
+) -> None:
+    lines = [f"v/{number}.mp4,{output}" for number, output in enumerate(outputs)]
+    touch(*(tmp_path / f"v/{number}.mp4" for number in range(len(outputs))))
+    (tmp_path / "m.csv").write_text("\n".join(["path,output", *lines]) + "\n")
+    if complaint is None:
+        assert len(find_clips([tmp_path / "m.csv"])) == len(outputs)
+        return
+    with pytest.raises(UsageError, match=complaint):
+        find_clips([tmp_path / "m.csv"])
+
+
+def test_a_mirrored_folder_named_like_a_list_of_the_run_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "v/failures.jsonl/a.mp4")
+    with pytest.raises(UsageError, match=r"would become failures\.jsonl/a\.cvl, but failures\.jsonl is a list"):
+        find_clips([tmp_path / "v"])
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links want rights there")
 def test_two_links_to_one_video_are_two_clips_however_they_are_named(tmp_path: Path) -> None:
     touch(tmp_path / "store/x.mp4")
