@@ -7,7 +7,7 @@ Does not know: how latents become bytes (`entropy`), records, files.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -198,13 +198,13 @@ def _put_times(info: ChunkInfo) -> bytes:
 
 
 def _take_times(cursor: Cursor, count: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8]]:
-    pts = [cursor.svarint("pts")]
+    first = cursor.svarint("pts")
     form = _form(cursor, "pts", _CHANGES)
-    step = cursor.svarint("step") if count > 1 else 0
-    for number in range(1, count):
-        if form == _CHANGES and number > 1:
-            step += cursor.svarint("change of step")
-        pts.append(pts[-1] + step)
+    if form == _CHANGES:
+        steps = list(accumulate(cursor.svarints(count - 1, "steps")))
+    else:
+        steps = [cursor.svarint("step")] * (count - 1) if count > 1 else []
+    pts = list(accumulate(steps, initial=first))
     form = _form(cursor, "duration", _EACH)
     if form == _ABSENT:
         durations = [UNKNOWN] * count
@@ -212,8 +212,7 @@ def _take_times(cursor: Cursor, count: int) -> tuple[NDArray[np.int64], NDArray[
         durations = [cursor.uvarint(_INT64.max, "duration")] * count
     else:
         read = 1 if form == _UNTIL_NEXT else count
-        durations = [after - before for before, after in pairwise(pts)][: count - read]
-        durations += [cursor.uvarint(_INT64.max + 1, "duration") - 1 for _ in range(read)]
+        durations = steps[: count - read] + [value - 1 for value in cursor.uvarints(read, "durations")]
     flags = np.zeros(count, np.uint8)
     if _form(cursor, "flag", 1):
         flags = np.frombuffer(cursor.take(count), np.uint8)

@@ -16,7 +16,8 @@ ATCH        one for each stream of kind "attachment" or "picture", between STRM 
             rest                its content
 PKTS        packets of one stream, in file order; those of a stream are in order across records
             uvarint             number of the stream in STRM
-            uvarint             n, number of packets, 1 to 2**20
+            uvarint             n, number of packets, 1 to 2**20; with all their side data at most the bytes of the
+                                payload (columns that compress too well for that are stored as they are)
             sized block, at most 2**26 bytes, of columns:
               n bytes             flags. Bit 0: keyframe. 1: corrupt. 2: no pts. 3: no dts. 4: has side data. Others: 0
               n svarints          pts less its prediction: the pts of the packet before plus its duration, 0 for the
@@ -58,6 +59,8 @@ MAX_PARAMETERS = 1 << 24
 MAX_PACKETS, MAX_COLUMNS = 1 << 20, 1 << 26
 _MAX_SIDE_DATA, _MAX_NAME = 64, 64
 _MAX_TICK = 1 << 63
+_NUMBERS = {"sample_rate", "bit_rate", "width", "height", "delay", "frame_size"}
+_NAMES = {"layout", "sample_format"}
 
 _KEYFRAME, _CORRUPT, _NO_PTS, _NO_DTS, _SIDE_DATA = 1, 2, 4, 8, 16
 
@@ -169,28 +172,32 @@ def pack_packets(packets: Sequence[CopiedPacket]) -> bytes:
             for name, content in packet.side_data:
                 side_data += put_uvarint(len(name.encode())) + name.encode() + put_uvarint(len(content)) + content
     columns = bytes(flags + pts + dts + durations + sizes + side_data)
-    return b"".join(
-        (put_uvarint(number), put_uvarint(len(packets)), put_sized_block(columns), *(packet.data for packet in packets))
-    )
+    data = b"".join(packet.data for packet in packets)
+    head = put_uvarint(number) + put_uvarint(len(packets))
+    payload = head + put_sized_block(columns) + data
+    if sum(1 + len(packet.side_data) for packet in packets) > len(payload):
+        payload = head + put_uvarint(len(columns)) + put_uvarint(len(columns) << 1) + columns + data
+    return payload
 
 
 def unpack_packets(payload: bytes) -> list[CopiedPacket]:
     """Inverse of `pack_packets`. BitstreamError for anything malformed."""
     cursor = Cursor(payload, "PKTS record")
     number = cursor.uvarint(MAX_STREAMS - 1, "stream")
-    count = cursor.uvarint(MAX_PACKETS, "number of packets")
+    count = cursor.uvarint(min(MAX_PACKETS, len(payload)), "number of packets")
     columns = Cursor(take_sized_block(cursor, MAX_COLUMNS, "columns"), "PKTS record")
     flags = columns.take(count)
     if not count or any(flag & ~(_KEYFRAME | _CORRUPT | _NO_PTS | _NO_DTS | _SIDE_DATA) for flag in flags):
         raise BitstreamError("PKTS record is malformed: it has no packets, or unknown flags")
-    steps = [None if flag & _NO_PTS else columns.svarint("pts") for flag in flags]
-    leads = [None if flag & _NO_DTS else columns.svarint("dts") for flag in flags]
-    growths = [columns.svarint("duration") for _ in flags]
-    sizes = [columns.uvarint(cursor.left, "size") for _ in flags]
+    steps = _column(columns, flags, _NO_PTS, "pts")
+    leads = _column(columns, flags, _NO_DTS, "dts")
+    growths = columns.svarints(count, "durations")
+    sizes = columns.uvarints(count, "sizes")
     if sum(sizes) != cursor.left:
         raise BitstreamError(f"PKTS record is malformed: sizes add up to {sum(sizes)}, it holds {cursor.left} bytes")
-    packets = []
+    packets: list[CopiedPacket] = []
     predicted = duration = 0
+    items = len(payload) - count  # of side data that may come
     for flag, step, lead, growth, size in zip(flags, steps, leads, growths, sizes, strict=True):
         duration += growth
         pts = None if step is None else predicted + step
@@ -199,6 +206,8 @@ def unpack_packets(payload: bytes) -> list[CopiedPacket]:
             predicted = pts + duration
         if not 0 <= duration < _MAX_TICK or any(abs(tick) >= _MAX_TICK for tick in (pts, dts, predicted) if tick):
             raise BitstreamError("PKTS record is malformed: a time is out of range")
+        side_data = _take_side_data(columns, items) if flag & _SIDE_DATA else ()
+        items -= len(side_data)
         packets.append(
             CopiedPacket(
                 stream=number,
@@ -207,7 +216,7 @@ def unpack_packets(payload: bytes) -> list[CopiedPacket]:
                 duration=duration,
                 keyframe=bool(flag & _KEYFRAME),
                 corrupt=bool(flag & _CORRUPT),
-                side_data=_take_side_data(columns) if flag & _SIDE_DATA else (),
+                side_data=side_data,
                 data=cursor.take(size),
             )
         )
@@ -215,9 +224,15 @@ def unpack_packets(payload: bytes) -> list[CopiedPacket]:
     return packets
 
 
-def _take_side_data(columns: Cursor) -> tuple[tuple[str, bytes], ...]:
+def _column(columns: Cursor, flags: bytes, absent: int, name: str) -> list[int | None]:
+    """A signed varint for each packet but those with the flag `absent`."""
+    values = iter(columns.svarints(sum(not flag & absent for flag in flags), name))
+    return [None if flag & absent else next(values) for flag in flags]
+
+
+def _take_side_data(columns: Cursor, most: int) -> tuple[tuple[str, bytes], ...]:
     items = []
-    for _ in range(columns.uvarint(_MAX_SIDE_DATA, "number of side data")):
+    for _ in range(columns.uvarint(min(_MAX_SIDE_DATA, most), "number of side data")):
         name = columns.take(columns.uvarint(_MAX_NAME, "length of a name"))
         items.append((name.decode("latin-1"), columns.take(columns.uvarint(columns.left, "length of side data"))))
     return tuple(items)
@@ -241,9 +256,7 @@ def _stream_to_json(stream: CopiedStream) -> dict[str, Any]:
 def _stream_from_json(values: Any, extradata: bytes, parameters: bytes) -> CopiedStream:
     if values["kind"] not in KINDS:
         raise ValueError(f"unknown kind of stream {values['kind']!r}")
-    start, facts = values.get("start"), values.get("facts", {})
-    if not isinstance(facts, dict):
-        raise TypeError("facts are no object")
+    start = values.get("start")
     return CopiedStream(
         kind=values["kind"],
         codec=_text(values["codec"]),
@@ -252,11 +265,23 @@ def _stream_from_json(values: Any, extradata: bytes, parameters: bytes) -> Copie
         carrier=_text(values.get("carrier", "")),
         parameters=parameters,
         extradata=extradata,
-        facts=facts,
+        facts=_facts(values.get("facts", {})),
         start=None if start is None else _tick(start),
         disposition=_names(values.get("disposition", [])),
         metadata=_texts(values.get("metadata", {})),
     )
+
+
+def _facts(values: Any) -> dict[str, Any]:
+    """Codec parameters; those that `CopiedStream` names have their types, and fit int32."""
+    if not isinstance(values, dict):
+        raise TypeError("facts are no object")
+    for name in _NUMBERS & values.keys():
+        if not 0 <= _tick(values[name]) < 1 << 31:
+            raise ValueError(f"{name} {values[name]} is out of range")
+    for name in _NAMES & values.keys():
+        _text(values[name])
+    return values
 
 
 def _ratio(value: Fraction) -> list[int]:

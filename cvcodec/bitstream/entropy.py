@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from cvcodec.bitstream import contexts
+from cvcodec.bitstream import format as fmt
 from cvcodec.bitstream.packing import put_stream, take_stream
 from cvcodec.bitstream.wire import Cursor, put_block, put_uvarint, put_uvarints, take_block
 from cvcodec.errors import BitstreamError, UnsupportedError
@@ -37,13 +38,14 @@ def encode_symbols(symbols: NDArray[np.int32]) -> bytes:
     if symbols.size <= 1 << 14 or low == high:  # where the tables of mode 1 may outweigh what they save
         width = next(size for size in (1, 2, 4) if max(-low - 1, high) < 1 << 8 * size - 1)
         candidates.append(_put_planes(symbols.astype(f"<i{width}")))
-    return min(candidates, key=len)
+    payload = min(candidates, key=len)
+    return payload if symbols.size <= _most_values(payload) else _put_contexts(symbols, thin=True)
 
 
 def decode_symbols(payload: bytes, shape: Shape) -> NDArray[np.int32]:
     """Inverse of `encode_symbols`: (C, t, h, w) int32. Raises BitstreamError for anything it could not have written;
     UnsupportedError for a mode of a later release."""
-    cursor = Cursor(payload, "payload")
+    cursor = _open(payload, shape)
     mode = cursor.take(1)[0]
     if mode == PLANES:
         symbols = _take_planes(cursor, shape, ("<i1", "<i2", "<i4")).astype(np.int32)
@@ -58,28 +60,50 @@ def decode_symbols(payload: bytes, shape: Shape) -> NDArray[np.int32]:
 
 
 def encode_floats(latents: NDArray[np.floating]) -> bytes:
-    """Payload of (C, t, h, w) float16 or float32 latents: byte planes, exact. ValueError otherwise."""
+    """Payload of (C, t, h, w) finite float16 or float32 latents: byte planes, exact. ValueError otherwise."""
     if latents.ndim != 4 or latents.dtype.name not in ("float16", "float32") or not latents.size:
         raise ValueError(f"wanted (C, t, h, w) float16 or float32 latents, got {latents.shape} {latents.dtype}")
-    return _put_planes(latents.astype(latents.dtype.newbyteorder("<")))
+    if not np.isfinite(latents).all():
+        raise ValueError("latents hold NaN or infinity")
+    values = latents.astype(latents.dtype.newbyteorder("<"))
+    payload = _put_planes(values)
+    return payload if values.size <= _most_values(payload) else _put_planes(values, thin=True)
 
 
 def decode_floats(payload: bytes, shape: Shape, dtype: DTypeLike) -> NDArray[np.floating]:
-    """Inverse of `encode_floats`: (C, t, h, w) of `dtype` (float16 or float32) in native byte order."""
-    cursor = Cursor(payload, "payload")
+    """Inverse of `encode_floats`: (C, t, h, w) of `dtype` (float16 or float32) in native byte order. Raises as
+    `decode_symbols`, also for NaN and infinity."""
+    cursor = _open(payload, shape)
     mode = cursor.take(1)[0]
     if mode != PLANES:
         raise UnsupportedError(f"payload mode {mode} is not known to this release for {np.dtype(dtype).name} latents")
     values = _take_planes(cursor, shape, (np.dtype(dtype).newbyteorder("<").str,))
     cursor.end()
-    return values.astype(dtype, copy=False)
+    latents = values.astype(dtype, copy=False)
+    if not np.isfinite(latents).all():
+        raise BitstreamError("payload is malformed: it holds NaN or infinity")
+    return latents
 
 
-def _put_planes(values: NDArray[np.generic]) -> bytes:
-    """Mode, bytes per value, one block: all first bytes, all second bytes, ..."""
+def _most_values(payload: bytes) -> int:
+    return fmt.FREE_VALUES + fmt.VALUE_DENSITY * len(payload)
+
+
+def _open(payload: bytes, shape: Shape) -> Cursor:
+    """A cursor over a payload that may hold so many values. Raises BitstreamError."""
+    if math.prod(shape) > _most_values(payload):
+        raise BitstreamError(
+            f"payload is malformed: {len(payload)} bytes stand for {math.prod(shape)} values, at most "
+            f"{_most_values(payload)} are legal"
+        )
+    return Cursor(payload, "payload")
+
+
+def _put_planes(values: NDArray[np.generic], *, thin: bool = False) -> bytes:
+    """Mode, bytes per value, one block: all first bytes, all second bytes, ... thin: within `VALUE_DENSITY`."""
     width = values.dtype.itemsize
     planes = values.reshape(-1).view(np.uint8).reshape(-1, width).T
-    return bytes((PLANES, width)) + put_block(planes.tobytes())
+    return bytes((PLANES, width)) + put_block(planes.tobytes(), thin=thin)
 
 
 def _take_planes(cursor: Cursor, shape: Shape, dtypes: tuple[str, ...]) -> NDArray[np.generic]:
@@ -95,8 +119,9 @@ def _take_planes(cursor: Cursor, shape: Shape, dtypes: tuple[str, ...]) -> NDArr
     return values.view(dtype).reshape(shape)
 
 
-def _put_contexts(symbols: NDArray[np.int32]) -> bytes:
-    """Mode, a byte per channel (predictor and scale), merged classes, their lengths, the streams."""
+def _put_contexts(symbols: NDArray[np.int32], *, thin: bool = False) -> bytes:
+    """Mode, a byte per channel (predictor and scale), merged classes, their lengths, the streams. thin: within
+    `VALUE_DENSITY`."""
     residuals, channels = predict(symbols)
     expected = contexts.expectations(residuals, channels)
     order, _ = contexts.front_order(_shape(symbols))
@@ -108,7 +133,8 @@ def _put_contexts(symbols: NDArray[np.int32]) -> bytes:
     number = np.cumsum([start in starts for start in range(contexts.CLASSES)], dtype=np.uint8)[classes]
     streams = [values[number == index] for index in range(len(starts) + 1)]
     head = bytes((CONTEXTS, *(channel.to_byte() for channel in channels))) + put_uvarint(mask)
-    return head + put_uvarints(len(stream) for stream in streams) + b"".join(map(put_stream, streams))
+    lengths = put_uvarints(len(stream) for stream in streams)
+    return head + lengths + b"".join(put_stream(stream, thin=thin) for stream in streams)
 
 
 def _take_contexts(cursor: Cursor, shape: Shape) -> NDArray[np.int32]:

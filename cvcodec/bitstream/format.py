@@ -20,7 +20,8 @@ RECORD      offset 0, 4 bytes   type, from A-Z and 0-9
 BLOCK       uvarint             2 * stored length + 1 if the content is compressed
             bytes               the content itself; or one zstd frame (RFC 8878) without magic number, checksum and
                                 dictionary id, with its content size, which must be exactly what its place wants
-SIZED BLOCK uvarint, then a block: content length, where nothing else says it
+SIZED BLOCK uvarint, then a block: content length, where nothing else says it; at most 2**12 + 2**9 times the block's
+            stored length
 
 HEAD        required, first record, once
             sized block, at most 2**20 bytes, compressed with `HEADER_DICTIONARY` as a raw-content dictionary: a JSON
@@ -34,7 +35,8 @@ CHNK        required, one per window
             uvarint             first frame: the sum of the frame counts before
             uvarint             frame count: 1 to t * temporal_factor
             sized block         time stamps, see below
-            rest                payload: (C, t, h, w) latents, h and w from the header, at most 2**27 values
+            rest                payload: (C, t, h, w) latents, h and w from the header, at most 2**27 values and
+                                at most 2**22 + 2**10 times the payload's length
 
  time stamps, in units of the header's time base
             svarint             pts of the first frame, int64
@@ -77,10 +79,10 @@ CHNK        required, one per window
             operations rounded to float32.
 
 TRLR        required, once, after the last chunk
-            sized block, at most 2**26 bytes and at most 2**10 times its stored length + 2**10
-            uvarint             chunks, at least 1; for each chunk, in order:
+            sized block, at most 2**26 bytes
+            uvarint             chunks, at least 1; for each chunk, in order, none ending behind this record's offset:
               uvarint             bytes between the end of the chunk before (of the HEAD record for the first) and it
-              uvarint             size of the whole record
+              uvarint             size of the whole record, at least 30
               uvarint, uvarint    latent count, frame count
               svarint             smallest pts less the largest of the chunk before (less 0 for the first)
               uvarint             largest pts less smallest
@@ -105,7 +107,8 @@ STRM, ATCH, PKTS  optional: streams that were copied from the source as packets,
 RESERVED    Types that start with X are for private use and never become part of the format.
 
 A reader must refuse, before it allocates: every limit above and in `header`; a payload whose frames declare another
-size than the geometry wants, or more than their length can hold. It never seeks unless it can, never trusts a length,
+size than the geometry wants, or more than their length can hold; more entries of the index, packets or side data than
+the bytes that stand for them. It never seeks unless it can, never trusts a length,
 and reports a missing trailer as truncation, even after every chunk was intact. It never runs code from the file.
 
 Owns: the numbers below. Does not know: how anything is read or written.
@@ -170,6 +173,12 @@ MAX_CHUNK_LATENTS = 4096
 
 MAX_CHUNK_VALUES = 1 << 27
 """C * t * h * w of a chunk: 16 latents of 16 channels at 7680 x 4320."""
+
+FREE_VALUES, VALUE_DENSITY = 1 << 22, 1 << 10
+"""A payload of n bytes holds at most `FREE_VALUES` + `VALUE_DENSITY` * n values."""
+
+MIN_CHUNK_RECORD = RECORD_OVERHEAD + 15
+"""Bytes of the shortest CHNK record: five of its place, six of time stamps, four of payload."""
 
 MAX_COUNT = 1 << 48
 """Latents, frames, records and bytes of a file."""

@@ -50,9 +50,9 @@ Values = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
 
 
-def put_stream(values: Values, depth: int = 0) -> bytes:
+def put_stream(values: Values, depth: int = 0, *, thin: bool = False) -> bytes:
     """Code, block and the streams that follow from it. `values`: 1-D int32 in [0, VALUE_LIMIT), whose length the reader
-    must know; nothing is stored for an empty one."""
+    must know; nothing is stored for an empty one. thin: each byte stands for at most 256 values."""
     if not len(values):
         return b""
     forms: dict[int, tuple[Bytes, Values]] = {}
@@ -63,14 +63,16 @@ def put_stream(values: Values, depth: int = 0) -> bytes:
         forms[WIDE] = values.astype("<u4").view(np.uint8).reshape(-1, 4).T[:3].reshape(-1), values[:0]
     if depth >= MAX_DEPTH - 1:
         forms = {code: form for code, form in forms.items() if not len(form[1])}
+    if thin:  # a byte for each value, or three
+        forms = {code: form for code, form in forms.items() if code in (0, WIDE)}
     blocks = {
-        code: put_block(plane.tobytes(), level=ZSTD_LEVEL, min_match=ZSTD_MIN_MATCH)
+        code: put_block(plane.tobytes(), level=ZSTD_LEVEL, min_match=ZSTD_MIN_MATCH, thin=thin)
         for code, (plane, _) in forms.items()
     }
     best = min(forms, key=lambda code: 8 * len(blocks[code]) + _entropy_bits(forms[code][1]))
     plane, rest = forms[best]
     tokens = put_uvarint(len(plane)) if best == RUNS else b""
-    return bytes((best,)) + tokens + blocks[best] + put_stream(rest, depth + 1)
+    return bytes((best,)) + tokens + blocks[best] + put_stream(rest, depth + 1, thin=thin)
 
 
 def take_stream(cursor: Cursor, length: int, depth: int = 0) -> Values:

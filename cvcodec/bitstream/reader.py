@@ -171,7 +171,7 @@ class BitstreamReader:
             info = unpack_info(record.payload, self.header) if record.type == fmt.CHNK else None
             ledger.add(record.type, record.size, record.checksum, info)
             yield record
-        trailer = unpack_trailer(record.payload, self._head.end)
+        trailer = unpack_trailer(record.payload, self._head.end, record.offset)
         ledger.check(trailer)
         self._check_footer(self._next(record.end), record)
         if self._source.read(1):
@@ -207,11 +207,7 @@ class BitstreamReader:
             raise BitstreamError(f"footer is malformed: it places the trailer at byte {offset} of {size}")
         record = self._next(offset)
         self._check_footer(footer, record)
-        trailer = unpack_trailer(record.payload, self._head.end)
-        last = trailer.index[-1]
-        if last.offset + last.size > offset:
-            raise BitstreamError(f"trailer is malformed: chunk {len(trailer.index) - 1} would lie behind byte {offset}")
-        return trailer
+        return unpack_trailer(record.payload, self._head.end, offset)
 
     def _check_footer(self, footer: Record, trailer: Record) -> None:
         if trailer.type != fmt.TRLR or footer.type != fmt.FOOT or len(footer.payload) != fmt.FOOTER.size:

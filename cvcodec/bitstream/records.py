@@ -102,9 +102,15 @@ def read_preamble(source: Readable) -> None:
         raise UnsupportedError(f"file is of format version {version}, this release reads {fmt.VERSION}; update cvcodec")
 
 
+SCAN_WORK = 4
+"""How many times over the bytes of a damaged file may be read in vain, in search of the ends of records. Damage by
+accident costs less than one reading; record heads that were put there to overlap would cost one each."""
+
+
 def scan_records(source: Readable) -> Iterator[Record | Gap]:
     """Every intact record of a damaged file, in order, and the gaps between. Reads forward only, keeps at most one
-    record and what lies behind it in memory, and never raises for what the bytes are."""
+    record and what lies behind it in memory, takes time in proportion to the file (`SCAN_WORK`), and never raises for
+    what the bytes are."""
     return _Scanner(source).scan()
 
 
@@ -116,6 +122,7 @@ class _Scanner:
         self.buffer = bytearray()
         self.base = 0
         self.ended = False
+        self.wasted = 0  # bytes of what looked like records and was none
 
     def scan(self) -> Iterator[Record | Gap]:
         gap = 0  # length of the gap that ends at the buffer's start
@@ -160,10 +167,13 @@ class _Scanner:
             return None
         if flags & ~fmt.REQUIRED or not self.fill(fmt.RECORD_OVERHEAD + length):
             return None
+        if self.wasted + length > SCAN_WORK * (self.base + len(self.buffer)):
+            return None
         end = fmt.RECORD_HEAD.size + length
         (stored,) = fmt.RECORD_TAIL.unpack_from(self.buffer, end)
         payload = bytes(self.buffer[fmt.RECORD_HEAD.size : end])
         if zlib.crc32(payload, zlib.crc32(head)) != stored:
+            self.wasted += length
             return None
         return Record(type=kind, required=bool(flags), payload=payload, offset=self.base, checksum=stored)
 

@@ -96,6 +96,6 @@ class Salvage:
 
     def _keep_trailer(self, record: Record) -> None:
         try:
-            self.trailer = unpack_trailer(record.payload, self._head_end)
+            self.trailer = unpack_trailer(record.payload, self._head_end, None)
         except BitstreamError:
             self.damaged_bytes += record.size

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from operator import attrgetter
 from typing import Any
 
@@ -17,8 +18,19 @@ from cvcodec.bitstream import format as fmt
 from cvcodec.bitstream.chunk import ChunkInfo
 from cvcodec.bitstream.header_json import dump_json, load_json
 from cvcodec.bitstream.records import pack_preamble
-from cvcodec.bitstream.wire import Cursor, put_sized_block, put_svarint, put_uvarint, put_uvarints, take_sized_block
+from cvcodec.bitstream.wire import (
+    Cursor,
+    put_sized_block,
+    put_svarint,
+    put_uvarint,
+    put_uvarints,
+    take_sized_block,
+    unzigzag,
+)
 from cvcodec.errors import BitstreamError
+
+MAX_LOST_CHUNKS = 1 << 16
+"""Entries of an index that are believed where the file that they belong to is not whole: two days of video."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,48 +192,61 @@ def pack_trailer(trailer: Trailer, head_end: int) -> bytes:
     return put_sized_block(bytes(out) + trailer.digest + put_uvarint(len(text)) + text)
 
 
-def unpack_trailer(payload: bytes, head_end: int) -> Trailer:
-    """Inverse of `pack_trailer`. Raises BitstreamError for anything it could not have written."""
+def unpack_trailer(payload: bytes, head_end: int, end: int | None) -> Trailer:
+    """Inverse of `pack_trailer`. Raises BitstreamError for anything it could not have written.
+
+    end: offset of the TRLR record, which no chunk reaches beyond; None where bytes of the file may be missing.
+    """
     outer = Cursor(payload, "trailer")
-    limit = min(fmt.MAX_TRAILER, (len(payload) << 10) + 1024)
-    cursor = Cursor(take_sized_block(outer, limit, "content"), "trailer")
+    cursor = Cursor(take_sized_block(outer, fmt.MAX_TRAILER, "content"), "trailer")
     outer.end()
-    entries: list[IndexEntry] = []
-    end, last_pts, latents, frames = head_end, 0, 0, 0
-    count = cursor.uvarint(cursor.left, "chunk count")
+    most = MAX_LOST_CHUNKS if end is None else (end - head_end) // fmt.MIN_CHUNK_RECORD
+    count = cursor.uvarint(most, "chunk count")
     if not count:
         raise BitstreamError("trailer is malformed: the file holds no chunk")
-    for _ in range(count):
-        offset = end + cursor.uvarint(fmt.MAX_COUNT, "offset")
-        size = cursor.uvarint(fmt.MAX_RECORD + fmt.RECORD_OVERHEAD, "size")
-        latent_count = cursor.uvarint(fmt.MAX_CHUNK_LATENTS, "latent count")
-        frame_count = cursor.uvarint(fmt.MAX_CHUNK_LATENTS * fmt.MAX_FACTOR, "frame count")
-        first_pts = last_pts + cursor.svarint("pts")
-        last_pts = first_pts + cursor.uvarint(1 << 64, "pts range")
-        if not latent_count or not frame_count or not -(1 << 63) <= first_pts <= last_pts < 1 << 63:
-            raise BitstreamError(f"trailer is malformed: entry {len(entries)} is impossible")
-        entries.append(
-            IndexEntry(
-                offset=offset,
-                size=size,
-                first_latent=latents,
-                latent_count=latent_count,
-                first_frame=frames,
-                frame_count=frame_count,
-                first_pts=first_pts,
-                last_pts=last_pts,
-            )
-        )
-        end, latents, frames = offset + size, latents + latent_count, frames + frame_count
+    entries = tuple(_take_entries(cursor, count, head_end, fmt.MAX_COUNT if end is None else end))
     totals: dict[str, RecordTotal] = {}
     for _ in range(cursor.uvarint(cursor.left, "record types")):
         kind = cursor.take(4).decode("latin-1")
         total = RecordTotal(count=cursor.uvarint(fmt.MAX_COUNT, "count"), size=cursor.uvarint(fmt.MAX_COUNT, "bytes"))
-        if totals and kind <= max(totals):
+        if totals and kind <= next(reversed(totals)):
             raise BitstreamError("trailer is malformed: record types are not in ascending order")
         totals[kind] = total
     digest = cursor.take(fmt.DIGEST_BYTES)
     text = cursor.take(cursor.uvarint(fmt.MAX_JSON, "metadata length"))
     cursor.end()
     metadata = load_json(text, "trailer metadata") if text else {}
-    return Trailer(index=tuple(entries), records=totals, digest=digest, metadata=metadata)
+    return Trailer(index=entries, records=totals, digest=digest, metadata=metadata)
+
+
+def _take_entries(cursor: Cursor, count: int, start: int, stop: int) -> Iterator[IndexEntry]:
+    """`count` index entries of chunks that lie in [start, stop) of the file."""
+    values = cursor.uvarints(6 * count, "index")
+    latents, frames = values[2::6], values[3::6]
+    first_latents, first_frames = accumulate(latents, initial=0), accumulate(frames, initial=0)
+    last_pts = 0
+    for number, (gap, size, latent_count, frame_count, lead, length) in enumerate(
+        zip(values[0::6], values[1::6], latents, frames, values[4::6], values[5::6], strict=True)
+    ):
+        offset = start + gap
+        start = offset + size
+        first_pts = last_pts + unzigzag(lead)
+        last_pts = first_pts + length
+        if (
+            not fmt.MIN_CHUNK_RECORD <= size <= fmt.MAX_RECORD + fmt.RECORD_OVERHEAD
+            or start > stop
+            or not 1 <= latent_count <= fmt.MAX_CHUNK_LATENTS
+            or not 1 <= frame_count <= latent_count * fmt.MAX_FACTOR
+            or not -(1 << 63) <= first_pts <= last_pts < 1 << 63
+        ):
+            raise BitstreamError(f"trailer is malformed: no chunk {number} of {size} bytes at byte {offset} can be")
+        yield IndexEntry(
+            offset=offset,
+            size=size,
+            first_latent=next(first_latents),
+            latent_count=latent_count,
+            first_frame=next(first_frames),
+            frame_count=frame_count,
+            first_pts=first_pts,
+            last_pts=last_pts,
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 from contextlib import suppress
 from fractions import Fraction
 
@@ -23,7 +24,7 @@ from cvcodec.bitstream.copied import (
     unpack_packets,
     unpack_streams,
 )
-from cvcodec.bitstream.wire import put_uvarint
+from cvcodec.bitstream.wire import Cursor, put_block, put_uvarint, take_sized_block
 from cvcodec.copied import Chapter, CopiedContainer, CopiedPacket, CopiedStream
 from cvcodec.errors import BitstreamError
 from tests.bitstream.samples import make_chunks, make_header
@@ -126,6 +127,10 @@ def test_the_description_is_json_that_anyone_can_read() -> None:
         '{"streams":[{"kind":"audio","codec":"aac","metadata":{"a":1}}]}',
         '{"streams":[{"kind":"audio","codec":"aac","disposition":"default"}]}',
         '{"streams":[{"kind":"audio","codec":"aac","facts":[1]}]}',
+        '{"streams":[{"kind":"audio","codec":"aac","facts":{"sample_rate":"48000"}}]}',
+        '{"streams":[{"kind":"audio","codec":"aac","facts":{"delay":2147483648}}]}',
+        '{"streams":[{"kind":"audio","codec":"aac","facts":{"bit_rate":-1}}]}',
+        '{"streams":[{"kind":"audio","codec":"aac","facts":{"layout":2}}]}',
         '{"streams":3}',
         '{"streams":[3]}',
         '{"metadata":[]}',
@@ -166,6 +171,27 @@ def test_claims_beyond_the_payload_are_refused_before_anything_is_allocated() ->
     ):
         with pytest.raises(BitstreamError):
             unpack_packets(payload)
+
+
+def test_packets_and_side_data_are_no_more_than_the_bytes_of_their_record() -> None:
+    empty = [packet(None, b"", duration=0, keyframe=False, side_data=(("a", b""),) * 3)] * 5000
+    payload = pack_packets(empty)
+    assert unpack_packets(payload) == empty
+    assert len(payload) > 4 * 5000
+    for many in (empty, [packet(n, b"") for n in range(3000)]):
+        # What this program writes, with the columns as short as zstd makes them.
+        cursor = Cursor(pack_packets(many), "test")
+        head = put_uvarint(cursor.uvarint(9, "stream")) + put_uvarint(cursor.uvarint(9999, "packets"))
+        columns = take_sized_block(cursor, 1 << 20, "columns")
+        bomb = head + put_uvarint(len(columns)) + put_block(columns)
+        assert len(bomb) < 1000
+        tracemalloc.start()
+        try:
+            with pytest.raises(BitstreamError):
+                unpack_packets(bomb)
+            assert tracemalloc.get_traced_memory()[1] < 20_000
+        finally:
+            tracemalloc.stop()
 
 
 def test_packets_of_two_streams_do_not_share_a_record() -> None:

@@ -1,5 +1,8 @@
 """Payloads: an independent scalar decoder, the bounds of what is stored, and what is refused."""
 
+import math
+import tracemalloc
+
 import numpy as np
 import pytest
 import zstandard
@@ -9,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from cvcodec.bitstream import contexts, packing
 from cvcodec.bitstream.entropy import decode_floats, decode_symbols, encode_floats, encode_symbols
-from cvcodec.bitstream.wire import Cursor, put_block
+from cvcodec.bitstream.wire import Cursor, put_block, put_uvarint
 from cvcodec.errors import BitstreamError, UnsupportedError
 from cvcodec.quantization import SYMBOL_LIMIT
 from tests.bitstream.plain_reader import Bytes, PlainChunk, decode_stream, decode_values
@@ -115,13 +118,66 @@ def test_laplacian_symbols_of_changing_scale_take_less_than_their_order_0_entrop
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
-def test_floats_come_back_bit_for_bit_also_nan_infinity_and_minus_zero(dtype):
+def test_floats_come_back_bit_for_bit_also_minus_zero_and_the_smallest(dtype):
     bits = np.uint16 if dtype is np.float16 else np.uint32
     values = np.random.default_rng(0).integers(0, np.iinfo(bits).max, (2, 3, 4, 5), dtype=bits).view(dtype)
-    values[0, 0, 0, :4] = np.nan, np.inf, -np.inf, -0.0
+    values[~np.isfinite(values)] = 1
+    values[0, 0, 0, :3] = -0.0, np.finfo(dtype).smallest_subnormal, np.finfo(dtype).max
     back = decode_floats(encode_floats(values), values.shape, dtype)
     assert back.dtype == dtype
     assert back.view(bits).tolist() == values.view(bits).tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_floats_that_are_not_finite_are_neither_written_nor_read(dtype, value):
+    values = np.full((2, 1, 1, 1), value, dtype)
+    with pytest.raises(ValueError, match="NaN"):
+        encode_floats(values)
+    planes = values.view(np.uint8).reshape(2, -1).T.tobytes()
+    with pytest.raises(BitstreamError, match="NaN or infinity"):
+        decode_floats(bytes((0, values.itemsize)) + put_block(planes), values.shape, dtype)
+
+
+def dense_payloads(shape):
+    """Payloads of zeros, as short as zstd makes them, in each mode."""
+    count = math.prod(shape)
+    runs = (
+        bytes((packing.RUNS,))
+        + put_uvarint(-(-count // 255))
+        + put_block(b"\xff" * (count // 255) + bytes((count % 255,)))
+    )
+    return {
+        "planes": bytes((0, 1)) + put_block(bytes(count)),
+        "contexts": bytes((1, *bytes(shape[0]), 0)) + put_uvarint(count) + runs,
+    }
+
+
+@pytest.mark.parametrize("mode", ["planes", "contexts"])
+def test_a_payload_of_more_values_than_its_bytes_may_stand_for_is_refused_before_anything_is_built(mode):
+    few, many = (4, 4, 64, 64), (16, 8, 1024, 1024)
+    payload = dense_payloads(few)[mode]
+    assert not decode_symbols(payload, few).any()
+    payload = dense_payloads(many)[mode]
+    assert len(payload) < 6000
+    tracemalloc.start()
+    try:
+        with pytest.raises(BitstreamError, match=f"{len(payload)} bytes stand for"):
+            decode_symbols(payload, many)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float16, np.float32])
+def test_large_chunks_that_are_all_alike_are_written_so_that_they_may_be_read(dtype):
+    values = np.zeros((2, 2, 1100, 1024), dtype)  # more than are free
+    values[1, 0, 5, 5] = 1000
+    payload = encode_symbols(values) if dtype is np.int32 else encode_floats(values)
+    assert values.size < 2**22 + 2**10 * len(payload)
+    assert len(payload) < 100_000
+    back = decode_symbols(payload, values.shape) if dtype is np.int32 else decode_floats(payload, values.shape, dtype)
+    np.testing.assert_array_equal(back, values)
 
 
 def test_float_payload_is_the_documented_bytes():

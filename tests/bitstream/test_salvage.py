@@ -1,13 +1,20 @@
 """Damaged files: every intact chunk comes out, and what is lost is said exactly."""
 
+import dataclasses
 import io
+import struct
+import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from cvcodec.bitstream import BitstreamReader, Chunk, Gap, Record, Salvage, scan_records
+from cvcodec.bitstream import BitstreamReader, Chunk, Gap, Record, Salvage, records, scan_records
+from cvcodec.bitstream.records import pack_record
+from cvcodec.bitstream.trailer import MAX_LOST_CHUNKS, pack_trailer
 from cvcodec.errors import BitstreamError
 from tests.bitstream.samples import Trickle, assert_same_chunk, make_chunks, make_file, make_header
+from tests.bitstream.test_stream import forge, records_of
 
 LENGTHS = (5, 5, 5, 5, 2)
 
@@ -105,3 +112,37 @@ def test_a_lost_trailer_is_said(data):
     changed = bytearray(data)
     changed[-30] ^= 1
     assert summary(bytes(changed)) == [0, 1, 2, 3, 4, (22, None, 83, None)]
+
+
+def test_record_heads_that_overlap_cost_time_in_proportion_to_the_file_and_hide_nothing_before_them(data, monkeypatch):
+    size = 60_000
+    heads = bytearray()
+    for at in range(0, size - 15, 11):  # each claims everything behind it
+        head = b"CHNK\x01" + struct.pack("<I", size - at - 15)
+        heads += head + struct.pack("<H", zlib.crc32(head) & 0xFFFF)
+    read = 0
+
+    def counting(payload: bytes, start: int = 0) -> int:
+        nonlocal read
+        read += len(payload)
+        return zlib.crc32(payload, start)
+
+    monkeypatch.setattr(records, "zlib", SimpleNamespace(crc32=counting))
+    forged = data + bytes(heads)
+    assert summary(forged) == [0, 1, 2, 3, 4]
+    assert read < 6 * len(forged)
+
+
+def test_an_index_of_a_file_that_is_not_whole_may_reach_beyond_it_but_not_without_bound(data):
+    trailer = BitstreamReader(io.BytesIO(data)).trailer
+    pieces = records_of(data)
+    assert summary(forge([pieces[0], *pieces[3:]])) == [(0, 5, 0, 17), 1, 2, 3, 4]
+    assert summary(forge([pieces[0], *pieces[-2:]])) == [(0, 22, 0, 83)]
+    entry = trailer.index[0]
+    many = [
+        dataclasses.replace(entry, offset=entry.offset + n * entry.size, first_pts=0, last_pts=0)
+        for n in range(MAX_LOST_CHUNKS + 1)
+    ]
+    payload = pack_trailer(dataclasses.replace(trailer, index=tuple(many)), entry.offset)
+    pieces[-2] = pack_record("TRLR", payload, required=True)
+    assert summary(forge(pieces)) == [0, 1, 2, 3, 4, (22, None, 83, None)]

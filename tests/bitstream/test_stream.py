@@ -1,7 +1,9 @@
 """Whole files: byte literals of the framing, pipes both ways, random access, and everything a reader refuses."""
 
+import dataclasses
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from cvcodec.bitstream import BitstreamReader, BitstreamWriter
 from cvcodec.bitstream import format as fmt
 from cvcodec.bitstream.records import pack_record, scan_records
+from cvcodec.bitstream.trailer import pack_trailer, unpack_trailer
 from cvcodec.errors import BitstreamError, ChecksumError, TruncatedError, UnsupportedError
 from tests.bitstream.plain_reader import decode_values, read_file
 from tests.bitstream.samples import Trickle, assert_same_chunk, make_chunks, make_file, make_header
@@ -282,6 +285,60 @@ def test_an_index_that_lies_is_found_out_without_reading_everything():
     pieces, others = records_of(data), records_of(other)
     with pytest.raises(BitstreamError):
         open_reader(forge([*pieces[:-2], *others[-2:]])).read_chunk(1)
+
+
+def forged_index(change) -> bytes:
+    """A file whose index holds, between its own entries, what `change` makes of the first."""
+    data = make_file()
+    pieces = records_of(data)
+    trailer = BitstreamReader(io.BytesIO(data)).trailer
+    head_end = 8 + len(pieces[0])
+    payload = pack_trailer(dataclasses.replace(trailer, index=tuple(change(trailer.index))), head_end)
+    pieces[-2] = pack_record("TRLR", payload, required=True)
+    return forge(pieces)
+
+
+def repeated(index, count, size):
+    """`count` entries of `size` bytes, one behind the other."""
+    first = index[0]
+    return [
+        dataclasses.replace(first, offset=first.offset + n * size, size=size, first_pts=0, last_pts=0)
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("how", ["file", "sequential file"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: repeated(index, 200_000, 30),  # more than a file of that size can hold
+        lambda index: repeated(index, 60, 29),  # smaller than a chunk
+        lambda index: repeated(index, 60, 1000),  # reach past the trailer
+        lambda index: [dataclasses.replace(index[0], latent_count=1, frame_count=65)],
+    ],
+)
+def test_an_index_that_the_file_cannot_hold_is_refused_before_it_is_built(change, how):
+    data = forged_index(change)
+    assert len(data) < 30_000
+    tracemalloc.start()
+    try:
+        with pytest.raises(BitstreamError, match="trailer is malformed"):
+            open_reader(data, how).verify({"XPKT"})
+        assert tracemalloc.get_traced_memory()[1] < 6_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_index_of_a_long_video_that_never_changes_can_be_read():
+    entry = open_reader(make_file()).index[0]
+    entries = tuple(
+        dataclasses.replace(entry, offset=500 + 100 * n, size=100, first_latent=5 * n, first_frame=17 * n)
+        for n in range(20_000)
+    )
+    trailer = dataclasses.replace(open_reader(make_file()).trailer, index=entries)
+    payload = pack_trailer(trailer, 500)
+    assert len(payload) < 2000
+    assert unpack_trailer(payload, 500, 500 + 100 * 20_000) == trailer
 
 
 def test_a_record_that_claims_4_gigabytes_is_refused():

@@ -40,6 +40,32 @@ def test_varints_that_end_early_run_on_exceed_their_limit_or_are_too_long_are_re
         Cursor(bytes.fromhex(data), "test").uvarint(100, "value")
 
 
+@given(st.lists(st.integers(0, 2**70 - 1) | st.integers(0, 300), max_size=40))
+def test_many_varints_are_read_as_one_after_another(values):
+    cursor = Cursor(wire.put_uvarints(values) + b"rest", "test")
+    assert cursor.uvarints(len(values), "values") == values
+    assert cursor.rest() == b"rest"
+
+
+@pytest.mark.parametrize("data", ["", "80", "8000", "ff" * 10 + "01", "01 80", "01 80 00", "01" + "80" * 10 + "01"])
+def test_many_varints_that_end_early_run_on_or_are_too_long_are_refused(data):
+    with pytest.raises(BitstreamError):
+        Cursor(bytes.fromhex(data), "test").uvarints(1 + (data[:2] == "01"), "values")
+
+
+@pytest.mark.parametrize("count", [1000, 30_000, 3_000_000])
+def test_sized_blocks_hold_no_more_than_their_bytes_may_stand_for(count):
+    data = bytes(count)
+    stored = wire.put_sized_block(data)
+    assert wire.take_sized_block(Cursor(stored, "test"), count, "content") == data
+    assert count <= 2**12 + 2**9 * len(stored)
+    dense = wire.put_uvarint(count) + wire.put_block(data)
+    assert (dense == stored) == (count == 1000)
+    if dense != stored:
+        with pytest.raises(BitstreamError, match="must not stand for"):
+            wire.take_sized_block(Cursor(dense, "test"), count, "content")
+
+
 @given(st.binary(max_size=3000), st.sampled_from([1, 50]))
 def test_blocks_come_back_and_are_ordinary_zstd_frames(data, times):
     data *= times

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from fractions import Fraction
 
 import pytest
@@ -15,7 +16,7 @@ def packet(stream: int, pts: int, size: int = 10) -> CopiedPacket:
     return CopiedPacket(stream, pts, pts, 1, True, False, (), bytes([pts % 256]) * size)
 
 
-@pytest.mark.parametrize("limit", [0, 50, 1 << 20])
+@pytest.mark.parametrize("limit", [0, 3000, 1 << 20])
 def test_every_packet_leaves_once_in_the_order_of_time(limit: int) -> None:
     queue = PacketQueue(limit)
     order = random.Random(0)
@@ -34,10 +35,10 @@ def test_every_packet_leaves_once_in_the_order_of_time(limit: int) -> None:
 
 
 def test_memory_is_bounded_and_the_file_goes_when_it_is_empty() -> None:
-    queue = PacketQueue(1000)
+    queue = PacketQueue(10_000)
     for pts in range(100):
         queue.put(packet(0, pts, 100), Fraction(pts))
-    assert queue._held <= 1000
+    assert queue._held <= 10_000
     assert queue._file is not None
     assert [item for item, _ in queue.take(None)] == [packet(0, pts, 100) for pts in range(100)]
     assert queue._file is None
@@ -52,3 +53,19 @@ def test_a_stream_whose_head_is_late_does_not_hold_up_others() -> None:
     queue.put(packet(0, 100), Fraction(100))
     queue.put(packet(1, 1), Fraction(1))
     assert [item.stream for item, _ in queue.take(Fraction(50))] == [1]
+
+
+def test_packets_of_no_bytes_take_memory_too_and_come_back_as_they_were() -> None:
+    queue = PacketQueue(100_000)
+    made = [
+        packet(0, pts, 0)._replace(dts=None, side_data=(("skip_samples", bytes(10)), ("palette", b""))[: pts % 3])
+        for pts in range(20_000)
+    ]
+    tracemalloc.start()
+    try:
+        for item in made:
+            queue.put(item, Fraction(item.pts or 0, 3))
+        assert tracemalloc.get_traced_memory()[0] < 2_000_000
+    finally:
+        tracemalloc.stop()
+    assert list(queue.take(None)) == [(item, Fraction(item.pts or 0, 3)) for item in made]
