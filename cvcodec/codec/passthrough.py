@@ -18,7 +18,7 @@ Decoding:  player = PassthroughPlayer(on_notice=notices)
 from __future__ import annotations
 
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -44,9 +44,13 @@ from cvcodec.video.copy_reader import StreamCopier
 from cvcodec.video.copy_writer import StreamRestorer, movie_timescale
 from cvcodec.video.sizes import packets
 from cvcodec.video.source import Source, VideoSource
+from cvcodec.video.timestamps import Timeline
 
 _RECORD_BYTES = 128 << 10
 """Data of a PKTS record, at least, where a stream has so much between two chunks."""
+
+_REORDERED = 64
+"""Packets of the picture, more than lie between one and those that are shown before it."""
 
 Record = tuple[str, bytes]
 """Type and payload."""
@@ -72,7 +76,8 @@ class PassthroughRecorder:
         self._queue = PacketQueue()
         self._reader: VideoReader | None = None
         self._video: int | None = None
-        self._reached: Fraction | None = None  # by the picture, in the order of the source
+        # By the picture, in the order of the source; of no more packets than are reordered, should a time be absurd.
+        self._reached: deque[Fraction] = deque(maxlen=_REORDERED)
         self._begun: dict[int, Fraction] = {}  # when the first packet of each stream was due
         self._described = False
 
@@ -87,17 +92,16 @@ class PassthroughRecorder:
                 self._copier.restart()
                 self._queue.clear()
                 self._begun.clear()
-                self._reached = None
+                self._reached.clear()
                 return
             if packet.stream_index == self._video or (self._video is None and packet.stream.type == "video"):
                 if packet.pts is not None:
-                    time = packet.pts * packet.time_base
-                    self._reached = time if self._reached is None else max(time, self._reached)
+                    self._reached.append(packet.pts * packet.time_base)
                 if packet.stream_index == self._video:
                     return
             for copied in self._copier.copy(packet):
                 due = copied.seconds(self._copier.time_base(copied.stream))
-                due = due if self._reached is None else max(due, self._reached)
+                due = max((due, *self._reached))
                 self._begun.setdefault(copied.stream, due)
                 self._queue.put(copied, due)
 
@@ -150,7 +154,8 @@ def copied_size(
     copier = StreamCopier(kinds=kinds, metadata=metadata)
     with Source(source) as opened, opened.open() as container:
         copier.begin(container, stream)
-        found = (copied for packet in packets(container, opened.name) for copied in copier.copy(packet))
+        mended = Timeline(stream, lambda _: None).mended(packets(container, opened.name))
+        found = (copied for packet in mended for copied in copier.copy(packet))
         wanted = (packet for packet in found if _wanted(copier, packet, begin, end))
         size = sum(len(payload) + RECORD_OVERHEAD for _, payload in _packed(wanted)) if kinds else 0
         described = _descriptions(copier.describe(()), begin, end)

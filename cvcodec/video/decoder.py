@@ -25,10 +25,12 @@ from cvcodec.video.deinterlace import Timed
 from cvcodec.video.described import cropping
 from cvcodec.video.libav import as_fraction, park, reason
 from cvcodec.video.source import Source
+from cvcodec.video.timestamps import FrameClock, Timeline
 
 # Formats that store the time of every frame. Elsewhere (AVI, MPEG-PS, raw streams) FFmpeg derives times from the frames
 # before, and gives others after a seek; such files are read from the beginning.
 _TIMED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "flv", "mxf", "nut"}
+_JOINED_FORMATS = {"mpegts"}  # of these, whose times may begin anew where files are joined end to end
 _FIRST_STEP_BACK = Fraction(2)
 _PACKET_LEAD = Fraction(1)  # seconds that packets of other streams may lie in front of the video of their time
 _PACKET_LAG = Fraction(10)  # and behind it
@@ -61,6 +63,7 @@ class Decoder:
         self._number = stream or 0
         self._threads = threads or 0
         self._on_packet = on_packet
+        self._joined: bool | None = None  # whether its times jump back; looked for where that matters
         self._process = os.getpid()
         self._open()
         # It listens to the log, so before threads decode.
@@ -92,7 +95,13 @@ class Decoder:
         self.stream.thread_count = self._threads
         self.stream.codec_context.flags |= Flags.output_corrupt
         self._reorder_depth = self.stream.codec_context.reorder_depth
-        self._last_pts: int | None = None
+        self._begin_times()
+
+    def _begin_times(self) -> None:
+        """What follows is read from another place."""
+        self._timeline = Timeline(self.stream.index, self.say)
+        self._mended = self._timeline.mended(self._demuxed())
+        self._clock = FrameClock(self.container.format.name, self._ticks_per_frame(), self.say)
 
     @property
     def number(self) -> int:
@@ -111,24 +120,14 @@ class Decoder:
 
     def frames(self) -> Iterator[Timed]:
         """The frames from the current position to the end, in order of presentation. Durations are the container's."""
-        for frame in self._decoded():
-            yield Timed(frame, self._time(frame), frame.duration or None)
-
-    def _time(self, frame: av.VideoFrame) -> int:
-        pts, last = frame.pts if frame.pts is not None else frame.dts, self._last_pts
-        if pts is None:
-            pts = 0 if last is None else last + self._ticks_per_frame()
-        elif last is not None and pts <= last:
-            self.say("frames with repeated or backward times: each was moved to one tick after its predecessor")
-            pts = last + 1
-        self._last_pts = pts
-        return pts
+        for frame, time in self._clock.times(self._decoded()):
+            yield Timed(frame, time, frame.duration or None)
 
     def _ticks_per_frame(self) -> int:
         rate = as_fraction(self.stream.average_rate) or as_fraction(self.stream.guessed_rate) or Fraction(25)
         return max(1, round(1 / (rate * self.time_base)))
 
-    def _packets(self) -> Iterator[Any]:
+    def _demuxed(self) -> Iterator[Any]:
         streams = None if self._on_packet else self.stream
         packets: Iterator[Any] = self.container.demux(streams) if streams is not None else self.container.demux()
         while True:
@@ -144,6 +143,11 @@ class Decoder:
             except av.error.FFmpegError as error:
                 self._damaged(error)
                 return
+            yield packet
+
+    def _packets(self) -> Iterator[Any]:
+        """Those to decode; others are handed on."""
+        for packet in self._mended:
             if packet.stream_index == self.stream.index:
                 if packet.dts is None and packet.pts is None and packet.size == 0:
                     return  # PyAV's flush marker; `_decoded` flushes itself
@@ -195,7 +199,7 @@ class Decoder:
         packets = recent.packets()
         if not packets:
             return
-        last, errors = self._last_pts, recent.errors_before()
+        last, errors = self._clock.newest, recent.errors_before()
         context: Any = av.CodecContext.create(self.stream.codec_context.codec.name, "r")
         for name in ("extradata", "width", "height", "bits_per_coded_sample"):
             setattr(context, name, getattr(self.stream.codec_context, name))
@@ -225,14 +229,14 @@ class Decoder:
         target = pts - 1
         if self._on_packet is not None:
             target -= int(_PACKET_LEAD / self.time_base)
-        while self._can_seek() and target > first_pts:
+        while target > first_pts and self._can_seek():
             self._forget()
             try:
                 self.container.seek(target, stream=self.stream)
             except (av.error.FFmpegError, OSError):
                 break
             self.stream.codec_context.reorder_depth = self._reorder_depth
-            self._last_pts = None
+            self._begin_times()
             errors, lead, items = self.errors, deque[Timed](maxlen=2), self.frames()
             first: Timed | None = next(items, None)
             reached = first
@@ -277,7 +281,19 @@ class Decoder:
 
     def _can_seek(self) -> bool:
         """Whether times after a seek are those that reading from the beginning gives."""
-        return self.source.seekable and self.container.format.name in _TIMED_FORMATS
+        if not self.source.seekable or self.container.format.name not in _TIMED_FORMATS:
+            return False
+        if self._joined is None:
+            self._joined = self.container.format.name in _JOINED_FORMATS and self._finds_joint()
+        return not self._joined
+
+    def _finds_joint(self) -> bool:
+        """Whether times jump back further on, so that the same time is there twice. Reads on to the end."""
+        errors = self.errors
+        for _ in self._mended:
+            pass
+        self.errors = errors
+        return self._timeline.joints > 0
 
     @staticmethod
     def _chain(lead: deque[Timed], reached: Timed | None, rest: Iterator[Timed]) -> Iterator[Timed]:

@@ -17,6 +17,7 @@ import av.error
 from cvcodec.errors import InputError
 from cvcodec.video.libav import as_fraction, reason
 from cvcodec.video.source import Source, is_sequence, numbered, sequence_files
+from cvcodec.video.timestamps import Timeline
 from cvcodec.video.units import PictureBytes
 
 
@@ -56,7 +57,8 @@ def stream_bytes(path: str | os.PathLike[str], *, stream: int | None = None) -> 
         real = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         chosen = real[stream or 0] if (stream or 0) < len(real) else None
         needed = _counter(chosen)
-        for packet in packets(container, source.name):
+        timeline = Timeline(-1 if chosen is None else chosen.index, lambda _: None)
+        for packet in timeline.mended(packets(container, source.name)):
             if chosen is None or packet.stream.index != chosen.index:
                 others += packet.size
                 continue
@@ -74,7 +76,7 @@ def stream_bytes(path: str | os.PathLike[str], *, stream: int | None = None) -> 
             return StreamBytes(0, others, None, None, None)
         base = as_fraction(chosen.time_base) or Fraction(1, 1000)
         duration = None
-        if chosen.duration:
+        if chosen.duration and not timeline.joints:
             duration = chosen.duration * base
         elif begin is not None:
             # A last packet of unknown length is as long as the others.
