@@ -176,18 +176,24 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def instantiate(
-    checkpoint: Checkpoint, *, name: str, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    checkpoint: Checkpoint,
+    *,
+    name: str,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    requires_grad: bool = False,
 ) -> VideoAutoencoder:
     """A ready model (eval mode) carrying `.name`, `.statistics`, `.latent_space_id` and `.decoder_hash`.
 
     Built on the meta device and given the file's tensors, so nothing is initialised only to be overwritten.
-    `statistics` are the measured ones, else the defaults of the config. DeviceError when the device cannot take it.
+    `statistics` are the measured ones, else the defaults of the config. requires_grad: of the weights. DeviceError when
+    the device cannot take it.
     """
     with torch.device("meta"):
         model = build_model(checkpoint.config)
     model.load_state_dict(checkpoint.state_dict, strict=True, assign=True)
     try:
-        model = model.to(device=device, dtype=dtype).eval()
+        model = model.to(device=device, dtype=dtype).eval().requires_grad_(requires_grad)
     except (RuntimeError, AssertionError) as error:  # torch raises AssertionError when it was built without CUDA
         raise DeviceError(f"cannot put the model on {device}: {first_line(error)}; try --device cpu") from error
     model.name = name

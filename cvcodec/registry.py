@@ -142,14 +142,18 @@ def load_model(
     *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
+    requires_grad: bool = False,
 ) -> VideoAutoencoder:
     """A model by name or weights file, in eval mode, with `.name`, `.statistics`, `.latent_space_id` and
     `.decoder_hash`.
 
+    requires_grad: of its weights. Without, a call keeps no graph, unless its input asks for gradients.
     The file is verified against its identities. Raises InputError, CheckpointError or DeviceError.
     """
     entry = resolve(name_or_path)
-    return instantiate(load_checkpoint(entry.path), name=entry.name, device=device, dtype=dtype)
+    return instantiate(
+        load_checkpoint(entry.path), name=entry.name, device=device, dtype=dtype, requires_grad=requires_grad
+    )
 
 
 def load_named_model(name: str) -> VideoAutoencoder:

@@ -161,9 +161,16 @@ def test_a_loaded_model_computes_what_the_saved_one_did(model: VideoAutoencoder,
     )
 
 
+def test_a_loaded_model_keeps_no_graph_unless_it_is_asked_for_gradients(file: Path) -> None:
+    loaded = instantiate(load_checkpoint(file), name="tiny")
+    pixels = torch.zeros(1, 3, 5, 16, 16)
+    assert loaded.decode(loaded.encode(pixels).mean).grad_fn is None
+    assert loaded.encode(pixels.requires_grad_()).mean.grad_fn is not None, "pixels may still be optimised"
+
+
 def test_training_a_loaded_model_does_not_change_its_file(file: Path) -> None:
     before = file.read_bytes()
-    loaded = instantiate(load_checkpoint(file), name="tiny")
+    loaded = instantiate(load_checkpoint(file), name="tiny", requires_grad=True)
     with torch.no_grad():
         for parameter in loaded.parameters():
             assert parameter.requires_grad

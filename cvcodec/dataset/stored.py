@@ -20,9 +20,19 @@ from cvcodec.bitstream.header_json import load_header
 from cvcodec.dataset.export_ import EXPORT_KEY, HEADER_KEY
 from cvcodec.errors import BitstreamError, InputError, UsageError
 from cvcodec.fileio import open_input
+from cvcodec.suffixes import VIDEO_SUFFIXES
 
 _NAMES = ("latents", "latent", "samples", "z")
 _NPY_MAGIC = b"\x93NUMPY"
+
+_SAVE_ANEW = "save the tensor with safetensors.torch.save_file, or its array with numpy.save"
+_OTHERS = (
+    (b"\x89CVL", "a .cvl file already; decode it: cvcodec decode"),
+    (b"\x89HDF", f"HDF5; {_SAVE_ANEW}"),
+    (b"\x80", f"a Python pickle, which could run code when it is loaded; {_SAVE_ANEW}"),
+    (b"PK\x03\x04", f"a zip, as torch.save and numpy.savez write, and pickles in it could run code; {_SAVE_ANEW}"),
+)
+"""What other files begin with, what they are, and the way out."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,8 @@ def read_latents(source: str | os.PathLike[str], *, key: str | None = None) -> S
     if not path.is_file():
         raise InputError(f"{path} is a folder; name a file" if path.is_dir() else f"{path}: no such file")
     with open_input(path) as file:
-        is_npy = file.read(len(_NPY_MAGIC)) == _NPY_MAGIC or path.suffix.lower() == ".npy"
+        head = file.read(len(_NPY_MAGIC))
+    is_npy = head == _NPY_MAGIC or path.suffix.lower() == ".npy"
     if is_npy and key is not None:
         raise UsageError(f"{path}: a .npy file holds one array; leave out --key")
     try:
@@ -57,14 +68,22 @@ def read_latents(source: str | os.PathLike[str], *, key: str | None = None) -> S
         header = load_header(record[HEADER_KEY].encode()) if HEADER_KEY in record else None
         export = json.loads(record[EXPORT_KEY]) if EXPORT_KEY in record else None
     except (ValueError, OSError, KeyError, BitstreamError) as error:
-        raise InputError(f"{path} cannot be read as latents: {error}") from error
+        # Asked last: a .safetensors file begins with a length, which may look like anything.
+        other = next((what for magic, what in _OTHERS if head.startswith(magic)), None)
+        if other is None and path.suffix.lower() in VIDEO_SUFFIXES:
+            other = "a video; encode it: cvcodec encode"
+        if other is not None:
+            raise InputError(f"{path} holds no latents that can be read, it is {other}") from error
+        raise InputError(f"{path} cannot be read as latents, wanted .safetensors or .npy: {error}") from error
     if latents.dtype.kind != "f":
         raise InputError(f"{path} holds {latents.dtype}, latents are floats")
     return Stored(latents, export, header, times)
 
 
 def _read_npy(path: Path) -> tuple[NDArray[Any], dict[str, str], dict[str, NDArray[np.int64]]]:
-    latents: NDArray[Any] = np.load(path, allow_pickle=False)
+    latents: NDArray[Any] | Mapping[str, Any] = np.load(path, allow_pickle=False)
+    if not isinstance(latents, np.ndarray):
+        raise ValueError("it holds several arrays")
     sidecar = Path(f"{path}.json")
     if not sidecar.is_file():
         return latents, {}, {}

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cvcodec.model.config import ModelConfig
+from cvcodec.model.frames import check_pixels
 from cvcodec.model.posterior import Posterior
 
 
@@ -39,9 +40,8 @@ class VideoAutoencoder(nn.Module, ABC):
         """Mean and unclamped log-variance, (B, 2C, t, h, w). ValueError on a shape the model cannot take."""
 
     def encode(self, pixels: Tensor) -> Posterior:
-        """The posterior over latents, without windows or tiles."""
-        if pixels.ndim != 5:
-            raise ValueError(f"{tuple(pixels.shape) = }; wanted (B, 3, T, H, W)")
+        """The posterior over latents, without windows or tiles. ValueError for what cannot be meant as pixels."""
+        check_pixels(pixels)
         return Posterior.from_moments(self.moments(pixels))
 
     @abstractmethod

@@ -31,7 +31,7 @@ from torch.utils.checkpoint import checkpoint
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.config import ModelConfig
 from cvcodec.model.convolution import conv2d
-from cvcodec.model.frames import RGB
+from cvcodec.model.frames import RGB, check_latent
 from cvcodec.model.patches import coarser, finer, patches_of, pixels_of, reordered, strips
 
 Side = Literal["causal", "symmetric"]
@@ -310,8 +310,6 @@ class MiniAutoencoder(VideoAutoencoder):
 
     def decode(self, latent: Tensor) -> Tensor:
         """latent (B, C, t, h, w) -> pixels (B, 3, 4(t-1)+1, 8h, 8w), unclamped (2D twin: T = t)."""
-        channels = latent.shape[1]
-        if channels != self.config.latent_channels:
-            raise ValueError(f"want {self.config.latent_channels} latent channels: {latent.shape = }")
+        check_latent(latent, self.config.latent_channels)
         pixels: Tensor = self.decoder(latent)
         return pixels

@@ -228,6 +228,37 @@ def test_what_an_import_cannot_know_it_asks_for(
         import_file(tmp_path / "bad.safetensors", tmp_path / "g.cvl")
 
 
+def test_a_file_of_another_kind_is_said_to_be_what_it_is(clip: Path, tmp_path: Path) -> None:
+    latents = torch.zeros(1, 2, 4, 2, 2)
+    torch.save(latents, tmp_path / "x.pt")
+    torch.save({"latents": latents}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    np.savez(tmp_path / "x.npz", latents=latents.numpy())
+    (tmp_path / "x.npz").rename(tmp_path / "renamed.npy")
+    (tmp_path / "x.cvl").write_bytes(b"\x89CVL\r\n\x1a\n" + bytes(100))
+    (tmp_path / "x.mkv").write_bytes(clip.read_bytes())
+    for name, kind in (
+        ("x.pt", r"a zip, as torch\.save and numpy\.savez write.*; save the tensor with safetensors\.torch\.save_file"),
+        ("old.pt", r"a Python pickle.*; save the tensor with safetensors\.torch\.save_file"),
+        ("renamed.npy", r"a zip.*or its array with numpy\.save"),
+        ("x.cvl", r"a \.cvl file already; decode it: cvcodec decode"),
+        ("x.mkv", "a video; encode it: cvcodec encode"),
+    ):
+        with pytest.raises(InputError, match=f"it is {kind}") as refused:
+            import_file(tmp_path / name, tmp_path / "g.cvl", options=ImportOptions(target="raw"))
+        assert "\n" not in str(refused.value)
+
+
+def test_a_header_whose_length_looks_like_a_pickle_is_read(models: dict[str, VideoAutoencoder], tmp_path: Path) -> None:
+    values = {"latents": np.zeros((1, 4, 2, 2, 2), np.float32)}
+    save_file(values, tmp_path / "g.safetensors", metadata={"fill": ""})
+    bare = int.from_bytes((tmp_path / "g.safetensors").read_bytes()[:8], "little")
+    save_file(values, tmp_path / "g.safetensors", metadata={"fill": "x" * (0x280 - bare)})
+    assert (tmp_path / "g.safetensors").read_bytes()[:2] == b"\x80\x02"
+    import_file(
+        tmp_path / "g.safetensors", tmp_path / "g.cvl", model=models["own"], options=ImportOptions(target="raw")
+    )
+
+
 def test_nothing_is_overwritten_unasked(models: dict[str, VideoAutoencoder], clip: Path, tmp_path: Path) -> None:
     (tmp_path / "v").mkdir()
     source = encoded(models["own"], clip, tmp_path / "v/x.cvl")

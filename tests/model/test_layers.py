@@ -79,5 +79,5 @@ def test_pixels_of_the_wrong_shape_are_refused_with_their_shape(shape):
 
 @pytest.mark.parametrize("shape", [(4, 2, 2), (1, 3, 1, 2, 2), (1, 4, 1, 0, 2)])
 def test_latents_of_the_wrong_shape_are_refused_with_their_shape(shape):
-    with pytest.raises(ValueError, match=r"want a latent \(B, 4, t, h, w\).*shape"):
+    with pytest.raises(ValueError, match=r"latents are .*; wanted a float tensor \(B, 4, t, h, w\)"):
         latent_frames(torch.zeros(shape), 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -168,3 +169,36 @@ def test_the_config_survives_a_round_trip_and_refuses_unknown_fields() -> None:
     assert ModelConfig.from_dict(config.to_dict()) == config
     with pytest.raises(ValueError, match="surprise"):
         ModelConfig.from_dict({**config.to_dict(), "surprise": 1})
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.zeros((1, 3, 1, 32, 32), np.float32), r"pixels are numpy.ndarray; wanted a float tensor \(B, 3, T, H, W\)"),
+        (torch.zeros(1, 3, 32, 32), r"pixels are \(1, 3, 32, 32\); wanted a float tensor \(B, 3, T, H, W\)"),
+        (torch.zeros(1, 5, 32, 32, 3), "wanted a float tensor"),
+        (torch.zeros(1, 3, 0, 32, 32), "wanted a float tensor"),
+        (torch.zeros(1, 3, 1, 32, 32, dtype=torch.uint8), r"pixels are torch.uint8; .* pixels.float\(\) / 127.5 - 1"),
+        (torch.zeros(1, 3, 1, 32, 32, dtype=torch.bool), "pixels are torch.bool"),
+        (torch.full((1, 3, 1, 32, 32), 16.0), r"pixels reach 16; .* in \[-1, 1\]"),
+        (torch.full((1, 3, 1, 32, 32), -255.0), "pixels reach 255"),
+    ],
+)
+def test_what_cannot_be_meant_as_pixels_is_refused_in_one_sentence(pixels: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refused:
+        small_model().encode(pixels)
+    assert "\n" not in str(refused.value)
+
+
+def test_pixels_may_leave_their_range_as_noise_and_ringing_do() -> None:
+    pixels = torch.randn(1, 3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 1.5
+    assert pixels.abs().max() > 4
+    assert small_model().encode(pixels).mean.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "latent", [np.zeros((1, 4, 1, 4, 4)), torch.zeros(1, 4, 4, 4), torch.zeros(1, 4, 1, 4, 4).int()]
+)
+def test_what_cannot_be_meant_as_latents_is_refused_in_one_sentence(latent: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"^latents are .*; wanted a float tensor \(B, 4, t, h, w\)$"):
+        small_model().decode(latent)
