@@ -141,7 +141,7 @@ class VideoReader:
         count = self._source.images[1] if self._source.images else decoder.stream.frames
         if not count and length and average:
             count = round(length * average)
-        self._first_color = color
+        self._first_traits = self._traits(frame, color)
         self.info = VideoInfo(
             width=width,
             height=height,
@@ -207,6 +207,22 @@ class VideoReader:
             is_rgb=is_rgb(frame.format),
             is_full=is_gray(frame.format) or frame.format.name.startswith("yuvj"),
         )
+
+    def _traits(self, frame: av.VideoFrame, color: Color) -> dict[str, tuple[str, str]]:
+        """What a file has once for all frames, and what becomes of others: by name, (value, what is done)."""
+        ratio = as_fraction(self._decoder.stream.codec_context.sample_aspect_ratio)
+        return {
+            "colour": (str(color), "each frame is read by its own, the first frame's is reported"),
+            "pixel aspect ratio": (str(ratio or "unspecified"), "the first frame's is reported"),
+            "bit depth": (str(bit_depth_of(frame.format)), "all frames are read at the first one's"),
+        }
+
+    def _tell_changes(self, traits: dict[str, tuple[str, str]], pts: int) -> None:
+        for name, (value, way) in traits.items():
+            first = self._first_traits.get(name, (value,))[0]
+            if value != first:
+                del self._first_traits[name]  # said once
+                self._decoder.say(f"{name} changes from {first} to {value} at pts {pts}: {way}")
 
     @property
     def notices(self) -> list[str]:
@@ -302,11 +318,7 @@ class VideoReader:
         if self._rgb is None:
             self._rgb = RgbReader(self.info.bit_depth, self._background)
         color = self._color_of(frame)
-        if (color.matrix, color.range) != (self._first_color.matrix, self._first_color.range):
-            self._decoder.say(
-                f"colours change to {color} at pts {item.pts}; "
-                "each frame is read by its own, the first frame's are reported"
-            )
+        self._tell_changes(self._traits(frame, color), item.pts)
         pixels = self._rgb(frame, color)
         if self._rgb.flattened:
             self._decoder.say(f"transparent pixels were flattened on {self._background}")

@@ -21,6 +21,8 @@ _STRAY = 100  # steps that the first frame may lie behind the second
 _REORDERED = 64  # packets among which those of B-frames lie
 _MOST_PACKETS, _MOST_BYTES = 512, 32 << 20  # that wait
 
+_FAR_OFF = "time stamps far from their neighbours' were replaced"
+
 # Containers that keep the order of decoding only; FFmpeg's pts are of no frame there.
 _NO_PTS = {"avi"}
 
@@ -32,14 +34,13 @@ class Timeline:
         that follows, so that it goes on without a gap; the other streams, of which each reaches the joint at its own
         place, are moved by the same offset. A packet whose times lie away from those before and behind it is moved
         between them.
-    say: is told what was mended, each kind once.
+    say: is told what was mended, in few different sentences.
     joints: how often the times of `lead` have jumped back so far.
     """
 
     def __init__(self, lead: int, say: Callable[[str], None]) -> None:
         self.joints = 0
-        self._lead, self._say_once = lead, say
-        self._said: set[str] = set()
+        self._lead, self._say = lead, say
         self._offsets = [Fraction(0)]  # seconds, of the parts that were joined
         self._last: int | None = None  # dts of the leading stream, as in the file
         self._step = 1
@@ -90,7 +91,7 @@ class Timeline:
             back = last is not None and dts < last - jump
             behind = [p.dts for p in later if p.dts < dts - jump and (last is None or p.dts > last)]
             if behind or (back and any(last is not None and p.dts > last for p in later)):
-                self._say("far", f"a time stamp far from its neighbours' (pts {packet.pts}) was replaced")
+                self._say(_FAR_OFF)
                 dts = min(behind) - (packet.duration or 1) if last is None else last + self._step
                 packet.pts = None if packet.pts is None else packet.pts + dts - packet.dts
                 packet.dts = dts
@@ -111,12 +112,12 @@ class Timeline:
         decoded = (self._last + self._step) * base + self._offsets[-1]
         # By the larger one, frames that are shown before this one but decoded after it find their place too.
         self._offsets.append(max(end - shown * base, decoded - packet.dts * base))
+        if not self.joints:
+            self._say(
+                f"time stamps jump back at {float(end):.2f} s, as where recordings were joined: what follows goes on "
+                "from there"
+            )
         self.joints += 1
-        self._say(
-            "joint",
-            f"time stamps jump back at {float(end):.2f} s, as where recordings were joined: what follows goes on "
-            "from there",
-        )
 
     def _follow(self, packet: Any) -> None:
         """Mend a packet of another stream."""
@@ -132,19 +133,11 @@ class Timeline:
             part = min(range(first, len(self._offsets)), key=lambda index: abs(time + self._offsets[index] - goal))
         placed = time + self._offsets[part]
         if abs(placed - known.moved) > _FAR and abs(placed - goal) > _FAR > abs(known.moved - goal):
-            self._say(
-                "far",
-                f"stream {packet.stream_index}: a time stamp far from its neighbours' (pts {packet.pts}) was replaced",
-            )
+            self._say(_FAR_OFF)
             placed, time = known.moved, known.end
         _shift(packet, placed - ticks * base)
         length = (packet.duration or 0) * base
         self._others[packet.stream_index] = _Follower(part, time, time + length, placed + length)
-
-    def _say(self, kind: str, text: str) -> None:
-        if kind not in self._said:
-            self._said.add(kind)
-            self._say_once(text)
 
 
 class _Follower(NamedTuple):
@@ -195,7 +188,7 @@ class FrameClock:
         """`time`, or another that is later than the last."""
         last = self._last
         if time is not None and following is not None and self._is_stray(last, time, following):
-            self._say(f"a time stamp far from its neighbours' (pts {time}) was replaced")
+            self._say(_FAR_OFF)
             time = following - self._step if last is None else max(last + 1, (last + following) // 2)
         elif time is None:
             time = 0 if last is None else last + self._step

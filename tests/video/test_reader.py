@@ -328,6 +328,27 @@ def test_the_clean_aperture_of_mp4_and_the_cropping_of_matroska_are_applied(
         np.testing.assert_array_equal(frame.pixels, before.pixels[6:38, 8:48])
 
 
+@pytest.mark.parametrize("what", ["colour", "pixel aspect ratio", "bit depth"])
+def test_what_changes_in_mid_stream_is_one_notice(make: Any, tmp_path: Path, what: str) -> None:
+    def tag(stream: Any, _: Any) -> None:
+        if what == "colour":
+            stream.codec_context.colorspace, stream.codec_context.color_range = 1, 1
+        if what == "pixel aspect ratio":
+            stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+
+    first, second = io.BytesIO(), io.BytesIO()
+    make.encode(first, make.moving(64, 48, 6), container="h264")
+    pixel_format = "yuv420p10le" if what == "bit depth" else "yuv420p"
+    make.encode(second, make.moving(64, 48, 6, pixel_format), container="h264", setup=tag)
+    (tmp_path / "a.h264").write_bytes(first.getvalue() + second.getvalue() * 2)
+    with VideoReader(tmp_path / "a.h264") as reader:
+        frames = list(reader)
+        assert len(frames) == 18
+        assert {frame.bit_depth for frame in frames} == {8}
+        (notice,) = [notice for notice in reader.notices if "changes from" in notice]
+    assert notice.startswith(what)
+
+
 def test_a_source_is_opened_anew_from_its_beginning(make: Any) -> None:
     target = io.BytesIO()
     make.encode(target, make.moving(64, 48, 3), container="matroska")

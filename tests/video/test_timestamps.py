@@ -107,7 +107,7 @@ def test_a_packet_stamped_an_hour_ahead_is_shown_between_its_neighbours(tmp_path
     assert len(got) == len(right)
     assert steps(got) == {Fraction(1, 25)}
     assert others == sound
-    assert any("far from its neighbours'" in notice for notice in notices)
+    assert any("far from their neighbours'" in notice for notice in notices)
 
 
 def test_a_packet_whose_both_times_are_an_hour_ahead_is_no_jump(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_packet_whose_both_times_are_an_hour_ahead_is_no_jump(tmp_path: Path) 
     got, others, notices = times(tmp_path / "b.ts")
     assert got == right
     assert others == sound
-    assert any("far from its neighbours'" in notice for notice in notices)
+    assert any("far from their neighbours'" in notice for notice in notices)
 
 
 def an_hour_ahead(path: Path, kind: str, number: int) -> bytes:
@@ -145,7 +145,7 @@ def test_sound_stamped_an_hour_ahead_does_not_take_the_rest_along(tmp_path: Path
     _, got, notices = times(tmp_path / "b.ts")
     (sound,), (wanted,) = got.values(), right.values()
     assert sound == pytest.approx(wanted, abs=0.002)
-    assert any("far from its neighbours'" in notice for notice in notices)
+    assert any("far from their neighbours'" in notice for notice in notices)
 
 
 @pytest.mark.parametrize("bframes", ["0", "2", "5"])
