@@ -167,10 +167,12 @@ def bench(
     from cvcodec.bench import harness
     from cvcodec.bench.rd import settings as tried
     from cvcodec.bench.rd.clips import distinct_names, open_clip
+    from cvcodec.bench.rd.measure import check_stride
     from cvcodec.bench.rd.run import run
     from cvcodec.device import set_threads
 
     harness.check_block(update, QUALITY_BLOCK if quality_table else RATE_BLOCK)
+    check_stride(lpips_every)
     set_threads(threads)
     encoders = () if quality_table else tried.CRFS.keys() if against is None else against
     kinds = ("quality", "speed") if presets == "both" else (presets,)

@@ -122,7 +122,8 @@ def evaluate(
     """Measure quality: REF against RECON, a FILE.cvl against --reference, or IN encoded and decoded here.
 
     Without a file, the default model is measured on a built-in synthetic clip, to check an installation.
-    Metrics see the model's own output, before any output codec, unless RECON is a video file.
+    Metrics see the model's own output, before any output codec, unless RECON is a video file. Y of two videos is what
+    both store, where that can be compared; else it comes from RGB.
     """
     from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, DecodeOptions, EncodeOptions
     from cvcodec.device import select_device

@@ -28,6 +28,7 @@ from cvcodec.metrics import backbones, lpips_weights
 from cvcodec.metrics.lpips import Lpips
 from cvcodec.registry import load_model
 from cvcodec.video import VideoReader
+from tests.cli.programs import cvcodec
 from tests.video.clips import filtered_bytes
 
 WIDTH, HEIGHT, FRAMES = 48, 32, 9
@@ -269,6 +270,13 @@ def test_a_stride_in_step_with_groups_of_four_frames_is_refused(bench, every):
         dataclasses.replace(bench, lpips_every=every)
 
 
+def test_the_command_refuses_such_a_stride_before_anything_is_made(folder, tmp_path):
+    outcome = cvcodec("bench", folder / "clip0.mp4", "--lpips-every", "8", "-o", tmp_path / "out")
+    assert outcome.code == 2
+    assert "take an odd number, such as 9" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_unknown_encoders_and_impossible_crfs_are_refused():
     with pytest.raises(UsageError, match="libx999"):
         settings.encoder_settings(["libx999"], ["speed"])
@@ -325,8 +333,8 @@ def test_the_command_writes_a_page_that_needs_nothing_else_json_and_plots(folder
     assert "old" not in text
     assert text.startswith("before\n")
     assert "| libx264 medium | anchor |" in text
-    assert f"(all clips: {FRAMES} to {FRAMES} frames" in text
-    assert [f"(all clips: {FRAMES} to {FRAMES} frames" in line for line in record["warnings"]] == [True]
+    assert f"(all clips: {FRAMES} frames" in text
+    assert [f"(all clips: {FRAMES} frames" in line for line in record["warnings"]] == [True]
     assert "without user data" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (tmp_path / "out" / "curves.svg").read_bytes()

@@ -51,6 +51,15 @@ _GROUP = 4  # frames of a latent of all video models, and a multiple of the step
 _BATCH_PIXELS = 1 << 18  # little memory at a time: larger batches spend their time on page faults
 
 
+def check_stride(every: int) -> None:
+    """UsageError for LPIPS of so many frames that it is in step with the groups of frames that latents stand for."""
+    if every > 1 and math.gcd(every, _GROUP) > 1:
+        raise UsageError(
+            f"LPIPS of every {every} frames sees the same places in the groups of {_GROUP} frames that latents stand "
+            f"for, and these differ; take an odd number, such as {every + 1}"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """What came out. None: not measured. Rates are real bytes: our whole file, and what a decoder needs of their video
@@ -118,12 +127,8 @@ class Workbench:
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        """Raises UsageError for a stride in step with the groups of frames that latents stand for."""
-        if self.lpips_every > 1 and math.gcd(self.lpips_every, _GROUP) > 1:
-            raise UsageError(
-                f"LPIPS of every {self.lpips_every} frames sees the same places in the groups of {_GROUP} frames that "
-                f"latents stand for, and these differ; take an odd number, such as {self.lpips_every + 1}"
-            )
+        """Raises UsageError, see `check_stride`."""
+        check_stride(self.lpips_every)
 
     def measure(self, clip: Clip, setting: Setting) -> Row:
         """The row, from the cache if it is there; its picture and the clip's own are kept as well.

@@ -80,9 +80,10 @@ def warnings(rows: Iterable[Row]) -> list[str]:
     if not short:
         return []
     which = "all clips" if len(short) == len(frames) else ", ".join(short)
+    counts = " to ".join(str(count) for count in sorted({min(short.values()), max(short.values())}))
     return [
-        f"Warning: BD-rates of clips this short say little ({which}: {min(short.values())} to {max(short.values())} "
-        f"frames; {SHORT_FRAMES} or more are wanted)."
+        f"Warning: BD-rates of clips this short say little ({which}: {counts} frames; {SHORT_FRAMES} or more are "
+        "wanted)."
     ]
 
 
