@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from cvcodec import host
 from cvcodec.errors import DeviceError, UsageError
@@ -141,6 +142,11 @@ def _without_tf32() -> Iterator[None]:
     finally:
         for (owner, name, _), value in zip(switches, before, strict=True):
             setattr(owner, name, value)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` of the CPU on `device`, without the host waiting for the device."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def available_memory(device: torch.device) -> int | None:

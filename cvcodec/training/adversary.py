@@ -46,10 +46,10 @@ class Adversary:
         weight = torch.ones((), device=self._device)
         if self._config.adaptive_weight and last_layer.requires_grad:
             weight = losses.adaptive_weight(judged.reconstruction_loss, generator, last_layer, self._processes.average)
-        judged.terms |= {"generator": float(generator.detach()), "adaptive_weight": float(weight)}
+        judged.terms |= {"generator": generator.detach(), "adaptive_weight": weight}
         return self._config.resolved_adversarial_weight * weight * generator
 
-    def learn(self, judged: Judged) -> float:
+    def learn(self, judged: Judged) -> Tensor:
         """One update on the same batch; returns its hinge loss."""
         with self._arithmetic():
             real = self.discriminator(judged.target)
@@ -59,7 +59,7 @@ class Adversary:
         self._processes.average_gradients(self._trained)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return float(hinge.detach())
+        return hinge.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and optimiser."""

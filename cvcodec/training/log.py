@@ -14,8 +14,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
 
 LOG_NAME = "log.jsonl"
 
@@ -38,7 +40,7 @@ class RunLog:
             disable=not (active and self._console.is_terminal),
         )
         self._task = self._progress.add_task("starting", total=1.0)
-        self._sums: dict[str, float] = defaultdict(float)
+        self._sums: dict[str, float | Tensor] = defaultdict(float)
         self._count = 0
 
     def __enter__(self) -> RunLog:
@@ -52,15 +54,20 @@ class RunLog:
         if self._file is not None:
             self._file.close()
 
-    def add(self, terms: Mapping[str, float]) -> None:
-        """Numbers of one step, averaged until `write_averages`."""
+    def add(self, terms: Mapping[str, float | Tensor]) -> None:
+        """Numbers of one step; those on a device are added up there, without waiting for it."""
         for name, value in terms.items():
             self._sums[name] += value
         self._count += 1
 
     def take_averages(self) -> dict[str, float]:
-        """Means since the last call."""
-        means = {name: total / self._count for name, total in self._sums.items()}
+        """Means since the last call; one read-back for all that lie on a device."""
+        tensors = [total.float() for total in self._sums.values() if isinstance(total, Tensor)]
+        read = iter(torch.stack(tensors).tolist() if tensors else ())
+        means = {
+            name: (next(read) if isinstance(total, Tensor) else total) / self._count
+            for name, total in self._sums.items()
+        }
         self._sums.clear()
         self._count = 0
         return means

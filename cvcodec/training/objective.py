@@ -3,6 +3,8 @@
 Owns: how the terms of losses.py are put together, for codec training and for the paper's sums; the noise of each sample
 (keyed on its index); the learned log-variances. Does not know: optimisers, files, the schedule's clock.
 
+Nothing here waits for the device: numbers for the log stay tensors, what is drawn on the host is sent by `to_device`.
+
 codec: distortion(x, D(z)) + rate_weight * bits per pixel + kl_weight * KL per latent element [+ LPIPS] [+ adversarial]
        + lambda1 * distortion(psi(x), D_i(z)) + lambda2 * distortion(x, D(E_i(slice(x)))), where z is the mean with the
        uniform noise of a quantiser of random quality, or for a few clips a posterior sample, so that the log-variance
@@ -20,12 +22,13 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from cvcodec.device import to_device
 from cvcodec.metrics.lpips import Lpips
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import Posterior
 from cvcodec.training import losses
 from cvcodec.training.config import TrainConfig
-from cvcodec.training.keys import numpy_generator, torch_generator
+from cvcodec.training.keys import normal, numpy_generator, sample_keys, uniform
 from cvcodec.training.loader import Batch
 from cvcodec.training.profiling import phase
 from cvcodec.training.rate import RateModel
@@ -47,8 +50,8 @@ class Judged:
     target: Tensor
     output: Tensor
     """What the discriminator compares: (B', 3, T, H, W)."""
-    terms: dict[str, float]
-    """For the log, units in the names."""
+    terms: dict[str, Tensor]
+    """For the log, units in the names: single numbers, on the device until the log is written."""
 
 
 def step_of_quality(unit_step: Tensor, quality: Tensor) -> Tensor:
@@ -99,33 +102,33 @@ class Objective(nn.Module):
     def _codec(self, model: VideoAutoencoder, batch: Batch, progress: float, arithmetic: Arithmetic) -> Judged:
         config, x = self.config, batch.pixels
         posterior = self._encode(model, x, arithmetic)
-        step = step_of_quality(self.unit_step, self._qualities(batch).to(x.device))
+        step = step_of_quality(self.unit_step, to_device(self._qualities(batch), x.device))
         noisy = posterior.mean + self._uniform(batch, posterior.mean) * step
         latent = self._with_samples(batch, posterior, noisy)
         with phase("forward: decoder"), arithmetic():
             output = model.decode(latent)
         per_clip = losses.distortion(config.distortion, x, output)
         reconstruction = per_clip.mean()
-        terms = {"distortion": float(reconstruction.detach()), "psnr_db": _mean_psnr(x, output)}
+        terms = {"distortion": reconstruction.detach(), "psnr_db": _mean_psnr(x, output)}
         weight = config.resolved_perceptual_weight
         if weight and progress >= config.perceptual_start:
             distance = self._perceptual(*self._some_frames(batch, x, output), arithmetic).mean()
             reconstruction = reconstruction + weight * distance
-            terms["lpips_vgg"] = float(distance.detach())
+            terms["lpips_vgg"] = distance.detach()
         with phase("forward: rate model"):
             bits = self.rate(noisy, step).sum() / x[:, 0].numel()
         kl = losses.kl_divergence(posterior.mean, posterior.logvar) / posterior.mean[0].numel()
         warmup = min(1.0, batch.step / max(1, 6 * config.warmup_steps))
         loss = reconstruction + config.rate_weight * warmup * bits + config.resolved_kl_weight * kl
-        terms |= {"bits_per_pixel": float(bits.detach()), "kl_per_element_nats": float(kl.detach())}
+        terms |= {"bits_per_pixel": bits.detach(), "kl_per_element_nats": kl.detach()}
         if self._uses_decoder_term:
             term = self._decoder_term(batch, latent, arithmetic).mean()
             loss = loss + config.decoder_regularization * term
-            terms["decoder_2d"] = float(term.detach())
+            terms["decoder_2d"] = term.detach()
         if self._uses_encoder_term:
             term = self._encoder_term(model, batch, step, arithmetic).mean()
             loss = loss + config.encoder_regularization * term
-            terms["encoder_2d"] = float(term.detach())
+            terms["encoder_2d"] = term.detach()
         return Judged(loss, reconstruction, x, output.float(), terms)
 
     def _decoder_term(self, batch: Batch, latent: Tensor, arithmetic: Arithmetic) -> Tensor:
@@ -135,7 +138,7 @@ class Objective(nn.Module):
         few = self.config.regularization_latents
         if 0 < few < seen.shape[2]:
             generator = numpy_generator(self.config.seed, "regularised latents", batch.step)
-            chosen = torch.from_numpy(generator.permutation(seen.shape[2])[:few].copy()).to(latent.device)
+            chosen = to_device(torch.from_numpy(generator.permutation(seen.shape[2])[:few].copy()), latent.device)
             target, seen = target.index_select(2, chosen), seen.index_select(2, chosen)
         with phase("forward: 2D decoder"), arithmetic():
             pictures = decode_pictures(self.image_model, seen)
@@ -154,24 +157,18 @@ class Objective(nn.Module):
     def _qualities(self, batch: Batch) -> Tensor:
         """A quality for each clip: the default, one of the usual range, or any."""
         config = self.config
-        qualities = []
-        for index in batch.indices:
-            generator = numpy_generator(config.seed, "quality", index)
-            kind = generator.random()
-            if kind < config.default_share:
-                qualities.append(config.default_quality)
-            elif kind < config.default_share + config.wide_share:
-                qualities.append(generator.uniform(0, 100))
-            else:
-                qualities.append(generator.uniform(config.noise_quality[0], config.noise_quality[1]))
-        return torch.tensor(qualities, dtype=torch.float32)
+        kind, place = uniform(sample_keys(config.seed, "quality", batch.indices), (2,)).unbind(1)
+        low, high = config.noise_quality
+        usual = low + (high - low) * place
+        wide = torch.where(kind < config.default_share + config.wide_share, 100 * place, usual)
+        return torch.where(kind < config.default_share, config.default_quality, wide)
 
     def _with_samples(self, batch: Batch, posterior: Posterior, noisy: Tensor) -> Tensor:
         share = self.config.sample_share
-        chosen = [numpy_generator(self.config.seed, "sampled", index).random() < share for index in batch.indices]
-        if not any(chosen):
+        chosen = uniform(sample_keys(self.config.seed, "sampled", batch.indices), (1,)) < share  # on the host
+        if not bool(chosen.any()):
             return noisy
-        which = torch.tensor(chosen, device=noisy.device).view(-1, 1, 1, 1, 1)
+        which = to_device(chosen, noisy.device).view(-1, 1, 1, 1, 1)
         return torch.where(which, self._sample(batch, posterior), noisy)
 
     def _some_frames(self, batch: Batch, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,7 +176,7 @@ class Objective(nn.Module):
         if not 0 < count < x.shape[2]:
             return x, output
         generator = numpy_generator(self.config.seed, "perceptual frames", batch.step)
-        chosen = torch.from_numpy(generator.permutation(x.shape[2])[:count].copy()).to(x.device)
+        chosen = to_device(torch.from_numpy(generator.permutation(x.shape[2])[:count].copy()), x.device)
         return x.index_select(2, chosen), output.index_select(2, chosen)
 
     # ------------------------------------------------------------------------------------------------ paper
@@ -211,10 +208,10 @@ class Objective(nn.Module):
         kl = losses.kl_divergence(posterior.mean, posterior.logvar)
         loss = reconstruction + config.resolved_kl_weight * kl
         terms = {
-            "nll_per_frame": float(reconstruction.detach()),
+            "nll_per_frame": reconstruction.detach(),
             "psnr_db": _mean_psnr(x, output[: len(x)]),
-            "kl_per_clip_nats": float(kl.detach()),
-            "log_variance": float(self.log_variance.detach()),
+            "kl_per_clip_nats": kl.detach(),
+            "log_variance": self.log_variance.detach(),
         }
         if self._uses_decoder_term:
             mapped, seen = self._mapped(batch, latent)
@@ -225,8 +222,8 @@ class Objective(nn.Module):
             term = losses.negative_log_likelihood(error_2d, self.log_variance_2d)
             loss = loss + config.decoder_regularization * term
             terms |= {
-                "decoder_2d_nll_per_frame": float(term.detach()),
-                "log_variance_2d": float(self.log_variance_2d.detach()),
+                "decoder_2d_nll_per_frame": term.detach(),
+                "log_variance_2d": self.log_variance_2d.detach(),
             }
         return Judged(loss, reconstruction, target, output, terms)
 
@@ -249,17 +246,14 @@ class Objective(nn.Module):
         return target, latent[:, :, : target.shape[2]]
 
     def _uniform(self, batch: Batch, like: Tensor, purpose: str = "quantiser noise") -> Tensor:
-        return torch.stack(
-            [
-                torch.rand(like.shape[1:], generator=torch_generator(self.config.seed, purpose, i)) - 0.5
-                for i in batch.indices
-            ]
-        ).to(like.device)
+        return uniform(self._keys(batch, like, purpose), like.shape[1:]) - 0.5
 
     def _sample(self, batch: Batch, posterior: Posterior, purpose: str = "posterior noise") -> Tensor:
-        shape = posterior.mean.shape[1:]
-        noise = [torch.randn(shape, generator=torch_generator(self.config.seed, purpose, i)) for i in batch.indices]
-        return posterior.mean + posterior.std * torch.stack(noise).to(posterior.mean.device)
+        keys = self._keys(batch, posterior.mean, purpose)
+        return posterior.mean + posterior.std * normal(keys, posterior.mean.shape[1:])
+
+    def _keys(self, batch: Batch, like: Tensor, purpose: str) -> Tensor:
+        return to_device(sample_keys(self.config.seed, purpose, batch.indices), like.device)
 
     def _perceptual(self, x: Tensor, y: Tensor, arithmetic: Arithmetic) -> Tensor:
         return self._folded_perceptual(losses.fold_frames(x), losses.fold_frames(y.float()), arithmetic)
@@ -290,6 +284,6 @@ def _unfold_pictures(pictures: Tensor, clips: int) -> Tensor:
     return unfolded.transpose(1, 2)
 
 
-def _mean_psnr(x: Tensor, y: Tensor) -> float:
+def _mean_psnr(x: Tensor, y: Tensor) -> Tensor:
     mse = (y.detach().float() - x).square().flatten(1).mean(1).clamp_min(1e-10)
-    return float((10 * torch.log10(4 / mse)).mean())
+    return (10 * torch.log10(4 / mse)).mean()

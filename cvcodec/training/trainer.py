@@ -9,6 +9,7 @@ averaged weights with their statistics, renewed at each validation and at the en
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -117,6 +118,7 @@ class Trainer:
         self._clock = time.process_time if config.clock == "cpu" else time.monotonic
         self.step = 0
         self.seconds = 0.0
+        self._losses = torch.zeros((), device=device)  # of all steps of this process
         self.validation: dict[str, float] = {}
         self.reported_at = -1
         if state is not None:
@@ -179,6 +181,7 @@ class Trainer:
         if profiled is not None:
             write_profile(profiled, self.folder, self.log.say)
         if self.step % self.config.log_every == 0:
+            self._check_finite()
             means = self.processes.average_values(self.log.take_averages())
             means["mpixel_per_s"] = means.pop("mpixel") / means["seconds"]
             factor = schedule(self.step, progress, self.config)
@@ -186,7 +189,7 @@ class Trainer:
                 "train", step=self.step, minutes=self.minutes, progress=progress, **means, learning_rate_factor=factor
             )
 
-    def _train_on(self, batch: Batch, progress: float) -> dict[str, float]:
+    def _train_on(self, batch: Batch, progress: float) -> dict[str, Tensor]:
         with phase("forward"):
             judged = self.objective(self.model, batch, progress=progress, arithmetic=self.arithmetic)
         loss = judged.loss
@@ -194,10 +197,9 @@ class Trainer:
         if adversary is not None:
             with phase("adversarial term"):
                 loss = loss + adversary.generator_term(judged, self._last_layer())
-        if not bool(torch.isfinite(loss.detach())):
-            raise NumericalError(
-                f"the loss is {loss.item()} at step {self.step}; resume from the last state with lower learning rates"
-            )
+        self._losses += loss.detach()
+        if self.device.type == "cpu":
+            self._check_finite()
         with phase("backward"):
             loss.backward()
         with phase("optimiser"):
@@ -209,7 +211,15 @@ class Trainer:
         with phase("average of weights"):
             self.average.update(self.step)
         self.step += 1
-        return {"loss": float(loss.detach()), **judged.terms}
+        return {"loss": loss.detach(), **judged.terms}
+
+    def _check_finite(self) -> None:
+        """Waits for the device: at every step of a CPU, elsewhere with each line of the log and before a state."""
+        total = float(self._losses)  # NaN and infinity never leave a sum
+        if not math.isfinite(total):
+            raise NumericalError(
+                f"the loss is {total} at step {self.step}; resume from the last state with lower learning rates"
+            )
 
     def _last_layer(self) -> Tensor:
         weight = self.model.get_submodule("decoder.conv_out").weight
@@ -276,6 +286,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write the state; the next step of a resumed run is the one that would have come next."""
+        self._check_finite()
         if not self.processes.is_main:
             return
         parts: dict[str, Any] = {

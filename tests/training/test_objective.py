@@ -55,7 +55,7 @@ def batch(frames: int = 5) -> Batch:
 def judge(settings: TrainConfig, image: VideoAutoencoder | None) -> tuple[Objective, dict[str, float], float]:
     objective = Objective(settings, torch.tensor([0.5]), image, None)
     judged = objective(Constant(0.2, 0.1, video=True), batch(), progress=0.5, arithmetic=contextlib.nullcontext)
-    return objective, judged.terms, judged.loss.item()
+    return objective, {name: value.item() for name, value in judged.terms.items()}, judged.loss.item()
 
 
 ELEMENTS = 3 * 8 * 8  # of one frame
@@ -130,7 +130,7 @@ def test_the_codecs_loss_is_distortion_plus_weighted_terms() -> None:
     )
     objective = Objective(settings, torch.tensor([1e-6]), Constant(0.5, -0.1, video=False), None)
     judged = objective(Constant(0.2, 0.1, video=True), batch(), progress=0.5, arithmetic=contextlib.nullcontext)
-    terms = judged.terms
+    terms = {name: value.item() for name, value in judged.terms.items()}
     assert terms["distortion"] == pytest.approx(sum(ERRORS) / 5, rel=1e-3)
     assert terms["decoder_2d"] == pytest.approx((0.1 + 0.3) / 2, rel=1e-3)
     assert terms["encoder_2d"] == pytest.approx(sum(abs(t / 10 - 0.6) for t in range(5)) / 5, rel=1e-3)
