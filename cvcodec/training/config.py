@@ -84,6 +84,12 @@ class TrainConfig:
     cache: str = _option("Data", "", "Folder for decoded clips (memory-mapped); empty: in memory.")
     cache_gigabytes: float = _option("Data", 4.0, "Limit for decoded clips, in memory or in the cache folder.")
     cache_side: int = _option("Data", 512, "Decoded clips are scaled down to at most this short side, in pixels.")
+    data_on_device: Literal["auto", "yes", "no"] = _option(
+        "Data",
+        "auto",
+        "Decode all training clips once into the device's memory and make batches there: yes, no, or auto: on an "
+        "accelerator, where they take less than a third of its free memory.",
+    )
     segment_frames: int = _option("Data", 160, "Longer videos are decoded and cached in pieces of this many frames.")
     batches: tuple[str, ...] = _option(
         "Data",

@@ -11,24 +11,27 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 from cvcodec.errors import UsageError
 from cvcodec.training.config import BatchShape
 from cvcodec.training.keys import numpy_generator
 
+S = TypeVar("S")
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Generic[T]):
     """One process's share of a step."""
 
     step: int
     indices: tuple[int, ...]
     """Sample indices, the key of all per-sample randomness."""
-    pixels: Tensor
-    """(B, 3, T, S, S) float32 in [-1, 1]."""
+    pixels: T
+    """(B, 3, T, S, S) float32 in [-1, 1], or what it will be made from on a device."""
 
 
 def active_shapes(shapes: Sequence[BatchShape], progress: float) -> tuple[BatchShape, ...]:
@@ -48,12 +51,13 @@ def shape_of_step(shapes: Sequence[BatchShape], seed: int, step: int) -> BatchSh
     return shapes[-1]
 
 
-class BatchLoader:
+class BatchLoader(Generic[S, T]):
     """Batches of steps `start`, `start + 1`, ...; `steps_ahead` of them are in the making. A context manager."""
 
     def __init__(
         self,
-        sample: Callable[[int, BatchShape], Tensor],
+        sample: Callable[[int, BatchShape], S],
+        join: Callable[[list[S], BatchShape], T],
         shapes: Sequence[BatchShape],
         *,
         seed: int,
@@ -66,24 +70,24 @@ class BatchLoader:
         for shape in shapes:
             if shape.clips % processes:
                 raise UsageError(f"batches of {shape.clips} clips cannot be shared by {processes} processes evenly")
-        self._sample, self._shapes, self._seed = sample, tuple(shapes), seed
+        self._sample, self._join, self._shapes, self._seed = sample, join, tuple(shapes), seed
         self._rank, self._processes = rank, processes
         # Samples of one step must not share indices with another step's, whatever their shapes.
         self._stride = 1 << 16
         self._next = start
         self._closed = threading.Event()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="samples", initializer=_one_thread_each)
-        self._pending: deque[Future[Batch]] = deque()
+        self._pending: deque[Future[Batch[T]]] = deque()
         for _ in range(max(workers, steps_ahead)):
             self._submit()
 
-    def __enter__(self) -> BatchLoader:
+    def __enter__(self) -> BatchLoader[S, T]:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def next(self) -> Batch:
+    def next(self) -> Batch[T]:
         """The next step's batch; waits for it."""
         batch = self._pending.popleft().result()
         self._submit()
@@ -98,7 +102,7 @@ class BatchLoader:
         self._pending.append(self._pool.submit(self._make, self._next))
         self._next += 1
 
-    def _make(self, step: int) -> Batch:
+    def _make(self, step: int) -> Batch[T]:
         shape = shape_of_step(self._shapes, self._seed, step)
         share = shape.clips // self._processes
         first = step * self._stride + self._rank * share
@@ -108,7 +112,7 @@ class BatchLoader:
             if self._closed.is_set():
                 raise RuntimeError("the loader was closed")
             clips.append(self._sample(index, shape))
-        return Batch(step, indices, torch.stack(clips))
+        return Batch(step, indices, self._join(clips, shape))
 
 
 def _one_thread_each() -> None:

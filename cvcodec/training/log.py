@@ -12,12 +12,13 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOG_NAME = "log.jsonl"
 
@@ -62,11 +63,9 @@ class RunLog:
 
     def take_averages(self) -> dict[str, float]:
         """Means since the last call; one read-back for all that lie on a device."""
-        tensors = [total.float() for total in self._sums.values() if isinstance(total, Tensor)]
-        read = iter(torch.stack(tensors).tolist() if tensors else ())
         means = {
-            name: (next(read) if isinstance(total, Tensor) else total) / self._count
-            for name, total in self._sums.items()
+            name: value / self._count
+            for name, value in zip(self._sums, _read_back(list(self._sums.values())), strict=True)
         }
         self._sums.clear()
         self._count = 0
@@ -104,6 +103,14 @@ def read_log(folder: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except json.JSONDecodeError:
                 continue
+
+
+def _read_back(values: list[float | Tensor]) -> list[float]:
+    import torch
+
+    tensors = [value.detach().float() for value in values if isinstance(value, torch.Tensor)]
+    read = iter(torch.stack(tensors).tolist() if tensors else ())
+    return [next(read) if isinstance(value, torch.Tensor) else value for value in values]
 
 
 def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:

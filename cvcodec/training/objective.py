@@ -93,13 +93,15 @@ class Objective(nn.Module):
             return [self.log_variance, self.log_variance_2d]
         return list(self.rate.parameters())
 
-    def forward(self, model: VideoAutoencoder, batch: Batch, *, progress: float, arithmetic: Arithmetic) -> Judged:
+    def forward(
+        self, model: VideoAutoencoder, batch: Batch[Tensor], *, progress: float, arithmetic: Arithmetic
+    ) -> Judged:
         """The loss of a batch. `arithmetic()`: the autocast context in which models run."""
         return (self._paper if self.config.is_paper else self._codec)(model, batch, progress, arithmetic)
 
     # ------------------------------------------------------------------------------------------------ codec
 
-    def _codec(self, model: VideoAutoencoder, batch: Batch, progress: float, arithmetic: Arithmetic) -> Judged:
+    def _codec(self, model: VideoAutoencoder, batch: Batch[Tensor], progress: float, arithmetic: Arithmetic) -> Judged:
         config, x = self.config, batch.pixels
         posterior = self._encode(model, x, arithmetic)
         step = step_of_quality(self.unit_step, to_device(self._qualities(batch), x.device))
@@ -131,7 +133,7 @@ class Objective(nn.Module):
             terms["encoder_2d"] = term.detach()
         return Judged(loss, reconstruction, x, output.float(), terms)
 
-    def _decoder_term(self, batch: Batch, latent: Tensor, arithmetic: Arithmetic) -> Tensor:
+    def _decoder_term(self, batch: Batch[Tensor], latent: Tensor, arithmetic: Arithmetic) -> Tensor:
         """distortion(psi(x), D_i(z)) per clip, on all latents or on a new random few of them each step."""
         assert self.image_model is not None
         target, seen = self._mapped(batch, latent)
@@ -144,7 +146,9 @@ class Objective(nn.Module):
             pictures = decode_pictures(self.image_model, seen)
         return losses.distortion(self.config.distortion, target, pictures)
 
-    def _encoder_term(self, model: VideoAutoencoder, batch: Batch, step: Tensor, arithmetic: Arithmetic) -> Tensor:
+    def _encoder_term(
+        self, model: VideoAutoencoder, batch: Batch[Tensor], step: Tensor, arithmetic: Arithmetic
+    ) -> Tensor:
         """distortion(x, D(E_i(slice(x)))) per clip; psi is the slice, as in the official engines (spec 4.3)."""
         assert self.image_model is not None
         with phase("forward: 2D encoder"), torch.no_grad(), arithmetic():
@@ -154,7 +158,7 @@ class Objective(nn.Module):
             output = model.decode(noisy)
         return losses.distortion(self.config.distortion, batch.pixels, output)
 
-    def _qualities(self, batch: Batch) -> Tensor:
+    def _qualities(self, batch: Batch[Tensor]) -> Tensor:
         """A quality for each clip: the default, one of the usual range, or any."""
         config = self.config
         kind, place = uniform(sample_keys(config.seed, "quality", batch.indices), (2,)).unbind(1)
@@ -163,7 +167,7 @@ class Objective(nn.Module):
         wide = torch.where(kind < config.default_share + config.wide_share, 100 * place, usual)
         return torch.where(kind < config.default_share, config.default_quality, wide)
 
-    def _with_samples(self, batch: Batch, posterior: Posterior, noisy: Tensor) -> Tensor:
+    def _with_samples(self, batch: Batch[Tensor], posterior: Posterior, noisy: Tensor) -> Tensor:
         share = self.config.sample_share
         chosen = uniform(sample_keys(self.config.seed, "sampled", batch.indices), (1,)) < share  # on the host
         if not bool(chosen.any()):
@@ -171,7 +175,7 @@ class Objective(nn.Module):
         which = to_device(chosen, noisy.device).view(-1, 1, 1, 1, 1)
         return torch.where(which, self._sample(batch, posterior), noisy)
 
-    def _some_frames(self, batch: Batch, x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    def _some_frames(self, batch: Batch[Tensor], x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         count = self.config.perceptual_frames
         if not 0 < count < x.shape[2]:
             return x, output
@@ -181,7 +185,7 @@ class Objective(nn.Module):
 
     # ------------------------------------------------------------------------------------------------ paper
 
-    def _paper(self, model: VideoAutoencoder, batch: Batch, progress: float, arithmetic: Arithmetic) -> Judged:
+    def _paper(self, model: VideoAutoencoder, batch: Batch[Tensor], progress: float, arithmetic: Arithmetic) -> Judged:
         config, x = self.config, batch.pixels
         posterior = self._encode(model, x, arithmetic)
         latent = self._sample(batch, posterior)
@@ -235,7 +239,7 @@ class Objective(nn.Module):
             posterior = model.encode(x)
         return Posterior(posterior.mean.float(), posterior.logvar.float())
 
-    def _mapped(self, batch: Batch, latent: Tensor) -> tuple[Tensor, Tensor]:
+    def _mapped(self, batch: Batch[Tensor], latent: Tensor) -> tuple[Tensor, Tensor]:
         """psi(x) and the latents that stand for it: (B, 3, t', H, W), (B, C, t', h, w)."""
         mapping = self.config.mapping
         picks = None
@@ -245,14 +249,14 @@ class Objective(nn.Module):
         target = losses.map_frames(batch.pixels, mapping, picks)
         return target, latent[:, :, : target.shape[2]]
 
-    def _uniform(self, batch: Batch, like: Tensor, purpose: str = "quantiser noise") -> Tensor:
+    def _uniform(self, batch: Batch[Tensor], like: Tensor, purpose: str = "quantiser noise") -> Tensor:
         return uniform(self._keys(batch, like, purpose), like.shape[1:]) - 0.5
 
-    def _sample(self, batch: Batch, posterior: Posterior, purpose: str = "posterior noise") -> Tensor:
+    def _sample(self, batch: Batch[Tensor], posterior: Posterior, purpose: str = "posterior noise") -> Tensor:
         keys = self._keys(batch, posterior.mean, purpose)
         return posterior.mean + posterior.std * normal(keys, posterior.mean.shape[1:])
 
-    def _keys(self, batch: Batch, like: Tensor, purpose: str) -> Tensor:
+    def _keys(self, batch: Batch[Tensor], like: Tensor, purpose: str) -> Tensor:
         return to_device(sample_keys(self.config.seed, purpose, batch.indices), like.device)
 
     def _perceptual(self, x: Tensor, y: Tensor, arithmetic: Arithmetic) -> Tensor:

@@ -1,12 +1,15 @@
 """Sample number i: a random clip of some size from the training files, augmented.
 
-Owns: what is drawn and how (file, frame stride, crop, scale, flips, time reversal, colour; pan and zoom of photos).
-Everything about sample i follows from (seed, i). Does not know: batches, processes, models.
+Owns: what is drawn (file, frame stride, crop, scale, flips, time reversal, colour; pan and zoom of photos), and making
+it from decoded pixels on the CPU. Everything about sample i follows from (seed, i).
+Does not know: batches, processes, models; `device_clips` makes the same clips on a device, a batch at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cvcodec.errors import InputError
-from cvcodec.training.clips import ClipCache, Pixels, resize
+from cvcodec.training.clips import Pixels, resize
 from cvcodec.training.config import BatchShape
 from cvcodec.training.keys import numpy_generator
 from cvcodec.training.sources import MediaFile
@@ -26,13 +29,83 @@ _PAN = 1.5  # deviation of a photo's synthetic motion, pixels per frame
 _ZOOM = 0.03  # deviation of its synthetic zoom over a clip
 
 
-class ClipSampler:
-    """Draws clips; `sample` is a pure function of the index as long as the files stay the same."""
+class Piece(Protocol):
+    """Decoded frames, wherever they lie: (T, H, W, 3) uint8."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+P = TypeVar("P", bound=Piece)
+P_co = TypeVar("P_co", bound=Piece, covariant=True)
+
+
+class Pieces(Protocol[P_co]):
+    """What has decoded pieces of files: None for one that cannot be decoded."""
+
+    def get(self, file: MediaFile, segment: int = 0) -> P_co | None: ...
+
+
+@dataclass(frozen=True)
+class Crop:
+    """Frames `start`, `start + stride` ... of a video, a square of `side` pixels of each, scaled to the clip's size."""
+
+    start: int
+    stride: int
+    top: int
+    left: int
+    side: int
+
+
+@dataclass(frozen=True)
+class Pan:
+    """A window on frame `frame`, scaled to `height` x `width`; it drifts and zooms where `moving`."""
+
+    frame: int
+    height: int
+    width: int
+    center_y: float
+    center_x: float
+    drift_y: float = 0.0
+    drift_x: float = 0.0
+    end_zoom: float = 1.0
+    moving: bool = False
+
+    def corner(self, size: int) -> tuple[int, int]:
+        """Top and left of a window that does not move: whole pixels inside the picture."""
+        top = round(min(max(0.0, self.center_y - size / 2), self.height - size))
+        left = round(min(max(0.0, self.center_x - size / 2), self.width - size))
+        return top, left
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """What is done to a clip afterwards, in this order."""
+
+    reverse: bool = False
+    mirror: bool = False
+    transpose: bool = False
+    gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Of each colour, about the middle grey."""
+    offset: float = 0.0
+
+
+@dataclass(frozen=True)
+class Drawn(Generic[P]):
+    """Everything about a sample but its pixels."""
+
+    piece: P
+    view: Crop | Pan
+    jitter: Jitter
+
+
+class ClipSampler(Generic[P]):
+    """Draws clips; `draw` is a pure function of the index as long as the files stay the same."""
 
     def __init__(
         self,
         files: Sequence[MediaFile],
-        cache: ClipCache,
+        pieces: Pieces[P],
         *,
         seed: int,
         strides: Sequence[int] = (1,),
@@ -42,7 +115,7 @@ class ClipSampler:
     ) -> None:
         if not files:
             raise InputError("nothing to sample from: no readable videos or images")
-        self._files, self._cache, self._seed, self._augment = list(files), cache, seed, augment
+        self._files, self._pieces, self._seed, self._augment = list(files), pieces, seed, augment
         self._strides, self._segment_frames = tuple(strides), segment_frames
         self._videos = [file for file in files if not file.is_image]
         self._photos = [file for file in files if file.is_image]
@@ -50,83 +123,107 @@ class ClipSampler:
         self._cumulative = np.cumsum(weights / weights.sum()) if len(weights) else weights
         self._photo_share = 0.0 if not self._photos else 1.0 if not self._videos else photo_share
 
-    def sample(self, index: int, shape: BatchShape) -> Tensor:
-        """(3, T, S, S) float32 in [-1, 1]. Raises InputError when nothing can be decoded."""
+    def draw(self, index: int, shape: BatchShape) -> Drawn[P]:
+        """What sample `index` is. Raises InputError when nothing can be decoded."""
         for attempt in range(_ATTEMPTS):
             rng = numpy_generator(self._seed, "clip", index, attempt)
-            file, segment = self._draw(rng)
-            pixels = self._cache.get(file, segment)
-            if pixels is None:
-                continue
-            clip = self._clip(rng, pixels, shape.frames, shape.size)
-            return (clip / 127.5 - 1).permute(1, 0, 2, 3).contiguous()
+            file, segment = self._draw_file(rng)
+            piece = self._pieces.get(file, segment)
+            if piece is not None:
+                view = self._draw_view(rng, piece, shape.frames, shape.size)
+                return Drawn(piece, view, self._draw_jitter(rng) if self._augment else Jitter())
         raise InputError(f"{_ATTEMPTS} files in a row could not be decoded; see the skipped files above")
 
-    def _draw(self, rng: np.random.Generator) -> tuple[MediaFile, int]:
+    def sample(self: ClipSampler[Pixels], index: int, shape: BatchShape) -> Tensor:
+        """(3, T, S, S) float32 in [-1, 1], of pieces in memory. Raises InputError when nothing can be decoded."""
+        drawn = self.draw(index, shape)
+        if isinstance(drawn.view, Crop):
+            clip = _crop(drawn.piece, drawn.view, shape.frames, shape.size)
+        else:
+            clip = _pan(drawn.piece, drawn.view, shape.frames, shape.size)
+        return (_jitter(clip, drawn.jitter) / 127.5 - 1).permute(1, 0, 2, 3).contiguous()
+
+    def _draw_file(self, rng: np.random.Generator) -> tuple[MediaFile, int]:
         if rng.random() < self._photo_share:
             return self._photos[rng.integers(len(self._photos))], 0
         file = self._videos[min(int(np.searchsorted(self._cumulative, rng.random())), len(self._videos) - 1)]
         return file, int(rng.integers(file.segments(self._segment_frames)))
 
-    def _clip(self, rng: np.random.Generator, pixels: Pixels, frames: int, size: int) -> Tensor:
+    def _draw_view(self, rng: np.random.Generator, piece: P, frames: int, size: int) -> Crop | Pan:
+        count = piece.shape[0]
         stride = int(rng.choice(self._strides))
-        while (frames - 1) * stride + 1 > len(pixels) and stride > 1:
+        while (frames - 1) * stride + 1 > count and stride > 1:
             stride -= 1
-        if (frames - 1) * stride + 1 > len(pixels):
-            clip = self._moving_photo(rng, pixels[int(rng.integers(len(pixels)))], frames, size)
-        else:
-            span = (frames - 1) * stride + 1
-            start = int(rng.integers(0, len(pixels) - span + 1))
-            clip = self._crop(rng, pixels[start : start + span : stride], size)
-        return self._jitter(rng, clip) if self._augment else clip
-
-    def _crop(self, rng: np.random.Generator, pixels: Pixels, size: int) -> Tensor:
-        height, width = pixels.shape[1:3]
+        span = (frames - 1) * stride + 1
+        if span > count:
+            return self._draw_pan(rng, int(rng.integers(count)), piece, frames, size)
+        start = int(rng.integers(0, count - span + 1))
+        height, width = piece.shape[1:3]
         side = float(size)
         if self._augment and rng.random() < 0.4:
             side *= rng.uniform(1, max(1.0, min(_LARGEST_SCALE, min(height, width) / size)))
         crop = min(int(side), height, width)
         top, left = int(rng.integers(0, height - crop + 1)), int(rng.integers(0, width - crop + 1))
-        return resize(_float_frames(pixels[:, top : top + crop, left : left + crop]), size, size)
+        return Crop(start, stride, top, left, crop)
 
-    def _moving_photo(self, rng: np.random.Generator, picture: Pixels, frames: int, size: int) -> Tensor:
-        """A window that drifts and zooms over a picture at sub-pixel steps: (T, 3, S, S) in [0, 255]."""
-        zoom = rng.uniform(1.0, max(1.0, min(2.2, 0.9 * min(picture.shape[:2]) / size))) if self._augment else 1.0
+    def _draw_pan(self, rng: np.random.Generator, frame: int, piece: P, frames: int, size: int) -> Pan:
+        sides = piece.shape[1:3]
+        zoom = rng.uniform(1.0, max(1.0, min(2.2, 0.9 * min(sides) / size))) if self._augment else 1.0
         moving = frames > 1 and rng.random() < 0.7
         drift_y, drift_x = rng.normal(0, _PAN, 2) if moving else (0.0, 0.0)
         end_zoom = 1 + rng.normal(0, _ZOOM) if moving else 1.0
-        height, width = (max(size, round(side / zoom)) for side in picture.shape[:2])
-        scaled = resize(_float_frames(picture[None]), height, width)
+        height, width = (max(size, round(side / zoom)) for side in sides)
         margin = size * max(1.0, end_zoom) / 2 + 1
         center_y = rng.uniform(margin, height - margin) if height > 2 * margin else height / 2
         center_x = rng.uniform(margin, width - margin) if width > 2 * margin else width / 2
-        if not moving:
-            top = round(min(max(0.0, center_y - size / 2), height - size))
-            left = round(min(max(0.0, center_x - size / 2), width - size))
-            return scaled[:, :, top : top + size, left : left + size].expand(frames, -1, -1, -1)
-        offsets = torch.arange(size) - (size - 1) / 2
-        grids = []
-        for frame in range(frames):
-            scale = 1 + (end_zoom - 1) * frame / frames
-            rows = (center_y + drift_y * frame + offsets * scale + 0.5) / height * 2 - 1
-            columns = (center_x + drift_x * frame + offsets * scale + 0.5) / width * 2 - 1
-            y, x = torch.meshgrid(rows, columns, indexing="ij")
-            grids.append(torch.stack([x, y], -1))
-        grid = torch.stack(grids).float()
-        source = scaled.expand(frames, -1, -1, -1)
-        return F.grid_sample(source, grid, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(0, 255)
+        return Pan(frame, height, width, center_y, center_x, drift_y, drift_x, end_zoom, moving)
 
-    def _jitter(self, rng: np.random.Generator, clip: Tensor) -> Tensor:
-        if rng.random() < 0.3:
-            clip = clip.flip(0)  # time backwards
-        if rng.random() < 0.5:
-            clip = clip.flip(3)
-        if rng.random() < 0.1:
-            clip = clip.transpose(2, 3)
-        if rng.random() < 0.3:
-            gain = torch.from_numpy(rng.uniform(0.75, 1.25) * rng.uniform(0.93, 1.07, (1, 3, 1, 1))).float()
-            clip = ((clip - 128) * gain + 128 + float(rng.uniform(-25, 25))).clamp(0, 255)
-        return clip
+    def _draw_jitter(self, rng: np.random.Generator) -> Jitter:
+        reverse, mirror, transpose = (bool(rng.random() < share) for share in (0.3, 0.5, 0.1))
+        if rng.random() >= 0.3:
+            return Jitter(reverse, mirror, transpose)
+        gain = rng.uniform(0.75, 1.25) * rng.uniform(0.93, 1.07, 3)
+        red, green, blue = gain.tolist()
+        return Jitter(reverse, mirror, transpose, (red, green, blue), float(rng.uniform(-25, 25)))
+
+
+def _crop(pixels: Pixels, view: Crop, frames: int, size: int) -> Tensor:
+    """(T, 3, S, S) in [0, 255]."""
+    rows, columns = slice(view.top, view.top + view.side), slice(view.left, view.left + view.side)
+    stop = view.start + (frames - 1) * view.stride + 1
+    return resize(_float_frames(pixels[view.start : stop : view.stride, rows, columns]), size, size)
+
+
+def _pan(pixels: Pixels, view: Pan, frames: int, size: int) -> Tensor:
+    """A window that drifts and zooms over a picture at sub-pixel steps: (T, 3, S, S) in [0, 255]."""
+    scaled = resize(_float_frames(pixels[view.frame][None]), view.height, view.width)
+    if not view.moving:
+        top, left = view.corner(size)
+        return scaled[:, :, top : top + size, left : left + size].expand(frames, -1, -1, -1)
+    offsets = torch.arange(size) - (size - 1) / 2
+    grids = []
+    for frame in range(frames):
+        scale = 1 + (view.end_zoom - 1) * frame / frames
+        rows = (view.center_y + view.drift_y * frame + offsets * scale + 0.5) / view.height * 2 - 1
+        columns = (view.center_x + view.drift_x * frame + offsets * scale + 0.5) / view.width * 2 - 1
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        grids.append(torch.stack([x, y], -1))
+    grid = torch.stack(grids).float()
+    source = scaled.expand(frames, -1, -1, -1)
+    return F.grid_sample(source, grid, mode="bicubic", padding_mode="reflection", align_corners=False).clamp(0, 255)
+
+
+def _jitter(clip: Tensor, jitter: Jitter) -> Tensor:
+    if jitter.reverse:
+        clip = clip.flip(0)
+    if jitter.mirror:
+        clip = clip.flip(3)
+    if jitter.transpose:
+        clip = clip.transpose(2, 3)
+    if jitter != Jitter(jitter.reverse, jitter.mirror, jitter.transpose):
+        gain = torch.tensor(jitter.gain).view(1, 3, 1, 1)
+        clip = ((clip - 128) * gain + 128 + jitter.offset).clamp(0, 255)
+    return clip
 
 
 def _float_frames(pixels: Pixels) -> Tensor:

@@ -46,6 +46,9 @@ class MediaFile:
     is_image: bool
     frame_seconds: Fraction = Fraction(0)
     """Mean time between frames; 0 where unknown: then only the first piece can be reached."""
+    width: int = 0
+    height: int = 0
+    """Of a frame; 0 where nobody asked."""
 
     def segments(self, segment_frames: int) -> int:
         """Pieces that the file is decoded in."""
@@ -104,7 +107,7 @@ def probe(sources: Sequence[Source], split: str, reporter: Reporter) -> list[Med
             continue
         frames = 1 if is_image else max(1, info.frames or 1)
         interval = 1 / info.average_rate if info.average_rate and not is_image else Fraction(0)
-        files.append(MediaFile(source.path, source.group, frames, is_image, interval))
+        files.append(MediaFile(source.path, source.group, frames, is_image, interval, info.width, info.height))
     return files
 
 

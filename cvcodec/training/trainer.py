@@ -83,7 +83,7 @@ class Trainer:
         self.device, self.processes, self.log = device, processes, log
         self.precision = select_precision(config.precision, device)
         state = self._state() if config.resume else None
-        self.data = RunData(config, log.say, processes=processes.count)
+        self.data = RunData(config, log.say, processes=processes, device=device)
         log.say(f"{self.data.describe()}; {self.precision} on {device}, {processes.count} process(es)")
         self.start: Start = start_model(job, config, self._pca_clips, fresh=not config.resume)
         self.model = self.start.model.to(device)
@@ -172,7 +172,7 @@ class Trainer:
         began, began_clock = time.monotonic(), self._clock()
         with phase("data"):
             batch = batch_of(progress)
-        terms = self._train_on(Batch(batch.step, batch.indices, batch.pixels.to(self.device)), progress)
+        terms = self._train_on(batch, progress)
         elapsed = time.monotonic() - began
         self.seconds += self._clock() - began_clock
         self.log.add({**terms, "seconds": elapsed, "mpixel": batch.pixels[:, 0].numel() * self.processes.count / 1e6})
@@ -189,7 +189,7 @@ class Trainer:
                 "train", step=self.step, minutes=self.minutes, progress=progress, **means, learning_rate_factor=factor
             )
 
-    def _train_on(self, batch: Batch, progress: float) -> dict[str, Tensor]:
+    def _train_on(self, batch: Batch[Tensor], progress: float) -> dict[str, Tensor]:
         with phase("forward"):
             judged = self.objective(self.model, batch, progress=progress, arithmetic=self.arithmetic)
         loss = judged.loss
@@ -268,9 +268,7 @@ class Trainer:
 
     def _measure_statistics(self) -> LatentStatistics:
         shape = active_shapes(self.config.batch_shapes, 0.0)[0]
-        clips = (
-            self.data.extra_clip(index, shape)[None].to(self.device) for index in range(self.config.statistics_clips)
-        )
+        clips = self.data.extra_clips(self.config.statistics_clips, shape)
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad():
@@ -356,7 +354,7 @@ class Trainer:
             self._profiler.close()
 
     def _pca_clips(self) -> list[Tensor]:
-        return [self.data.extra_clip(index, _PCA_SHAPE) for index in range(_PCA_CLIPS)]
+        return [clip for clips in self.data.extra_clips(_PCA_CLIPS, _PCA_SHAPE) for clip in clips.cpu()]
 
     def _choose_unit_step(self) -> tuple[float, ...]:
         if self.start.unit_step is not None:
@@ -367,28 +365,20 @@ class Trainer:
 
 
 class _BatchSource:
-    """The next step's batch; begins a new loader where the schedule of shapes moves on."""
+    """The next step's batch, on the device; begins a new loader where the schedule of shapes moves on."""
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
         self._shapes: tuple[BatchShape, ...] = ()
-        self._loader: BatchLoader | None = None
+        self._loader: BatchLoader[Any, Any] | None = None
 
-    def __call__(self, progress: float) -> Batch:
+    def __call__(self, progress: float) -> Batch[Tensor]:
         shapes = active_shapes(self._trainer.config.batch_shapes, progress)
         if self._loader is None or shapes != self._shapes:
             self.close()
             self._shapes = shapes
-            self._loader = BatchLoader(
-                self._trainer.data.sampler.sample,
-                shapes,
-                seed=self._trainer.config.seed,
-                start=self._trainer.step,
-                rank=self._trainer.processes.rank,
-                processes=self._trainer.processes.count,
-                workers=self._trainer.config.workers,
-            )
-        return self._loader.next()
+            self._loader = self._trainer.data.loader(shapes, start=self._trainer.step)
+        return self._trainer.data.on_device(self._loader.next())
 
     def close(self) -> None:
         """Stop the threads."""

@@ -231,13 +231,17 @@ def constant(index: int, shape: BatchShape) -> torch.Tensor:
     return torch.full((3, shape.frames, shape.size, shape.size), float(index))
 
 
+def stack(clips: list[torch.Tensor], shape: BatchShape) -> torch.Tensor:
+    return torch.stack(clips)
+
+
 def test_two_processes_share_the_samples_of_one() -> None:
     shapes = [BatchShape(4, 1, 8)]
-    with BatchLoader(constant, shapes, seed=0, start=5) as loader:
+    with BatchLoader(constant, stack, shapes, seed=0, start=5) as loader:
         whole = [loader.next() for _ in range(3)]
     parts = []
     for rank in range(2):
-        with BatchLoader(constant, shapes, seed=0, start=5, rank=rank, processes=2) as loader:
+        with BatchLoader(constant, stack, shapes, seed=0, start=5, rank=rank, processes=2) as loader:
             parts.append([loader.next() for _ in range(3)])
     for batch, first, second in zip(whole, *parts, strict=True):
         assert first.indices + second.indices == batch.indices
@@ -245,7 +249,7 @@ def test_two_processes_share_the_samples_of_one() -> None:
 
 
 def test_batches_come_in_step_order_whatever_the_number_of_threads() -> None:
-    with BatchLoader(constant, [BatchShape(2, 1, 8)], seed=0, start=7, workers=3) as loader:
+    with BatchLoader(constant, stack, [BatchShape(2, 1, 8)], seed=0, start=7, workers=3) as loader:
         assert [loader.next().step for _ in range(10)] == list(range(7, 17))
 
 

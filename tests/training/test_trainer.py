@@ -108,6 +108,16 @@ def test_two_steps_and_two_resumed_ones_equal_four_bit_for_bit(
     assert losses[0] == losses[1]
 
 
+def test_clips_kept_on_the_device_train_as_those_of_the_cpu(media: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"regularization": "none", "optimizer": "adamw", "epsilon": 1e-4, "photo_share": 0.3}
+    for where in ("no", "yes"):
+        run("video-vae", settings(media, tmp_path / where, data_on_device=where, **changes))
+    for name in ("loss", "psnr_db", "bits_per_pixel"):
+        on_cpu, on_device = ([line[name] for line in events(tmp_path / where, "train")] for where in ("no", "yes"))
+        assert on_cpu == pytest.approx(on_device, rel=1e-4), name
+    assert "GB of them on cpu" in events(tmp_path / "yes", "note")[-1]["text"]
+
+
 def test_a_run_leaves_weights_with_statistics_a_card_a_log_and_a_grid(media: Path, tmp_path: Path) -> None:
     result = run(
         "image-vae", settings(media, tmp_path, batches=("2x1x32",), regularization="none", pca=True, name="twin")
