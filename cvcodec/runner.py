@@ -20,6 +20,7 @@ from torch import Tensor
 from cvcodec.device import Precision, arithmetic, dtype_of, select_device, select_precision
 from cvcodec.errors import NumericalError
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.printable import printable
 
 
 def normalise(frames: Tensor, bit_depth: int) -> Tensor:
@@ -83,7 +84,7 @@ class ModelRunner:
         self.precision: Precision = select_precision(precision, self.device)
         self._original = model.eval()
         self._exact: VideoAutoencoder | None = None
-        self._on_notice = on_notice or (lambda text: warnings.warn(text, stacklevel=3))
+        self._on_notice = on_notice or (lambda text: warnings.warn(printable(text), stacklevel=3))
         self._noticed = False
         # bf16 has fp32's range, so the whole model is cast: on CPUs autocast would cast the weights at every call.
         # fp16 overflows in norms, so there autocast picks what runs in it and the weights stay fp32.

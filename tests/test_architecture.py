@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "cvcodec"
 LAYERS = (
     ("errors",),
     ("copied", "host", "model", "quantization"),
-    ("checkpoint_metadata", "device", "fileio", "identity", "metrics", "pipeline", "suffixes", "tables"),
+    ("checkpoint_metadata", "device", "fileio", "identity", "metrics", "pipeline", "printable", "suffixes", "tables"),
     ("bitstream", "tiling", "video"),
     ("checkpoint",),
     ("importers", "plan", "registry", "runner"),
@@ -39,6 +39,7 @@ ONLY_THESE = {
     "errors": set[str](),
     "host": set[str](),
     "fileio": set[str](),
+    "printable": set[str](),
     "suffixes": set[str](),
     "tables": set[str](),
     "cvcodec": set[str](),

@@ -296,7 +296,7 @@ class _Monitor:
         clips = Table.grid(padding=(0, 2))  # a grid of its own: names do not share their width with counts
         for name, (frames, total) in list(active.items())[:_SHOWN_CLIPS]:
             place = name if len(name) <= _NAME_COLUMNS else "…" + name[1 - _NAME_COLUMNS :]
-            clips.add_row(Text("  " + place), f"frame {frames}" + (f" of {total}" if total else ""))
+            clips.add_row("  " + place, f"frame {frames}" + (f" of {total}" if total else ""))
         return Group(totals, clips)
 
 

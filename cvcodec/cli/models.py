@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.measure import Measurement
 from rich.table import Table
-from rich.text import Text
 
 from cvcodec.cli import options, report
 from cvcodec.errors import CvcodecError, UsageError
+from cvcodec.printable import printable
 from cvcodec.suffixes import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ def list_(as_json: options.Json = False) -> None:
             f"{report.format_size(record['size_bytes'])} {record['dtype']}",
             record["latent_space_id"],
             record["decoder_hash"],
-            Text(record["licence"] or "not stated"),
+            record["licence"] or "not stated",
             place,
         )
     console = report.stdout_console()
@@ -236,7 +236,7 @@ def remove(
     if not yes:
         if not sys.stdin.isatty():
             raise UsageError(f"removing {name!r} deletes its file; confirm with -y")
-        typer.confirm(f"Delete the weights of {name}?", abort=True, err=True)
+        typer.confirm(f"Delete the weights of {printable(name)}?", abort=True, err=True)
     path = remove_model(name)
     if as_json:
         report.emit({"name": name, "path": path, "removed": True})
@@ -333,7 +333,7 @@ def _print_card(entry: ModelEntry, record: dict[str, Any], checkpoint: Checkpoin
         ("decoder", f"{checkpoint.decoder_hash} (verified)"),
     ]
     for label, value in rows:
-        table.add_row(label, Text("not stated" if value in (None, "") else str(value)))  # Text: cards are not markup
+        table.add_row(label, "not stated" if value in (None, "") else str(value))
     report.stdout_console().print(table)
 
 

@@ -1,6 +1,6 @@
 """What a person or a program sees: messages and progress on standard error, JSON lines on standard output.
 
-Owns: consoles, the one-line form of messages, the progress bar, JSON emission.
+Owns: consoles, which show every string as it is, the one-line form of messages, the progress bar, JSON emission.
 Does not know: what is measured or why.
 """
 
@@ -18,18 +18,39 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 from rich.text import Text
 
+from cvcodec.printable import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
+class _PlainConsole(Console):
+    """A console for which strings, in tables too, are text of strangers: neither markup nor anything else in them is
+    obeyed. Styles come with rich's own objects.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """What rich makes of every string."""
+        return super().render_str(printable(text), **options)
+
+
 def stderr_console() -> Console:
     """A console on the current standard error."""
-    return Console(stderr=True)
+    return _PlainConsole(stderr=True)
 
 
 def stdout_console() -> Console:
     """A console on the current standard output, for tables that a person asked for."""
-    return Console()
+    return _PlainConsole()
+
+
+def show(text: str) -> None:
+    """Lines for a person on standard output, however wide."""
+    for line in text.split("\n"):
+        stdout_console().print(line, soft_wrap=True)
 
 
 def error(message: str) -> None:
@@ -45,7 +66,7 @@ def warn(message: str, *, console: Console | None = None) -> None:
 def say(message: str) -> None:
     """The closing line of a command, on standard error: standard output is for data."""
     with contextlib.suppress(OSError):
-        stderr_console().print(Text(" ".join(message.split())), soft_wrap=True, highlight=False)
+        stderr_console().print(_one_line(message), soft_wrap=True)
 
 
 def note(message: str, *, console: Console | None = None) -> None:
@@ -54,10 +75,13 @@ def note(message: str, *, console: Console | None = None) -> None:
 
 
 def _line(kind: str, style: str, message: str, console: Console | None = None) -> None:
-    # A Text is printed as it is: no markup, so that a file may be called [red].mp4, and no wrapping at 80 columns.
-    text = Text.assemble(("cvcodec: ", ""), (f"{kind}: ", style), " ".join(message.split()))
+    text = Text.assemble(("cvcodec: ", ""), (f"{kind}: ", style), printable(_one_line(message)))
     with contextlib.suppress(OSError):  # nobody reads standard error any more
-        (console or stderr_console()).print(text, soft_wrap=True, highlight=False)
+        (console or stderr_console()).print(text, soft_wrap=True)
+
+
+def _one_line(message: str) -> str:
+    return " ".join(message.split())
 
 
 def emit(record: Mapping[str, Any], *, to_stderr: bool = False) -> None:

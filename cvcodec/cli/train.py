@@ -117,7 +117,7 @@ def plot(
     if json:
         report.emit({"command": "train plot", "output": drawn})
     else:
-        typer.echo(drawn)
+        report.show(str(drawn))
 
 
 @app.command("ablations")
@@ -151,4 +151,4 @@ def ablations(
     given = {"data": data, "image_vae": image_vae, "threads": threads}
     values |= check_values({name: value for name, value in given.items() if value}, where="options")
     for line in run_ablations(which, values, output, minutes=minutes, steps=steps):
-        typer.echo(line)
+        report.show(line)

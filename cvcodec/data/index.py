@@ -29,6 +29,7 @@ from typing import Any, BinaryIO
 from cvcodec.bitstream import BitstreamReader
 from cvcodec.errors import InputError
 from cvcodec.fileio import PARTIAL_SUFFIX, naming_damage, partial_path
+from cvcodec.printable import printable
 
 INDEX_NAME = "index.jsonl"
 FAILURES_NAME = "failures.jsonl"
@@ -85,7 +86,7 @@ def _fits(record: Record, folder: Path) -> bool:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=4)  # at the caller of `read_index`
+    warnings.warn(printable(text), stacklevel=4)  # at the caller of `read_index`
 
 
 def read_index(

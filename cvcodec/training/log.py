@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from cvcodec.printable import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +34,7 @@ class RunLog:
         self._console = console or Console(stderr=True)
         self._file = (folder / LOG_NAME).open("a", encoding="utf-8") if active else None
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>5.1f} %"),
             TimeElapsedColumn(),
@@ -79,7 +82,7 @@ class RunLog:
         self._file.write(json.dumps({"event": event, **_rounded(clean)}) + "\n")
         self._file.flush()
         if not self._console.is_terminal or event not in ("train",):
-            self._console.print(_line(event, clean), markup=False, highlight=False, soft_wrap=True)
+            self._console.print(Text(printable(_line(event, clean))), soft_wrap=True)
 
     def say(self, line: str) -> None:
         """One line for people, and for the log."""

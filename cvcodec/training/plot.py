@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvcodec.errors import InputError, MissingDependencyError, OutputError
+from cvcodec.printable import printable
 from cvcodec.training.log import LOG_NAME, read_log
 
 _SIZE_INCHES = (11.0, 8.0)
@@ -36,12 +37,13 @@ def plot_runs(runs: Sequence[Path], output: Path) -> Path:
             place = _panel_of(event, name)
             if place is not None:
                 steps, values = zip(*sorted(points.items()), strict=True)
-                label = f"{run.resolve().name}: {'held out ' if event == 'validation' else ''}{name}"
+                label = f"{printable(run.resolve().name)}: {'held out ' if event == 'validation' else ''}{name}"
                 marker = "o" if event == "validation" else None
                 panels.flat[place].plot(steps, values, marker=marker, markersize=3, linewidth=1, label=label)
     for panel in panels.flat:
         if panel.lines:
-            panel.legend(fontsize=6)
+            for text in panel.legend(fontsize=6).get_texts():
+                text.set_parse_math(False)  # a folder's name may have dollar signs in it
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(output, format="png", dpi=_DPI)

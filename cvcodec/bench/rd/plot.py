@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from cvcodec.bench.rd.chart import Line, rate_ticks
 from cvcodec.errors import MissingDependencyError
+from cvcodec.printable import printable
 
 Panel = tuple[str, str, Sequence[Line], bool]
 """Title, label of the metric, curves, whether small values are good."""
@@ -36,7 +37,7 @@ def draw(panels: Sequence[Panel], *, kind: str) -> bytes:
                 linestyle="--" if line.dashed else "-",
                 marker="o",
                 markersize=3.5,
-                label=line.name,
+                label=printable(line.name),
             )
         axes.set_xscale("log")
         ticks = rate_ticks(*axes.get_xlim())
@@ -44,12 +45,13 @@ def draw(panels: Sequence[Panel], *, kind: str) -> bytes:
         axes.set_xticks([], minor=True)
         axes.set_xlabel("bits per pixel")
         axes.set_ylabel(label)
-        axes.set_title(title)
+        axes.set_title(printable(title), parse_math=False)
         axes.grid(True, which="both", alpha=0.25)
         if falling:
             axes.invert_yaxis()
         if not index:
-            axes.legend(fontsize=8)
+            for text in axes.legend(fontsize=8).get_texts():
+                text.set_parse_math(False)  # a name may have dollar signs in it
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=130)
     return buffer.getvalue()
