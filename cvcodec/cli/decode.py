@@ -39,7 +39,11 @@ def decode(
     weights: options.Weights = None,
     codec: Annotated[
         Literal["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1"] | None,
-        typer.Option("--codec", help="Video encoder. ffv1 stores the decoded RGB exactly.", rich_help_panel=_VIDEO),
+        typer.Option(
+            "--codec",
+            help="Video encoder. ffv1 stores the decoded RGB exactly. Default: libx264, for HDR libx265.",
+            rich_help_panel=_VIDEO,
+        ),
     ] = None,
     crf: Annotated[
         float | None,

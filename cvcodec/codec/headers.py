@@ -18,7 +18,7 @@ from cvcodec.model.base import VideoAutoencoder
 from cvcodec.plan import Plan
 from cvcodec.quantization import LatentStatistics, Quantizer
 from cvcodec.video import Color, ContentLight, MasteringDisplay, VideoInfo
-from cvcodec.video.convert import BACKGROUNDS
+from cvcodec.video.convert import BACKGROUNDS, chroma_of
 
 T = TypeVar("T")
 
@@ -33,6 +33,9 @@ DEFAULT_QUALITY = 75.0
 
 _SOURCE_READER = "source_reader"
 """Where a header's metadata keep settings of `VideoReader` that change which pictures a source has."""
+
+_SOURCE_FORMAT = "source_pixel_format"
+"""Where they keep the source's pixel format, if its colours are finer than 4:2:0."""
 
 _READER_DEFAULTS = {"stream": 0, "deinterlace": True, "background": "black"}
 
@@ -106,8 +109,8 @@ def _metadata(info: VideoInfo) -> dict[str, Any]:
         values["mastering_display"] = info.mastering_display.to_dict()
     if info.content_light is not None:
         values["content_light"] = info.content_light.to_dict()
-    if info.color.matrix == "rgb":
-        values["source_pixel_format"] = info.pixel_format
+    if chroma_of(info.pixel_format) in ("422", "444"):
+        values[_SOURCE_FORMAT] = info.pixel_format
     return values
 
 
@@ -153,6 +156,7 @@ def info_from_header(header: Header) -> VideoInfo:
             mastering_display=_optional(MasteringDisplay.from_dict, extra.get("mastering_display")),
             content_light=_optional(ContentLight.from_dict, extra.get("content_light")),
             start_time=start,
+            pixel_format=str(extra.get(_SOURCE_FORMAT, "")),
         )
     except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
         raise BitstreamError(f"the header describes a video that cannot be: {error}") from error

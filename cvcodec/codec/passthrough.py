@@ -289,9 +289,10 @@ class PassthroughPlayer:
         return ((number, stream) for number, stream in enumerate(streams) if stream.kind in self._kinds)
 
     def writer_options(self, time_base: Fraction) -> dict[str, Any]:
-        """Arguments for `VideoWriter`, so that times of sound stay exact; `time_base`: the video's."""
+        """Arguments for `VideoWriter`: the tags, and what keeps times of sound exact; `time_base`: the video's."""
         scale = movie_timescale(time_base, [stream for _, stream in self._kept()])
-        return {} if scale is None else {"movie_timescale": scale}
+        tags = self._container.metadata if self._container is not None and self._metadata else {}
+        return {"tags": tags} | ({} if scale is None else {"movie_timescale": scale})
 
     def attach(self, writer: VideoWriter, first_pts: int, time_base: Fraction) -> None:
         """Add everything to `writer`, before its first frame, whose pts is `first_pts` in ticks of `time_base`. From

@@ -24,6 +24,7 @@ from av.container import Flags
 from cvcodec.copied import CopiedPacket, CopiedStream
 from cvcodec.errors import BitstreamError
 from cvcodec.video.described import codec_name
+from cvcodec.video.ebml import element, elements
 from cvcodec.video.libav import captured_log, reason
 
 _FORMATS = {"audio": ("matroska", "mov", "mp4", "nut"), "subtitle": ("matroska", "mp4", "mov"), "data": ("mp4", "mov")}
@@ -186,46 +187,21 @@ _TRACK_ENTRY, _CODEC_DELAY = 0xAE, 0x56AA
 def _with_delay(data: bytes, nanoseconds: int) -> bytes:
     """A Matroska file of one track with another CodecDelay; what a reader does not need is left out."""
     parts = []
-    for identifier, content in _elements(data):
+    for identifier, content in elements(data):
         if identifier != _SEGMENT:
-            parts.append(_element(identifier, content))
+            parts.append(element(identifier, content))
             continue
         segment = []
-        for name, inner in _elements(content):
+        for name, inner in elements(content):
             if name == _TRACKS:
                 entries = [
-                    b"".join(_element(key, value) for key, value in _elements(entry) if key != _CODEC_DELAY)
-                    + _element(_CODEC_DELAY, nanoseconds.to_bytes(8, "big"))
-                    for kind, entry in _elements(inner)
+                    b"".join(element(key, value) for key, value in elements(entry) if key != _CODEC_DELAY)
+                    + element(_CODEC_DELAY, nanoseconds.to_bytes(8, "big"))
+                    for kind, entry in elements(inner)
                     if kind == _TRACK_ENTRY
                 ]
-                inner = b"".join(_element(_TRACK_ENTRY, entry) for entry in entries)
+                inner = b"".join(element(_TRACK_ENTRY, entry) for entry in entries)
             if name in (_INFO, _TRACKS, _CLUSTER):
-                segment.append(_element(name, inner))
-        parts.append(_element(_SEGMENT, b"".join(segment)))
+                segment.append(element(name, inner))
+        parts.append(element(_SEGMENT, b"".join(segment)))
     return b"".join(parts)
-
-
-def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(id, content) of the EBML elements that `data` consists of (RFC 8794, 4 to 6). ValueError where it does not."""
-    at = 0
-    while at < len(data):
-        length = 9 - data[at].bit_length()
-        identifier = int.from_bytes(data[at : at + length], "big")
-        at += length
-        if at >= len(data) or not data[at]:
-            raise ValueError("an EBML element is cut")
-        width = 9 - data[at].bit_length()
-        size = int.from_bytes(data[at : at + width], "big") & ((1 << 7 * width) - 1)
-        at += width
-        if size == (1 << 7 * width) - 1:  # unknown: to the end
-            size = len(data) - at
-        if at + size > len(data):
-            raise ValueError("an EBML element is longer than its parent")
-        yield identifier, data[at : at + size]
-        at += size
-
-
-def _element(identifier: int, content: bytes) -> bytes:
-    size = (len(content) | 1 << 56).to_bytes(8, "big")
-    return identifier.to_bytes((identifier.bit_length() + 7) // 8, "big") + size + content

@@ -195,6 +195,11 @@ class Color:
             data["matrix"], data["range"], data.get("primaries"), data.get("transfer"), bool(data.get("guessed"))
         )
 
+    @property
+    def is_hdr(self) -> bool:
+        """Whether the transfer is that of high dynamic range: PQ or HLG."""
+        return self.transfer in _HDR_TRANSFERS
+
     def __str__(self) -> str:
         parts = [
             self.matrix,

@@ -14,11 +14,13 @@ import av
 import av.error
 
 from cvcodec.errors import OutputError
+from cvcodec.video import hdr
 from cvcodec.video.convert import RgbWriter
 from cvcodec.video.encoders import choose_pixel_format, color_tags, default_codec, encoder_named, encoder_options
 from cvcodec.video.frame import Frame
 from cvcodec.video.libav import captured_log, reason
 from cvcodec.video.sink import OutputFile, OutputSpec
+from cvcodec.video.tags import KEEP_ALL, lost_tags
 
 _SUFFIXES = {"mp4": ".mp4", "mov": ".mov", "matroska": ".mkv", "webm": ".webm"}
 _MAX_TIMESCALE = (1 << 31) - 1
@@ -50,8 +52,11 @@ class ContainerSink:
         self.notices: list[str] = []
         self.before_video: Callable[[Fraction | None], None] | None = None
         self._spec = spec
-        encoder = encoder_named(codec or default_codec(container, spec.bit_depth))
-        pixel_format = choose_pixel_format(encoder, spec.width, spec.height, spec.bit_depth, chroma, self.notices)
+        size = spec.width, spec.height
+        encoder = encoder_named(codec or default_codec(container, *size, spec.bit_depth, spec.color, self.notices))
+        pixel_format = choose_pixel_format(
+            encoder, *size, spec.bit_depth, chroma, self.notices, source_chroma=spec.source_chroma
+        )
         options = encoder_options(
             encoder,
             crf=crf,
@@ -59,8 +64,9 @@ class ContainerSink:
             mastering_display=spec.mastering_display,
             content_light=spec.content_light,
             notices=self.notices,
+            width=spec.width,
         )
-        self._convert = RgbWriter(spec.width, spec.height, spec.bit_depth, pixel_format, spec.color)
+        self._convert = RgbWriter(*size, spec.bit_depth, pixel_format, spec.color)
         self._durations: dict[int, int] = {}
         self._last = _LastPacket() if container in ("mp4", "mov") else None
         self._muxed = False
@@ -75,6 +81,7 @@ class ContainerSink:
                     format=container,
                     container_options=self._container_options(container, movie_timescale),
                 )
+                self.container.metadata.update(spec.tags)
                 self.stream = self._add_stream(encoder.name, pixel_format, options, threads, container)
         except BaseException:
             self.abort()
@@ -112,10 +119,11 @@ class ContainerSink:
         if timescale > _MAX_TIMESCALE:
             raise OutputError(f"{_SUFFIXES[container]} cannot hold time base {self._spec.time_base}; use .mkv")
         options |= {"video_track_timescale": str(timescale), "movie_timescale": str(movie_timescale or timescale)}
+        flags = [KEEP_ALL] if lost_tags(container, self._spec.tags) else []
         if not self._file.seekable():
             # The index comes with the first fragment, because only then edit lists and AC-3's parameters are known.
-            options["movflags"] = "frag_keyframe+delay_moov+default_base_moof"
-        return options
+            flags += ["frag_keyframe", "delay_moov", "default_base_moof"]
+        return options | ({"movflags": "+".join(flags)} if flags else {})
 
     def _add_stream(
         self, codec: str, pixel_format: str, options: dict[str, str], threads: int | None, container: str
@@ -132,8 +140,13 @@ class ContainerSink:
             stream: Any = self.container.add_stream(codec, rate=rate, options=options, time_base=spec.time_base)
         except ValueError as error:
             raise unfit from error
+        if spec.mastering_display is None or spec.mastering_display.complete:
+            hdr.describe(stream, spec.mastering_display, spec.content_light)
         stream.width, stream.height, stream.pix_fmt = spec.width, spec.height, pixel_format
         context = stream.codec_context
+        context.framerate = rate
+        if codec == "libx265" and container in ("mp4", "mov"):
+            context.codec_tag = "hvc1"  # parameter sets in the container alone: Apple's players want it
         for name, value in color_tags(self._convert.frame_color).items():
             setattr(context, name, value)
         context.sample_aspect_ratio = spec.sample_aspect_ratio

@@ -72,6 +72,21 @@ def has_alpha(format_: Any) -> bool:
     return bool(format_.has_palette or len(format_.components) in (2, 4))
 
 
+def chroma_of(name: str) -> str | None:
+    """Colour resolution of the pixel format `name`: `444` (RGB too), `422`, `420` for that and less; None where it has
+    no colours, or is no format."""
+    try:
+        format_ = av.VideoFormat(name)
+    except ValueError:
+        return None
+    if is_gray(format_) or name.startswith("mono"):
+        return None
+    if is_rgb(format_):
+        return "444"
+    across, down = format_.chroma_width(8), format_.chroma_height(8)
+    return "444" if across == down == 8 else "422" if across + down >= 12 else "420"
+
+
 def bit_depth_of(format_: Any) -> int:
     """Bits per sample at which a PyAV `VideoFormat` is read: the least of `DEPTHS` that loses nothing (floats become
     16).

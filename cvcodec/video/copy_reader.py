@@ -23,6 +23,7 @@ from cvcodec.copied import KINDS, Chapter, CopiedContainer, CopiedPacket, Copied
 from cvcodec.video.carrier import Carrier, facts_of, make_carrier
 from cvcodec.video.described import UNKNOWN
 from cvcodec.video.libav import as_fraction, reason
+from cvcodec.video.tags import of_content
 
 _SIDE_DATA = (
     "skip_samples",
@@ -105,7 +106,7 @@ class StreamCopier:
                 self._container = CopiedContainer(
                     chapters=self._container.chapters,
                     metadata=self._container.metadata,
-                    video_metadata=_video_tags(self._stream_tags(stream)),
+                    video_metadata=of_content(self._stream_tags(stream)),
                     video_disposition=_names(stream.disposition),
                 )
             else:
@@ -284,15 +285,6 @@ def _names(disposition: Any) -> tuple[str, ...]:
 
 def _tags(metadata: Any, without: Collection[str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key.lower() not in without and value not in _NO_NEWS}
-
-
-def _video_tags(tags: dict[str, str]) -> dict[str, str]:
-    """Without those that describe the stored stream, which is not kept."""
-    return {
-        key: value
-        for key, value in tags.items()
-        if key.lower() != "encoder" and not key.startswith(("BPS", "NUMBER_OF_", "_STATISTICS"))
-    }
 
 
 def _chapters(container: Any) -> tuple[Chapter, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from fractions import Fraction
 from typing import Any
@@ -26,6 +26,7 @@ from cvcodec.copied import Chapter, CopiedContainer, CopiedPacket, CopiedStream
 from cvcodec.errors import BitstreamError, OutputError
 from cvcodec.video.carrier import add_copy, set_facts, template
 from cvcodec.video.libav import captured_log, reason
+from cvcodec.video.tags import lost_tags, of_content
 from cvcodec.video.writer import VideoWriter
 
 _MAX_TIMESCALE = (1 << 31) - 1
@@ -90,9 +91,9 @@ class StreamRestorer:
         self._clocks: dict[int, _SampleClock] = {}
         self._last_dts: dict[int, int] = {}
         output: Any = self._sink.container
-        output.metadata.update(copied.metadata)
         video = self._sink.stream
         video.metadata.update(copied.video_metadata)
+        self._say_lost_tags("the video", copied.video_metadata)
         if copied.video_disposition:
             video.disposition = _flags(copied.video_disposition)
         if chapters:
@@ -128,6 +129,7 @@ class StreamRestorer:
                 self._refuse(stream, problem)
                 return
         self._streams[number] = _add_to(self._sink.container, self._format, stream, self._offset)
+        self._say_lost_tags(f"{stream.kind} stream {stream.index}", stream.metadata)
         if made is not None:
             codec, name = made
             self._filters[number] = BitStreamFilterContext(name, in_stream=stream.codec)
@@ -135,6 +137,11 @@ class StreamRestorer:
                 f"subtitle stream {stream.index}: {stream.codec} becomes {codec} (bitstream filter {name}); "
                 + ("its styles are lost" if codec == "subrip" else "markup such as <i> stays in its text")
             )
+
+    def _say_lost_tags(self, what: str, tags: Mapping[str, str]) -> None:
+        if names := lost_tags(self._format, of_content(tags), of_stream=True):
+            suffix = _SUFFIXES[self._format]
+            self.notices.append(f"{suffix} cannot hold these tags of {what}: {', '.join(sorted(names))}")
 
     def _refuse(self, stream: CopiedStream, problem: str) -> None:
         suffix = _SUFFIXES[self._format]

@@ -10,6 +10,9 @@ from fractions import Fraction
 from cvcodec.errors import OutputError, UsageError
 from cvcodec.video.color import Color, ContentLight, MasteringDisplay
 
+_CUTREE_WIDTH = 64
+"""Below it x265's cutree writes beyond its buffers (valgrind: at 32 and 48 pixels)."""
+
 _X26X_PRESETS = (
     "ultrafast",
     "superfast",
@@ -78,11 +81,19 @@ def encoder_named(name: str) -> Encoder:
 
 
 def choose_pixel_format(
-    encoder: Encoder, width: int, height: int, bit_depth: int, chroma: str | None, notices: list[str]
+    encoder: Encoder,
+    width: int,
+    height: int,
+    bit_depth: int,
+    chroma: str | None,
+    notices: list[str],
+    *,
+    source_chroma: str | None = None,
 ) -> str:
     """FFmpeg's name of the format to encode; what is lost or unusual about it goes to `notices`.
 
-    chroma: `420`, `422` or `444`; None takes 4:2:0 at even sizes and 4:4:4 at odd ones.
+    chroma: `420`, `422` or `444`; None takes 4:2:0 at even sizes and 4:4:4 at odd ones. source_chroma: of the source,
+        likewise, where it is known.
     Raises OutputError where the size is below the encoder's, UsageError where it lacks the chroma format."""
     if min(width, height) < encoder.min_side:
         raise OutputError(
@@ -107,11 +118,19 @@ def choose_pixel_format(
                 f"odd size {width}x{height} is stored as 4:4:4 (yuv444p), "
                 f"because {encoder.name} codes 4:2:0 at even sizes only"
             )
+        elif source_chroma in ("422", "444"):
+            able = "" if source_chroma in encoder.chroma else "--codec libx265 "
+            notices.append(reduced_chroma(source_chroma, f"{able}--chroma {source_chroma}"))
     elif chroma not in encoder.chroma:
         raise UsageError(f"{encoder.name} does not encode chroma format {chroma!r}; it has {', '.join(encoder.chroma)}")
     elif not encoder.odd_420 and ((chroma == "420" and (odd_width or odd_height)) or (chroma == "422" and odd_width)):
         raise OutputError(f"{encoder.name} cannot encode {width}x{height} as {chroma}; use 444")
     return f"yuv{chroma}p" + ("" if depth == 8 else f"{depth}le")
+
+
+def reduced_chroma(source_chroma: str, way: str) -> str:
+    """What a person is told where colours come back coarser than they were, and the option that keeps them."""
+    return f"the source's colours are {':'.join(source_chroma)} and are stored as 4:2:0; {way} keeps them"
 
 
 def encoder_options(
@@ -122,8 +141,10 @@ def encoder_options(
     mastering_display: MasteringDisplay | None,
     content_light: ContentLight | None,
     notices: list[str],
+    width: int | None = None,
 ) -> dict[str, str]:
-    """Options for PyAV's `add_stream`. Raises UsageError where quality or preset does not fit the encoder."""
+    """Options for PyAV's `add_stream`. width: of the frames, if it is known. Raises UsageError where quality or preset
+    does not fit the encoder."""
     options = dict(encoder.fixed_options)
     if encoder.crf is None:
         if crf is not None:
@@ -146,7 +167,8 @@ def encoder_options(
         raise UsageError(f"{encoder.name} has no presets")
     private = _hdr_parameters(encoder.name, mastering_display, content_light, notices)
     if encoder.name == "libx265":
-        options["x265-params"] = ":".join(["log-level=none", *private])
+        narrow = width is not None and width < _CUTREE_WIDTH
+        options["x265-params"] = ":".join(["log-level=none", *(["cutree=0"] if narrow else []), *private])
     elif private:
         options[{"libx264": "x264-params", "libsvtav1": "svtav1-params"}[encoder.name]] = ":".join(private)
     return options
@@ -162,15 +184,13 @@ def _hdr_parameters(
         "libx265": ("master-display", "max-cll"),
         "libsvtav1": ("mastering-display", "content-light"),
     }
-    if name not in keys:
-        notices.append(
-            f"{name} does not carry mastering-display and content-light metadata; libx265, libx264 and libsvtav1 do"
-        )
-        return []
-    parameters = []
     if mastering is not None and not mastering.complete:
         notices.append("incomplete mastering-display metadata is left out: encoders take all of it or nothing")
-    elif mastering is not None:
+        mastering = None
+    if name not in keys:  # then they are in the container alone
+        return []
+    parameters = []
+    if mastering is not None:
         as_text = _decimal if name == "libsvtav1" else _in_units
         parameters.append(f"{keys[name][0]}={mastering.encoder_text(as_text)}")
     if light is not None:
@@ -186,11 +206,21 @@ def _decimal(value: Fraction, units: int) -> str:
     return f"{float(value):.8f}"
 
 
-def default_codec(container: str, bit_depth: int) -> str:
-    """The encoder for a container when none is asked for."""
+def default_codec(
+    container: str, width: int, height: int, bit_depth: int, color: Color, notices: list[str] | None = None
+) -> str:
+    """The encoder for a container when none is asked for: one that players show as HDR where the pictures are, which
+    goes to `notices`."""
     if container == "webm":
         return "libvpx-vp9" if bit_depth == 8 else "libsvtav1"
-    return "libx264"
+    if not color.is_hdr or bit_depth < 10 or min(width, height) < ENCODERS["libx265"].min_side:
+        return "libx264"
+    if notices is not None:
+        notices.append(
+            f"{color.transfer} at {bit_depth} bits is encoded as HEVC (libx265), which players show as HDR; "
+            "--codec chooses another"
+        )
+    return "libx265"
 
 
 def color_tags(color: Color) -> dict[str, int]:

@@ -15,6 +15,7 @@ import numpy as np
 from cvcodec.errors import OutputError, UsageError
 from cvcodec.video.color import guess_matrix
 from cvcodec.video.convert import RgbWriter, planes
+from cvcodec.video.encoders import reduced_chroma
 from cvcodec.video.frame import Frame
 from cvcodec.video.libav import reason
 from cvcodec.video.sink import OutputFile, OutputSpec
@@ -74,6 +75,7 @@ class Y4mSink(_StreamSink):
         label: str | None = None,
     ) -> None:
         odd = spec.width % 2 == 1 or spec.height % 2 == 1
+        reduced = chroma is None and not odd and spec.source_chroma in ("422", "444")
         chroma = chroma or ("444" if odd else "420")
         if chroma not in ("420", "422", "444"):
             raise UsageError(f"chroma format {chroma!r} is not one of 420, 422, 444")
@@ -86,6 +88,8 @@ class Y4mSink(_StreamSink):
         color = self._convert.frame_color
         if odd and chroma == "444":
             self.notices.append(f"odd size {spec.width}x{spec.height} is stored as 4:4:4")
+        if reduced and spec.source_chroma is not None:
+            self.notices.append(reduced_chroma(spec.source_chroma, f"--chroma {spec.source_chroma}"))
         if color.matrix != guess_matrix(spec.width, spec.height):
             self.notices.append(f"y4m does not name its colour matrix: readers must be told that it is {color.matrix}")
         if depth == 8:

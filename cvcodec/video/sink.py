@@ -1,7 +1,8 @@
 """What every kind of output shares: the description of its stream, and the file it goes to."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, BinaryIO, Protocol
 
@@ -26,6 +27,8 @@ class OutputSpec:
     display_matrix: tuple[int, ...] | None
     mastering_display: MasteringDisplay | None
     content_light: ContentLight | None
+    source_chroma: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 class Sink(Protocol):

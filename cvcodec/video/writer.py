@@ -6,6 +6,7 @@ It writes where it is told and leaves temporary names and renaming to the caller
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, BinaryIO, Self
 from cvcodec.errors import OutputError, UsageError
 from cvcodec.video.color import Color, ContentLight, MasteringDisplay
 from cvcodec.video.container_sink import ContainerSink
+from cvcodec.video.convert import chroma_of
 from cvcodec.video.frame import Frame, VideoInfo
 from cvcodec.video.images import ImageSink
 from cvcodec.video.rawvideo import RawSink, Y4mSink
@@ -63,9 +65,11 @@ class VideoWriter:
     rate: nominal frames per second, a hint for encoders; times come from the pts alone.
     sample_aspect_ratio, display_matrix: written as they are. rotation: degrees clockwise a viewer has to turn the
         frames.
-    mastering_display, content_light: HDR metadata, kept by libx265, libx264 and libsvtav1.
+    mastering_display, content_light: HDR metadata, for the container, and for libx265, libx264 and libsvtav1.
     codec, crf, preset, chroma: see `encoders`; None takes visually lossless defaults.
     container: one of the values of `CONTAINERS`; None goes by the extension, and is `matroska` for file objects.
+    source_chroma: `420`, `422` or `444`, of the pictures' source: what is lost of it is said.
+    tags: of the whole file, where it is a container.
     movie_timescale: ticks per second of MP4 and MOV edit lists; None takes the video's, which keeps its start exact.
     start_number: of the first image of a sequence.
     label: what error messages call the output, where `target` is a temporary file; None for the target's own name.
@@ -99,6 +103,8 @@ class VideoWriter:
         chroma: str | None = None,
         container: str | None = None,
         threads: int | None = None,
+        source_chroma: str | None = None,
+        tags: Mapping[str, str] | None = None,
         movie_timescale: int | None = None,
         start_number: int = 1,
         label: str | None = None,
@@ -125,6 +131,8 @@ class VideoWriter:
             display_matrix=display_matrix,
             mastering_display=mastering_display,
             content_light=content_light,
+            source_chroma=source_chroma,
+            tags=tags or {},
         )
         self.container_name = container
         self.frames = 0
@@ -168,6 +176,7 @@ class VideoWriter:
             "display_matrix": info.display_matrix,
             "mastering_display": info.mastering_display,
             "content_light": info.content_light,
+            "source_chroma": chroma_of(info.pixel_format),
         }
         return cls(target, **(described | options))
 

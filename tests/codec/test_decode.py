@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -275,3 +276,21 @@ def test_an_encoders_size_limit_is_an_error_of_ours(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_input_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         decode_file(tmp_path / "absent.cvl", tmp_path / "out.mkv", model=PatchModel())
+
+
+@pytest.mark.parametrize(("pixel_format", "told"), [("yuv444p", "4:4:4"), ("yuv422p", "4:2:2"), ("yuv420p", None)])
+def test_a_decode_says_which_colours_of_the_source_it_makes_coarser(pixel_format: str, told: str | None) -> None:
+    video, file = io.BytesIO(), io.BytesIO()
+    with av.open(video, "w", format="matroska") as output:
+        stream = output.add_stream("ffv1", rate=25, width=16, height=16)
+        stream.pix_fmt = pixel_format
+        frame = av.VideoFrame(16, 16, pixel_format)
+        frame.pts = 0
+        output.mux([*stream.encode(frame), *stream.encode(None)])
+    video.seek(0)
+    encode_stream(video, file, model=PatchModel(), options=EncodeOptions(**CPU))
+    file.seek(0)
+    result = Decoder(file, model=PatchModel(), options=DecodeOptions(**CPU)).write(io.BytesIO())
+    found = [notice for notice in result.notices if "stored as 4:2:0" in notice]
+    assert found == ([] if told is None else [f"the source's colours are {told} and are stored as 4:2:0; --chroma "
+                                              f"{told.replace(':', '')} keeps them"])  # fmt: skip

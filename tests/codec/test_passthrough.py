@@ -288,3 +288,42 @@ def test_a_negative_start_of_the_picture_shifts_everything_alike(tmp_path: Path)
     assert times(str(target))[0] == 0
     offset = streams(str(target), "audio")[0].packets[0].time
     assert offset == Fraction(200, 1000)
+
+
+PHONE = {
+    "com.apple.quicktime.make": "Apple",
+    "com.apple.quicktime.location.ISO6709": "+52.5200+013.4050+034.000/",
+    "com.android.version": "14",
+    "location": "+52.5200+013.4050/",
+    "title": "Berlin",
+}
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "mkv"])
+@pytest.mark.parametrize("target", ["a.mp4", "a.mov", "a.mkv"])
+def test_tags_of_phones_come_back_in_every_container(container: str, target: str, tmp_path: Path) -> None:
+    source, out = tmp_path / f"in.{container}", tmp_path / target
+    flags = {} if container == "mkv" else {"movflags": "use_metadata_tags"}
+    film(str(source), Track(), frames=6, metadata=PHONE, container_options=flags)
+    through(source, out)
+    with av.open(str(out)) as found:
+        tags = {name.lower(): value for name, value in found.metadata.items()}
+    assert {name: tags.get(name.lower()) for name in PHONE} == PHONE
+
+
+def test_ordinary_tags_stay_in_the_boxes_that_every_player_reads(tmp_path: Path) -> None:
+    film(str(tmp_path / "in.mp4"), frames=6, metadata={"title": "Berlin"})
+    through(tmp_path / "in.mp4", tmp_path / "out.mp4")
+    assert b"\xa9nam" in (tmp_path / "out.mp4").read_bytes()
+    assert b"mdta" not in (tmp_path / "out.mp4").read_bytes()
+
+
+def test_tags_of_a_stream_that_the_container_cannot_hold_are_named(tmp_path: Path) -> None:
+    sound = Track(metadata={"title": "Voices", "SCENE": "4", "BPS": "64000"})
+    film(str(tmp_path / "in.mkv"), sound, frames=6, video_metadata={"TAKE": "2"})
+    notices = through(tmp_path / "in.mkv", tmp_path / "out.mp4")
+    assert [notice for notice in notices if "tags" in notice] == [
+        ".mp4 cannot hold these tags of the video: TAKE",
+        ".mp4 cannot hold these tags of audio stream 1: SCENE",
+    ]
+    assert not any("tags" in notice for notice in through(tmp_path / "in.mkv", tmp_path / "out.mkv"))

@@ -1,5 +1,7 @@
 """Writing: what plain PyAV reads back from what was written."""
 
+import struct
+from dataclasses import astuple
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 
 from cvcodec.errors import OutputError, UsageError
-from cvcodec.video import Color, ContentLight, Frame, MasteringDisplay, VideoReader, VideoWriter, probe
+from cvcodec.video import Color, ContentLight, Frame, MasteringDisplay, VideoInfo, VideoReader, VideoWriter, probe
 from cvcodec.video.writer import container_for
+from tests.video.boxes import sample_boxes
 from tests.video.clips import BASE, pictures, psnr, read, write
 
 
@@ -179,38 +182,115 @@ def test_a_size_that_an_encoder_refuses_is_a_clear_error(tmp_path: Path, codec: 
     assert "\n" not in str(caught.value)
 
 
-def test_aspect_ratio_rotation_and_hdr_metadata_are_kept(tmp_path: Path) -> None:
-    display = MasteringDisplay(
+HDR: dict[str, Any] = {
+    "color": Color("bt2020nc", "limited", "bt2020", "smpte2084"),
+    "mastering_display": MasteringDisplay(
         (Fraction(17, 25), Fraction(8, 25)), (Fraction(53, 200), Fraction(69, 100)), (Fraction(3, 20), Fraction(3, 50)),
         (Fraction(3127, 10000), Fraction(329, 1000)), Fraction(1, 200), Fraction(1000),
-    )  # fmt: skip
-    light = ContentLight(1000, 400)
-    hdr = {
-        "color": Color("bt2020nc", "limited", "bt2020", "smpte2084"),
-        "mastering_display": display,
-        "content_light": light,
-    }
-    for codec, name in (("libx265", "a.mp4"), ("libx264", "a.mkv"), ("libx265", "a.mkv")):
-        write(tmp_path / name, pictures(64, 48, 2, 10), codec=codec, sample_aspect_ratio=Fraction(4, 3), **hdr)
-        info = probe(tmp_path / name)
-        assert (info.mastering_display, info.content_light) == (display, light)
-        assert info.sample_aspect_ratio == Fraction(4, 3)
-    write(tmp_path / "b.mp4", pictures(64, 48, 2, 10), codec="libsvtav1", sample_aspect_ratio=Fraction(4, 3), **hdr)
-    info = probe(tmp_path / "b.mp4")
-    assert info.content_light == light
-    assert info.mastering_display is not None
-    assert abs(info.mastering_display.green[0] - display.green[0]) < Fraction(1, 60000)  # type: ignore[index]
+    ),
+    "content_light": ContentLight(1000, 400),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("codec", "name"),
+    [
+        ("libx265", "a.mp4"),
+        ("libx264", "a.mov"),
+        ("libx264", "a.mkv"),
+        ("libx265", "a.mkv"),
+        ("libsvtav1", "a.mp4"),
+        ("libsvtav1", "a.webm"),
+        ("ffv1", "a.mkv"),
+    ],
+)
+def test_hdr_metadata_and_aspect_ratio_are_kept(tmp_path: Path, codec: str, name: str) -> None:
+    ratio = Fraction(4, 3) if codec != "ffv1" and name != "a.webm" else Fraction(1)
+    write(tmp_path / name, pictures(64, 48, 3, 10), codec=codec, sample_aspect_ratio=ratio, **HDR)
+    info = probe(tmp_path / name)
+    assert (info.content_light, info.sample_aspect_ratio, info.frames) == (HDR["content_light"], ratio, 3)
+    found, wanted = (
+        np.hstack(astuple(display)).astype(float) for display in (info.mastering_display, HDR["mastering_display"])
+    )
+    np.testing.assert_allclose(found, wanted, atol=1 / 60000)
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix"), [("libx265", "mp4"), ("libx265", "mov"), ("libx264", "mp4"), ("libsvtav1", "mp4")]
+)
+def test_mp4_and_mov_have_the_boxes_of_hdr10(tmp_path: Path, codec: str, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    write(path, pictures(64, 48, 2, 10), codec=codec, **HDR)
+    found = sample_boxes(path.read_bytes())
+    # ISO/IEC 14496-12, 12.1.5 and 12.1.6: primaries in the order green, blue, red in units of 1/50000, then the white
+    # point; luminances in units of 1/10000 cd/m2. BT.2020, PQ, BT.2020 non-constant, limited range.
+    assert found[b"mdcv"] == struct.pack(">8H2I", 13250, 34500, 7500, 3000, 34000, 16000, 15635, 16450, 10_000_000, 50)
+    assert found[b"clli"] == struct.pack(">2H", 1000, 400)
+    kind, full_range = (b"nclc", b"") if suffix == "mov" else (b"nclx", b"\0")
+    assert found[b"colr"] == kind + struct.pack(">3H", 9, 16, 9) + full_range
+
+
+@pytest.mark.parametrize(
+    ("name", "transfer", "bits", "size", "codec"),
+    [
+        ("a.mp4", "smpte2084", 10, (64, 48), "hevc"),
+        ("a.mov", "arib-std-b67", 10, (64, 48), "hevc"),
+        ("a.mkv", "smpte2084", 12, (64, 48), "hevc"),
+        ("a.webm", "smpte2084", 10, (64, 48), "av1"),
+        ("a.mp4", "smpte2084", 8, (64, 48), "h264"),
+        ("a.mp4", "smpte2084", 10, (14, 48), "h264"),
+        ("a.mp4", "bt709", 10, (64, 48), "h264"),
+    ],
+)
+def test_hdr_defaults_to_an_encoder_that_players_show_as_hdr(
+    tmp_path: Path, name: str, transfer: str, bits: int, size: tuple[int, int], codec: str
+) -> None:
+    color = Color("bt2020nc", "limited", "bt2020", transfer)
+    notices = write(tmp_path / name, pictures(*size, 2, bits), color=color)
+    with av.open(str(tmp_path / name)) as container:
+        context = container.streams.video[0].codec_context
+        assert context.codec.canonical_name == codec
+        if codec == "hevc" and not name.endswith("mkv"):
+            assert context.codec_tag == "hvc1"
+    assert any("HEVC (libx265), which players show as HDR" in notice for notice in notices) == (codec == "hevc")
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "options", "told"),
+    [
+        ("yuv444p", "a.mp4", {}, "4:4:4 and are stored as 4:2:0; --chroma 444 keeps them"),
+        ("gbrp", "a.y4m", {}, "4:4:4 and are stored as 4:2:0; --chroma 444 keeps them"),
+        (
+            "yuv422p10le",
+            "a.webm",
+            {"codec": "libsvtav1"},
+            "4:2:2 and are stored as 4:2:0; --codec libx265 --chroma 422",
+        ),
+        ("yuv444p", "a.mp4", {"chroma": "420"}, None),
+        ("yuv444p", "a.mp4", {"chroma": "444"}, None),
+        ("yuv444p", "a.mkv", {"codec": "ffv1"}, None),
+        ("yuv420p", "a.mp4", {}, None),
+        ("gray", "a.mp4", {}, None),
+        ("no such format", "a.mp4", {}, None),
+    ],
+)
+def test_colours_that_come_back_coarser_are_said_with_the_way_out(
+    tmp_path: Path, source: str, name: str, options: dict[str, Any], told: str | None
+) -> None:
+    info = VideoInfo(width=32, height=16, time_base=BASE, color=Color("bt709"), pixel_format=source)
+    with VideoWriter.like(tmp_path / name, info, **options) as writer:
+        writer.write(pictures(32, 16, 1)[0])
+    found = [notice for notice in writer.notices if "stored as 4:2:0" in notice]
+    assert found == [] if told is None else told in found[0]
+
+
+def test_rotations_are_kept(tmp_path: Path) -> None:
     for degrees in (90, 180, 270):
         write(tmp_path / "c.mp4", pictures(64, 48, 2), rotation=degrees)
         assert probe(tmp_path / "c.mp4", rotate=False).rotation == degrees
 
 
 def test_what_a_codec_cannot_keep_is_said(tmp_path: Path) -> None:
-    light = ContentLight(1000, 400)
-    assert any(
-        "content-light" in n
-        for n in write(tmp_path / "a.mkv", pictures(32, 32, 1, 10), codec="ffv1", content_light=light)
-    )
     assert any("8 bits" in n for n in write(tmp_path / "b.mkv", pictures(32, 32, 1, 10), codec="libvpx-vp9"))
     assert any("10 bits" in n for n in write(tmp_path / "c.mkv", pictures(32, 32, 1, 12), codec="libx264"))
     assert any(
