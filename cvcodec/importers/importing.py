@@ -5,6 +5,7 @@ Owns: the order of the steps, what people are told about them, the card. Does no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,16 +42,21 @@ class Imported:
 
 
 def import_model(
-    source: str, *, image: bool = False, config_file: Path | None = None, licence: str | None = None
+    source: str,
+    *,
+    image: bool = False,
+    config_file: Path | None = None,
+    licence: str | None = None,
+    download: Mapping[str, Any] | None = None,
 ) -> Imported:
     """Read any supported source; see `open_source` for what that is.
 
     A 2D VAE is inflated to video by spec 2.4 (z = 4 or with quant convs: `cvvae`, else `cvvae-sd3`); `image` keeps it
-    an `autoencoder-kl`. `licence` overrides what the source states. Keys and shapes must be exactly those of the model
-    that the config describes. Raises InputError, CheckpointError, MissingDependencyError, or UsageError for `image` on
-    a video model.
+    an `autoencoder-kl`. `licence` overrides what the source states. `download` as for `open_source`. Keys and shapes
+    must be exactly those of the model that the config describes. Raises InputError, CheckpointError,
+    MissingDependencyError, or UsageError for `image` on a video model.
     """
-    found = open_source(source, config=config_file)
+    found = open_source(source, config=config_file, download=download)
     if _is_ours(found):
         return _import_ours(found, licence, image)
     tensors, left_out = autoencoder_tensors(found.read_tensors(), lenient=found.is_pickled)

@@ -12,7 +12,7 @@ import json
 import os
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -65,16 +65,17 @@ class Source:
         return _read_pickled(self.file) if self.is_pickled else _read_safetensors(self.file)
 
 
-def open_source(source: str, *, config: Path | None = None) -> Source:
+def open_source(source: str, *, config: Path | None = None, download: Mapping[str, Any] | None = None) -> Source:
     """Locate a source; nothing but config.json is read, but a Hugging Face source is downloaded into its cache.
 
     `source`: a weights file, a folder (diffusers style, or a pipeline with `vae/`), or
     `hf://OWNER/REPO[@REVISION][/SUBFOLDER or FILE]`. `config`: a config.json to use instead of the one beside the
-    weights. Raises InputError when there is nothing there, CheckpointError when it is not weights,
+    weights. `download`: further arguments of hf_hub_download. Raises InputError when there is nothing there,
+    CheckpointError when it is not weights,
     MissingDependencyError for hf:// without huggingface_hub.
     """
     if source.startswith(_HUB_SCHEME):
-        return _from_hub(source, config)
+        return _from_hub(source, config, download or {})
     path = Path(source).expanduser()
     if path.is_dir():
         weights = _weights_in_folder(path)
@@ -200,7 +201,7 @@ def _licence_in(readme: Path) -> str | None:
 # ---------------------------------------------------------------------------------------------------- Hugging Face
 
 
-def _from_hub(source: str, config: Path | None) -> Source:
+def _from_hub(source: str, config: Path | None, download: Mapping[str, Any]) -> Source:
     found = re.fullmatch(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<inner>[^\\]+?))?/?", source)
     inner = PurePosixPath(found["inner"] or "") if found else PurePosixPath()
     # Whatever the hub's own library makes of them: each part becomes part of an address, and of a path in its cache.
@@ -209,7 +210,7 @@ def _from_hub(source: str, config: Path | None) -> Source:
         raise InputError(
             f"cannot read {source}: wanted hf://OWNER/REPO, with @REVISION and /SUBFOLDER or /FILE if needed"
         )
-    fetch = _hub_fetcher(found["repo"], found["revision"], source)
+    fetch = _hub_fetcher(found["repo"], found["revision"], source, download)
     if inner.suffix.lower() in (".safetensors", *PICKLED):
         weights, folder = fetch(str(inner)), inner.parent
         if weights is None:
@@ -229,7 +230,9 @@ def _from_hub(source: str, config: Path | None) -> Source:
     return _local(weights, label=source, config=config, licence=_licence_in(readme) if readme else None)
 
 
-def _hub_fetcher(repo: str, revision: str | None, source: str) -> Callable[[str], Path | None]:
+def _hub_fetcher(
+    repo: str, revision: str | None, source: str, download: Mapping[str, Any]
+) -> Callable[[str], Path | None]:
     """A function that downloads one file of a repository, or gives None when the repository does not have it."""
     # The library asks once, at import, whether it may tell the hub what else is installed here.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -254,7 +257,7 @@ def _hub_fetcher(repo: str, revision: str | None, source: str) -> Callable[[str]
 
     def fetch(name: str) -> Path | None:
         try:
-            return Path(hf_hub_download(repo, name, revision=revision, endpoint=endpoint))
+            return Path(hf_hub_download(repo, name, revision=revision, endpoint=endpoint, **download))
         except LocalEntryNotFoundError as error:
             raise InputError(f"cannot reach {source}: {first_line(error)}") from error
         except EntryNotFoundError:

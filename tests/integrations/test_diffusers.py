@@ -12,7 +12,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvcodec.errors import UsageError
 from cvcodec.integrations.diffusers import DiffusersVAE, LatentDistribution
 from cvcodec.model.mini import MiniAutoencoder
 from tests.model.test_mini import clip, small_model
@@ -113,7 +112,23 @@ def test_the_config_says_what_pipelines_compute_with(vae: DiffusersVAE) -> None:
     assert vae.config.scaling_factor == vae.config["scaling_factor"] == vae.config.get("scaling_factor") == 0.18215
     assert vae.config.shift_factor is None
     assert "latents_mean" in vae.config
-    assert "num_frames" not in inspect.signature(vae.forward).parameters, "SVD would pass it, and get fewer frames back"
+    assert "num_frames" in inspect.signature(vae.forward).parameters, "where SVD looks before it says num_frames"
+    assert vae.config.scale_factor_temporal == vae.config.temporal_compression_ratio == vae.temporal_compression_ratio
+    assert vae.config.scale_factor_spatial == vae.spatial_compression_ratio == 8
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+def test_both_ways_of_scaling_give_the_latents_back(channels: int) -> None:
+    """SDXL's decode (`latents_std`, mean and factor), SD3's (factor and shift), Wan's (`latents_std` and mean)."""
+    config = DiffusersVAE(small_model(latent_channels=channels, scaling_factor=1.5, shift_factor=0.25)).config
+    latents = torch.randn(1, channels, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    mean, std = (torch.tensor(config[name]).view(1, config.z_dim, 1, 1, 1) for name in ("latents_mean", "latents_std"))
+    scaled = (latents - config.shift_factor) * config.scaling_factor
+    torch.testing.assert_close(scaled / config.scaling_factor + config.shift_factor, latents)
+    if channels == 4:  # SDXL's own view(1, 4, 1, 1)
+        torch.testing.assert_close(scaled * std / config.scaling_factor + mean, latents)
+    else:
+        torch.testing.assert_close(scaled * std + mean, latents)
 
 
 @torch.no_grad()
@@ -134,10 +149,56 @@ def test_gradients_reach_encoder_and_decoder() -> None:
 @torch.no_grad()
 def test_sizes_that_are_no_multiples_are_padded_and_other_shapes_refused(vae: DiffusersVAE) -> None:
     assert vae.encode(torch.zeros(1, 3, 6, 30, 33)).latent_dist.mean.shape == (1, 4, 3, 4, 5)
-    with pytest.raises(ValueError, match="want"):
+    with pytest.raises(ValueError, match=r"wanted a float tensor \(B, 3, H, W\) or \(B, 3, T, H, W\) in \[-1, 1\]"):
         vae.encode(torch.zeros(1, 4, 32, 32))
-    with pytest.raises(ValueError, match="want"):
+    with pytest.raises(ValueError, match=r"wanted a float tensor \(B, 4, h, w\) or \(B, 4, t, h, w\)"):
         vae.decode(torch.zeros(1, 3, 32, 32))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 3, 5, 32, 32)])
+def test_bytes_are_refused_and_not_encoded_as_if_they_were_pixels(vae: DiffusersVAE, shape: tuple[int, ...]) -> None:
+    picture = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"pixels are torch\.uint8"):
+        vae.encode(picture)
+    with pytest.raises(ValueError, match="pixels reach 255"):
+        vae.encode(picture.float())
+    assert vae.encode(picture.float() / 127.5 - 1).latent_dist.mean.std() < 10
+
+
+@torch.no_grad()
+def test_pieces_of_a_video_are_decoded_when_all_of_them_are_there(vae: DiffusersVAE) -> None:
+    """What `decode_latents` of SVD and Latte does with what comes back."""
+    latents = torch.randn(2 * 5, 4, 3, 2, generator=torch.Generator().manual_seed(1))
+    calls: list[int] = []
+    hook = vae.model.decoder.register_forward_hook(lambda *_: calls.append(1))
+    pieces = [vae.decode(piece, num_frames=len(piece)).sample for piece in latents.split(3)]
+    assert pieces[0].shape == (9, 3, 24, 16)
+    frames = torch.cat(pieces, dim=0)
+    assert (frames.shape, frames.dtype, calls) == ((37, 3, 24, 16), torch.float32, [])
+    videos = frames.reshape(-1, 5, *frames.shape[1:]).permute(0, 2, 1, 3, 4)
+    assert len(calls) == 4, "two windows of at most 3 latents for each of two videos"
+    hook.remove()
+    wanted = vae.model.decode(latents.unflatten(0, (2, 5)).transpose(1, 2))
+    torch.testing.assert_close(videos, wanted, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_a_piece_that_is_used_by_itself_is_a_video(vae: DiffusersVAE) -> None:
+    latents = torch.randn(3, 4, 3, 2, generator=torch.Generator().manual_seed(1))
+    piece = vae.decode(latents, num_frames=3).sample
+    wanted = vae.model.decode(latents.transpose(0, 1)[None])[0].transpose(0, 1)
+    for used in (piece + 0, piece.clamp(-99, 99), torch.cat([piece, piece], dim=1)[:, :3], torch.stack([piece])[0]):
+        torch.testing.assert_close(used, wanted, atol=1e-5, rtol=1e-5)
+    assert torch.equal(torch.from_numpy(piece.numpy()), piece.cpu())
+    assert piece.reshape(9, -1).shape == (9, 3 * 24 * 16)
+
+
+def test_gradients_pass_through_a_piece(vae: DiffusersVAE) -> None:
+    latents = torch.randn(3, 4, 3, 2, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    vae.decode(latents, num_frames=3).sample.square().mean().backward()
+    assert latents.grad is not None
+    assert latents.grad.abs().amin((1, 2, 3)).min() > 0
 
 
 @torch.no_grad()
@@ -201,8 +262,6 @@ def test_a_pipeline_of_diffusers_runs_with_it(tmp_path: Path, loaded: bool) -> N
     wanted = (model.decode(decoded[0][:, :, None])[:, :, 0] / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert abs(pictures - wanted).max() < 1e-5
     assert pipeline.to(torch.bfloat16).vae.dtype == torch.bfloat16
-    with pytest.raises(UsageError, match="save it with its own VAE"):
-        pipeline.save_pretrained(tmp_path / "saved")
 
 
 def test_it_needs_no_diffusers() -> None:
