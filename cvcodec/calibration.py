@@ -35,7 +35,7 @@ def measure_statistics(model: VideoAutoencoder, latents: Iterable[Latents]) -> L
     update, so that millions of positions cost no precision. Raises InputError when there are no latents,
     NumericalError for NaN or infinity, ValueError for another number of channels.
     """
-    channels = model.config.latent_channels
+    channels = model.config.coded_channels
     count = 0
     mean = np.zeros(channels)
     squares = np.zeros(channels)
@@ -98,8 +98,11 @@ def encoded_latents(clip: Path, model: VideoAutoencoder) -> Iterator[npt.NDArray
     with tempfile.TemporaryDirectory(prefix="cvcodec-") as folder:
         file = Path(folder) / "latents.cvl"
         encode_file(
-            str(clip), file, model=model, options=EncodeOptions(latents="fp32", precision="fp32", device=device)
+            str(clip),
+            file,
+            model=model,
+            options=EncodeOptions(latents="fp32", layers="all", precision="fp32", device=device),
         )
         with LatentFile(file) as stored:
             for start in range(0, len(stored.latents), _PIECE_LATENTS):
-                yield stored.latents[start : start + _PIECE_LATENTS]
+                yield stored.read_layers(start, min(start + _PIECE_LATENTS, len(stored.latents)))

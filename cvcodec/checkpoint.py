@@ -7,8 +7,8 @@ A weights file is a safetensors file. Its metadata are
 
     cvcodec.format            "1"; another number is refused
     cvcodec.config            JSON of ModelConfig.to_dict()
-    cvcodec.statistics        JSON {"mean": [...], "std": [...], "unit_step": [...]}, one number per latent channel;
-                              optional
+    cvcodec.statistics        JSON {"mean": [...], "std": [...], "unit_step": [...]}, one number per latent channel,
+                              of both layers; perhaps "step_octaves", rows of such; optional
     cvcodec.card              JSON object: name, licence, source, data, description, quality; all optional
     cvcodec.latent_space_id   16 hex digits (identity), checked against the tensors on every load
     cvcodec.decoder_hash      16 hex digits (identity), likewise
@@ -205,7 +205,7 @@ def instantiate(
 
 def default_statistics(config: ModelConfig) -> LatentStatistics:
     """Statistics that the published normalisation implies: (latent - shift) * scale has mean 0 and deviation 1."""
-    channels = config.latent_channels
+    channels = config.coded_channels
     std = (1.0 / config.scaling_factor,) * channels
     return LatentStatistics(mean=(config.shift_factor,) * channels, std=std, unit_step=std)
 

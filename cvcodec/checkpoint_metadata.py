@@ -102,17 +102,18 @@ def _type_name(hint: Any) -> str:
 
 def _statistics_from_dict(values: dict[str, Any]) -> LatentStatistics:
     for name, numbers in values.items():
-        if not _has_type(numbers, tuple[float, ...]):
+        rows = numbers if name == "step_octaves" and isinstance(numbers, list) else [numbers]
+        if not all(_has_type(row, tuple[float, ...]) for row in rows):
             raise ValueError(f"latent statistics: {short(name)} is not a list of finite numbers")
     return LatentStatistics.from_dict(values)
 
 
 def check_statistics(config: ModelConfig, statistics: LatentStatistics | None, *, what: str) -> None:
-    """CheckpointError unless there is one entry per latent channel."""
-    if statistics is not None and statistics.channels != config.latent_channels:
+    """CheckpointError unless there is one entry per latent channel, of both layers where there are two."""
+    if statistics is not None and statistics.channels != config.coded_channels:
         raise CheckpointError(
             f"{what}: latent statistics have {statistics.channels} entries "
-            f"for a model of {config.latent_channels} latent channels"
+            f"for a model of {config.coded_channels} latent channels"
         )
 
 

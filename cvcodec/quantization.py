@@ -1,6 +1,7 @@
 """Latent <-> symbols: the one lossy step between the encoder network and the file.
 
-    step[c]   = unit_step[c] * 2 ** ((50 - quality) / 10)        ten points of quality double the precision
+    step[c]   = unit_step[c] * 2 ** ((50 - quality) / 10 + octaves[c](quality))
+                                                                ten points of quality double the precision
     symbol    = rint((latent - offset[c]) / step[c])             int32, |symbol| <= SYMBOL_LIMIT
     latent'   = float32(float32(symbol) * step[c]) + offset[c]   two float32 roundings, in this order
 
@@ -30,6 +31,13 @@ QUALITY_RANGE = (0.0, 100.0)
 """Limits of the quality knob. 50: one `unit_step` per step; 100: a 32nd of it; 0: 32 of them."""
 
 
+STEP_QUALITIES = tuple(range(0, 101, 10))
+"""Where a model may bend the steps of single channels."""
+
+STEP_OCTAVES_LIMIT = 8.0
+"""How far, either way."""
+
+
 @dataclass(frozen=True)
 class LatentStatistics:
     """Per-channel numbers of a model's latents, measured over a data set; each tuple has C entries."""
@@ -40,12 +48,22 @@ class LatentStatistics:
     """Standard deviation of each channel, positive."""
     unit_step: tuple[float, ...] = ()
     """Step of each channel at quality 50, positive. Left out: `std`."""
+    step_octaves: tuple[tuple[float, ...], ...] = ()
+    """What is added to the binary logarithm of each channel's step, a row of C entries for each of `STEP_QUALITIES`, as
+    training found it; linear in between. Left out: nothing."""
 
     def __post_init__(self) -> None:
         for name in ("mean", "std", "unit_step"):
             object.__setattr__(self, name, tuple(float(value) for value in getattr(self, name)))
+        object.__setattr__(self, "step_octaves", tuple(tuple(map(float, row)) for row in self.step_octaves))
         if not self.unit_step:
             object.__setattr__(self, "unit_step", self.std)
+        if self.step_octaves and {len(row) for row in self.step_octaves} != {len(self.mean)}:
+            raise ValueError(f"one entry per channel wanted in each row: {len(self.mean) = }, step_octaves differ")
+        if len(self.step_octaves) not in (0, len(STEP_QUALITIES)):
+            raise ValueError(f"step_octaves have {len(self.step_octaves)} rows, wanted {len(STEP_QUALITIES)} or none")
+        if any(not abs(value) <= STEP_OCTAVES_LIMIT for row in self.step_octaves for value in row):
+            raise ValueError(f"step_octaves must be within {STEP_OCTAVES_LIMIT:g} of zero")
         if not self.mean or not len(self.mean) == len(self.std) == len(self.unit_step):
             raise ValueError(
                 f"one entry per channel wanted: {len(self.mean) = }, {len(self.std) = }, {len(self.unit_step) = }"
@@ -60,17 +78,26 @@ class LatentStatistics:
         """C, the number of latent channels."""
         return len(self.mean)
 
-    def to_dict(self) -> dict[str, list[float]]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; `from_dict` inverts it exactly (JSON floats keep all 64 bits)."""
-        return {"mean": list(self.mean), "std": list(self.std), "unit_step": list(self.unit_step)}
+        values: dict[str, Any] = {"mean": list(self.mean), "std": list(self.std), "unit_step": list(self.unit_step)}
+        return values | ({"step_octaves": [list(row) for row in self.step_octaves]} if self.step_octaves else {})
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> LatentStatistics:
         """Inverse of `to_dict`. Raises ValueError on missing or unknown keys and on impossible values."""
-        unknown = sorted(set(values) - {"mean", "std", "unit_step"})
+        unknown = sorted(set(values) - {"mean", "std", "unit_step", "step_octaves"})
         if unknown or not {"mean", "std"} <= set(values):
             raise ValueError(f"statistics want the keys mean, std, unit_step, got: {', '.join(sorted(values))}")
-        return cls(tuple(values["mean"]), tuple(values["std"]), tuple(values.get("unit_step", ())))
+        rows = tuple(tuple(row) for row in values.get("step_octaves", ()))
+        return cls(tuple(values["mean"]), tuple(values["std"]), tuple(values.get("unit_step", ())), rows)
+
+    def octaves(self, quality: float) -> NDArray[np.float64]:
+        """(C,): `step_octaves` at `quality`."""
+        if not self.step_octaves:
+            return np.zeros(self.channels)
+        columns = np.array(self.step_octaves).T
+        return np.array([np.interp(quality, STEP_QUALITIES, column) for column in columns])
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +131,19 @@ class Quantizer:
             raise ValueError(f"quality is {quality}, wanted a number from {low:g} to {high:g}")
         scale = 2.0 ** ((50.0 - quality) / 10.0)
         with np.errstate(over="ignore"):
-            steps = (np.array(statistics.unit_step) * scale).astype(np.float32)
+            steps = (np.array(statistics.unit_step) * scale * np.exp2(statistics.octaves(quality))).astype(np.float32)
             return cls(steps, np.array(statistics.mean).astype(np.float32))
 
     @property
     def channels(self) -> int:
         """C, the number of latent channels."""
         return len(self.steps)
+
+    def split(self, channels: int) -> tuple[Quantizer, Quantizer | None]:
+        """That of the first `channels`, and that of the others where there are any."""
+        first = Quantizer(self.steps[:channels], self.offsets[:channels])
+        rest = self.channels > channels
+        return first, Quantizer(self.steps[channels:], self.offsets[channels:]) if rest else None
 
     def quantize(self, latent: NDArray[np.float32]) -> NDArray[np.int32]:
         """(C, t, h, w) float32 -> (C, t, h, w) int32. Ties go to the even symbol.

@@ -101,26 +101,28 @@ class ModelRunner:
         return self._model
 
     def encode(self, frames: Tensor, bit_depth: int) -> Tensor:
-        """Code values (1, 3, T, H, W), host or device, to moments (1, 2C, t, h, w) float32 on the device."""
+        """Code values (1, 3, T, H, W), host or device, to moments (1, 2C + E, t, h, w) float32 on the device."""
         if self.device.type == "cuda" and frames.device.type == "cpu":
             frames = frames.pin_memory().to(self.device, non_blocking=True)
         return self._run("moments", normalise(frames.to(self.device), bit_depth))
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """Latent (1, C, t, h, w) float32, host or device, to pixels (1, 3, T, H, W) float32 on the device."""
-        return self._run("decode", latent.to(self.device, torch.float32))
+    def decode(self, latent: Tensor, quality: float | None = None) -> Tensor:
+        """Latent (1, C, t, h, w) or both layers (1, C + E, t, h, w) float32, host or device, to pixels (1, 3, T, H, W)
+        float32 on the device. quality: it was quantised with, which some decoders want to know."""
+        told = {"quality": quality} if self._model.config.quality_aware else {}
+        return self._run("decode", latent.to(self.device, torch.float32), **told)
 
     @torch.inference_mode()
-    def _run(self, method: str, x: Tensor) -> Tensor:
+    def _run(self, method: str, x: Tensor, **told: Any) -> Tensor:
         if self.precision == "fp32":
             with arithmetic(self.device, "fp32"):
-                result: Tensor = getattr(self._model, method)(x)
+                result: Tensor = getattr(self._model, method)(x, **told)
         elif self._cast:
             with arithmetic(self.device, "fp32"):
-                result = getattr(self._model, method)(self._in_model_dtype(x)).float()
+                result = getattr(self._model, method)(self._in_model_dtype(x), **told).float()
         else:
             with arithmetic(self.device, self.precision):
-                result = getattr(self._model, method)(x).float()
+                result = getattr(self._model, method)(x, **told).float()
         if _all_finite(result):
             return result
         if self.precision != "fp32":
@@ -130,7 +132,7 @@ class ModelRunner:
             if self._exact is None:
                 self._exact = copy.deepcopy(self._original).to(self.device, torch.float32)
             with arithmetic(self.device, "fp32"):
-                result = getattr(self._exact, method)(x)
+                result = getattr(self._exact, method)(x, **told)
             if _all_finite(result):
                 return result
         raise NumericalError(

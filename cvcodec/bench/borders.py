@@ -38,6 +38,7 @@ from cvcodec.device import set_threads
 from cvcodec.errors import InputError
 from cvcodec.metrics.psnr import psnr
 from cvcodec.model import ModelConfig
+from cvcodec.model.posterior import coded_layers
 from cvcodec.plan import Plan
 from cvcodec.registry import load_model
 from cvcodec.runner import ModelRunner, denormalise, frames_to_tensor
@@ -146,11 +147,9 @@ def measure(clip: Tensor, depth: int, runner: ModelRunner, plan: Plan, *, name: 
 
 def frame_psnr(clip: Tensor, depth: int, runner: ModelRunner, plan: Plan) -> NDArray[np.float64]:
     """PSNR in dB of each frame of `clip`, encoded and decoded by `plan`."""
-    channels = runner.model.config.latent_channels
-    latent = torch.cat(
-        [piece.cpu() for piece in plan.encode(lambda x: runner.encode(x, depth)[:, :channels].float(), [clip], _stay)],
-        dim=2,
-    )
+    config = runner.model.config
+    pieces = plan.encode(lambda x: coded_layers(runner.encode(x, depth), config).float(), [clip], _stay)
+    latent = torch.cat([piece.cpu() for piece in pieces], dim=2)
     total = latent.shape[2]
     pieces = plan.decode(runner.decode, lambda a, b: latent[:, :, a:b], (0, total), total, _stay)
     values: list[Tensor] = []

@@ -100,10 +100,11 @@ def compare(
     pixels = x.float() / 127.5 - 1
     stills = pixels[:, :, ::GROUP]
     with arithmetic(device, precision):
-        latent = video.encode(pixels).mean
+        posterior = video.encode(pixels)
+        latent = posterior.mean
         of_stills = encode_pictures(image, stills).mean
         outputs = {
-            "video": video.decode(latent),
+            "video": video.decode(posterior.layers),
             "image": decode_pictures(image, of_stills),
             "image_decoder": decode_pictures(image, latent),
             "image_by_video": decode_pictures(video, of_stills),  # one-latent clips: image mode

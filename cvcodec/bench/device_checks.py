@@ -28,6 +28,7 @@ from cvcodec.bench import harness
 from cvcodec.codec import EncodeOptions, LatentFile, encode_file
 from cvcodec.device import release_memory
 from cvcodec.model import ModelConfig, VideoAutoencoder
+from cvcodec.model.posterior import coded_layers
 from cvcodec.plan import Plan
 from cvcodec.runner import ModelRunner
 from cvcodec.tiling import OfficialGrid, TileSpec, WindowSpec
@@ -72,7 +73,7 @@ class Subject:
         self.exact = self.runner("fp32")
         self.clip = harness.moving_clip(64, 48, 9)
         self.moments = self.cpu.encode(self.clip, DEPTH)
-        self.latent = self.moments[:, : self.config.latent_channels]
+        self.latent = coded_layers(self.moments, self.config)
         self.pixels = self.cpu.decode(self.latent)
 
     def runner(self, precision: str, on_notice: Callable[[str], None] | None = None) -> ModelRunner:
@@ -102,7 +103,7 @@ def parity(subject: Subject, precision: str) -> list[Check]:
         ]
     notices: list[str] = []
     runner = subject.runner(precision, notices.append)
-    mean = runner.encode(subject.clip, DEPTH)[:, : subject.config.latent_channels]
+    mean = coded_layers(runner.encode(subject.clip, DEPTH), subject.config)
     pixels = runner.decode(subject.latent)
     return [
         Check(
@@ -160,7 +161,7 @@ def windows(subject: Subject) -> list[Check]:
     picture = harness.moving_clip((tile.size + 12) * scale, tile.size * scale, factor + 1)
     checks = []
     for what, plan, source in (("windows", windowed, clip), ("tiles", tiled, picture)):
-        whole = subject.exact.encode(source, DEPTH)[:, : config.latent_channels]
+        whole = coded_layers(subject.exact.encode(source, DEPTH), config)
         pieces = encode_all(plan, subject.exact, source)
         checks.append(subject.difference(f"encode in {what} as whole", pieces, whole))
         pixels = subject.exact.decode(whole)
@@ -196,10 +197,12 @@ def spatial_reach(config: ModelConfig) -> int:
 def encode_all(
     plan: Plan, runner: ModelRunner, clip: Tensor, on_backoff: Callable[[Plan], None] | None = None
 ) -> Tensor:
-    """The latents (mean) of a clip of code values, by `plan`, on the CPU."""
-    channels = runner.model.config.latent_channels
+    """The latents (mean, and the enhancement layer) of a clip of code values, by `plan`, on the CPU."""
+    config = runner.model.config
     report = on_backoff or (lambda plan: None)
-    pieces = plan.encode(lambda x: runner.encode(x, DEPTH)[:, :channels], [clip], lambda plan, text: report(plan))
+    pieces = plan.encode(
+        lambda x: coded_layers(runner.encode(x, DEPTH), config), [clip], lambda plan, text: report(plan)
+    )
     return torch.cat([piece.cpu() for piece in pieces], dim=2)
 
 

@@ -30,6 +30,7 @@ from cvcodec.codec import DecodeOptions, DecodeResult, EncodeOptions, EncodeResu
 from cvcodec.device import select_device, select_precision, set_threads
 from cvcodec.errors import DeviceError, InputError
 from cvcodec.model import VideoAutoencoder
+from cvcodec.model.posterior import coded_layers
 from cvcodec.plan import Plan
 from cvcodec.runner import ModelRunner
 from cvcodec.video import VideoReader
@@ -77,7 +78,7 @@ def measure(
         width, height, depth = reader.info.width, reader.info.height, reader.info.bit_depth
     runner = ModelRunner(model, device=device, precision=precision)
     window = _one_window(model, width, height, frames)
-    latent = runner.encode(window, depth)[:, : model.config.latent_channels].float().cpu()
+    latent = coded_layers(runner.encode(window, depth), model.config).float().cpu()
     runner.decode(latent)
     window_mpixel = math.prod(window.shape[2:]) / 1e6
     encode_call = harness.timed(lambda: runner.encode(window, depth), repeats=repeats, budget_s=_BUDGET_S)

@@ -9,7 +9,7 @@ and `salvage` (damaged files).
 
 from cvcodec.bitstream.chunk import UNKNOWN, Chunk, ChunkInfo
 from cvcodec.bitstream.format import FLAG_CONCEALED
-from cvcodec.bitstream.header import ColorTags, Header, Official, Tile, Window
+from cvcodec.bitstream.header import ENHANCEMENT, ColorTags, Enhancement, Header, Official, Tile, Window
 from cvcodec.bitstream.partial import PartialFile
 from cvcodec.bitstream.reader import BitstreamReader
 from cvcodec.bitstream.records import Gap, Record, read_record, scan_records
@@ -18,6 +18,7 @@ from cvcodec.bitstream.trailer import IndexEntry, RecordTotal, Trailer
 from cvcodec.bitstream.writer import BitstreamWriter
 
 __all__ = [
+    "ENHANCEMENT",
     "FLAG_CONCEALED",
     "UNKNOWN",
     "BitstreamReader",
@@ -25,6 +26,7 @@ __all__ = [
     "Chunk",
     "ChunkInfo",
     "ColorTags",
+    "Enhancement",
     "Gap",
     "Header",
     "IndexEntry",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import format as fmt
-from cvcodec.bitstream.entropy import decode_floats, decode_symbols, encode_floats, encode_symbols
+from cvcodec.bitstream.entropy import Shape, decode_floats, decode_symbols, encode_floats, encode_symbols
 from cvcodec.bitstream.header import Header
 from cvcodec.bitstream.wire import (
     Cursor,
@@ -98,18 +98,28 @@ class Chunk(ChunkInfo):
 
     symbols: NDArray[Any]
     """(C, t, h, w): int32 symbols, or the latents themselves in fp16 and fp32 files."""
+    enhancement: NDArray[Any] | None = None
+    """(E, t, h, w) of the same type: the second layer. None where the file has none, or where it was not asked for."""
 
 
 def pack_chunk(chunk: Chunk, header: Header) -> bytes:
     """Payload of a CHNK record. ValueError where the chunk does not fit the header."""
     _check(chunk, header)
-    shape = header.chunk_shape(chunk.latent_count)
-    if chunk.symbols.shape != shape or chunk.symbols.dtype != header.latent_dtype:
-        got = f"{chunk.symbols.shape} {chunk.symbols.dtype}"
-        raise ValueError(f"chunk {chunk.index} holds {got}, wanted {shape} {header.latent_dtype}")
+    payload = _put_layer(chunk.symbols, header.chunk_shape(chunk.latent_count), chunk, header)
+    if (chunk.enhancement is not None) != (header.enhancement is not None):
+        raise ValueError(f"chunk {chunk.index} and its header do not agree on an enhancement layer")
+    if chunk.enhancement is not None:
+        above = _put_layer(chunk.enhancement, header.enhancement_shape(chunk.latent_count), chunk, header)
+        payload = put_uvarint(len(payload)) + payload + above
     place = (chunk.index, chunk.first_latent, chunk.latent_count, chunk.first_frame, chunk.frame_count)
-    payload = encode_symbols(chunk.symbols) if header.latents == "quantised" else encode_floats(chunk.symbols)
     return put_uvarints(place) + put_sized_block(_put_times(chunk)) + payload
+
+
+def _put_layer(values: NDArray[Any], shape: Shape, info: ChunkInfo, header: Header) -> bytes:
+    if values.shape != shape or values.dtype != header.latent_dtype:
+        got = f"{values.shape} {values.dtype}"
+        raise ValueError(f"chunk {info.index} holds {got}, wanted {shape} {header.latent_dtype}")
+    return encode_symbols(values) if header.latents == "quantised" else encode_floats(values)
 
 
 def unpack_info(payload: bytes, header: Header) -> ChunkInfo:
@@ -117,16 +127,30 @@ def unpack_info(payload: bytes, header: Header) -> ChunkInfo:
     return _take_info(Cursor(payload, "chunk"), header)
 
 
-def unpack_chunk(payload: bytes, header: Header) -> Chunk:
-    """Inverse of `pack_chunk`. Raises BitstreamError for anything it could not have written."""
+def unpack_chunk(payload: bytes, header: Header, *, base_only: bool = False) -> Chunk:
+    """Inverse of `pack_chunk`. Raises BitstreamError for anything it could not have written.
+
+    base_only: leave the enhancement layer undecoded, and unverified but for the record's checksum.
+    """
     cursor = Cursor(payload, "chunk")
     info = _take_info(cursor, header)
-    shape = header.chunk_shape(info.latent_count)
-    if header.latents == "quantised":
-        symbols: NDArray[Any] = decode_symbols(cursor.rest(), shape)
+    above = None
+    if header.enhancement is None:
+        below = cursor.rest()
     else:
-        symbols = decode_floats(cursor.rest(), shape, header.latent_dtype)
-    return Chunk(**vars(info), symbols=symbols)
+        below = cursor.take(cursor.uvarint(cursor.left, "length of the base layer"))
+        above = cursor.rest()
+    symbols = _take_layer(below, header.chunk_shape(info.latent_count), header)
+    if above is None or base_only:
+        return Chunk(**vars(info), symbols=symbols)
+    enhancement = _take_layer(above, header.enhancement_shape(info.latent_count), header)
+    return Chunk(**vars(info), symbols=symbols, enhancement=enhancement)
+
+
+def _take_layer(payload: bytes, shape: Shape, header: Header) -> NDArray[Any]:
+    if header.latents == "quantised":
+        return decode_symbols(payload, shape)
+    return decode_floats(payload, shape, header.latent_dtype)
 
 
 def _check(info: ChunkInfo, header: Header) -> None:

@@ -36,7 +36,10 @@ CHNK        required, one per window
             uvarint             frame count: 1 to t * temporal_factor
             sized block         time stamps, see below
             rest                payload: (C, t, h, w) latents, h and w from the header, at most 2**27 values and
-                                at most 2**22 + 2**10 times the payload's length
+                                at most 2**22 + 2**10 times the payload's length. Where the header has an "enhancement"
+                                of E channels (then at most 2**27 values of both): uvarint, length of the payload; the
+                                payload; and to the end another payload, coded by itself, of the (E, t, h, w) latents of
+                                the second layer, with steps and offsets of its own. Readers of the first skip it
 
  time stamps, in units of the header's time base
             svarint             pts of the first frame, int64

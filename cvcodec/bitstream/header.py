@@ -27,7 +27,8 @@ LATENT_TYPES: dict[str, np.dtype[Any]] = {
 
 LATENT_KINDS = ("mean",)
 WINDOW_MODES = ("context", "official")
-FEATURES: frozenset[str] = frozenset()
+ENHANCEMENT = "enhancement"
+FEATURES = frozenset({ENHANCEMENT})
 """Names in `Header.requires` that this release knows."""
 
 MAX_NAME = 256
@@ -105,6 +106,21 @@ class ColorTags:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Enhancement:
+    """The second layer of a latent, on the same grid: channels that only the video decoder reads."""
+
+    channels: int
+    """E, 1 to 256."""
+    steps: tuple[float, ...] = ()
+    """Quantiser step of each channel, exactly float32; empty unless the file is quantised."""
+    offsets: tuple[float, ...] = ()
+    """Quantiser offset of each channel, exactly float32; empty unless the file is quantised."""
+
+    def __post_init__(self) -> None:
+        _integer(self.channels, "enhancement.channels", 1, fmt.MAX_CHANNELS)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Header:
     """What a `.cvl` file says before its first chunk. ValueError for anything outside the documented ranges."""
 
@@ -139,6 +155,8 @@ class Header:
     """Quantiser step of each channel, exactly float32; empty unless quantised."""
     offsets: tuple[float, ...] = ()
     """Quantiser offset of each channel, exactly float32; empty unless quantised."""
+    enhancement: Enhancement | None = None
+    """The second layer, where the file has one; "requires" then names it."""
     logvar: bool = False
     """Whether an optional LVAR record follows each chunk."""
 
@@ -211,17 +229,24 @@ class Header:
         for feature in self.requires:
             _name(feature, "requires", empty=False)
 
+        if (self.enhancement is not None) != (ENHANCEMENT in self.requires):
+            raise ValueError(f'`enhancement` and "{ENHANCEMENT}" in `requires` go together')
+
     def _check_quantizer(self) -> None:
-        wanted = self.latent_channels if self.latents == "quantised" else 0
-        if not len(self.steps) == len(self.offsets) == wanted:
-            raise ValueError(
-                f"{self.latents} latents of {self.latent_channels} channels want {wanted} steps and offsets, "
-                f"got {len(self.steps)} and {len(self.offsets)}"
-            )
-        if wanted:
-            quantizer = Quantizer(np.array(self.steps, np.float32), np.array(self.offsets, np.float32))
-            if quantizer.steps.tolist() != list(self.steps) or quantizer.offsets.tolist() != list(self.offsets):
-                raise ValueError("steps and offsets must be exact float32 values")
+        layers = [(self.latent_channels, self.steps, self.offsets)]
+        if self.enhancement is not None:
+            layers.append((self.enhancement.channels, self.enhancement.steps, self.enhancement.offsets))
+        for channels, steps, offsets in layers:
+            wanted = channels if self.latents == "quantised" else 0
+            if not len(steps) == len(offsets) == wanted:
+                raise ValueError(
+                    f"{self.latents} latents of {channels} channels want {wanted} steps and offsets, "
+                    f"got {len(steps)} and {len(offsets)}"
+                )
+            if wanted:
+                quantizer = _quantizer(steps, offsets)
+                if quantizer.steps.tolist() != list(steps) or quantizer.offsets.tolist() != list(offsets):
+                    raise ValueError("steps and offsets must be exact float32 values")
 
     def _check_windows(self) -> None:
         if self.windows == "official" and self.official is None:
@@ -260,8 +285,13 @@ class Header:
 
     @property
     def values_per_latent(self) -> int:
-        """C * h * w."""
-        return self.latent_channels * math.prod(self.latent_size)
+        """(C + E) * h * w."""
+        return (self.latent_channels + self.enhancement_channels) * math.prod(self.latent_size)
+
+    @property
+    def enhancement_channels(self) -> int:
+        """E; 0 in a file of one layer."""
+        return 0 if self.enhancement is None else self.enhancement.channels
 
     @property
     def latent_dtype(self) -> np.dtype[Any]:
@@ -271,15 +301,34 @@ class Header:
     @property
     def quantizer(self) -> Quantizer | None:
         """The quantiser whose steps and offsets the file carries; None unless quantised."""
-        return Quantizer(np.array(self.steps, np.float32), np.array(self.offsets, np.float32)) if self.steps else None
+        return _quantizer(self.steps, self.offsets) if self.steps else None
+
+    @property
+    def enhancement_quantizer(self) -> Quantizer | None:
+        """The same of the enhancement layer."""
+        layer = self.enhancement
+        return None if layer is None or not layer.steps else _quantizer(layer.steps, layer.offsets)
 
     def chunk_shape(self, latents: int) -> tuple[int, int, int, int]:
         """(C, t, h, w) of a chunk of `latents` latents."""
         return self.latent_channels, latents, *self.latent_size
 
+    def enhancement_shape(self, latents: int) -> tuple[int, int, int, int]:
+        """(E, t, h, w) of its enhancement layer."""
+        return self.enhancement_channels, latents, *self.latent_size
+
+    def base_layer(self) -> Header:
+        """That of a file with the base layer alone."""
+        requires = tuple(name for name in self.requires if name != ENHANCEMENT)
+        return self.replace(enhancement=None, requires=requires)
+
     def replace(self, **changes: Any) -> Header:
         """A copy with some fields changed, checked again."""
         return dataclasses.replace(self, **changes)
+
+
+def _quantizer(steps: tuple[float, ...], offsets: tuple[float, ...]) -> Quantizer:
+    return Quantizer(np.array(steps, np.float32), np.array(offsets, np.float32))
 
 
 def _integer(value: object, name: str, low: int, high: int) -> int:

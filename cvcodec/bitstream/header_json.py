@@ -2,7 +2,8 @@
 
 Keys are the fields of `Header`. Windows are [kept, context_before, context_after, blend], tiles [size, context, blend],
 `official` [chunk_frames, tile_pixels, tile_overlap], ratios [numerator, denominator], colours an object, `steps` and
-`offsets` the hex digits of little-endian float32 values. Optional keys may be missing: their defaults are `Header`'s.
+`offsets` the hex digits of little-endian float32 values. `enhancement` is an object of `channels` and its own `steps`
+and `offsets`; files of one layer leave it out. Optional keys may be missing: their defaults are `Header`'s.
 
 Owns: this mapping, and what a JSON text from a file may be.
 Does not know: ranges (`Header` checks them itself), records.
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from cvcodec.bitstream import format as fmt
-from cvcodec.bitstream.header import FEATURES, ColorTags, Header, Official, Tile, Window
+from cvcodec.bitstream.header import FEATURES, ColorTags, Enhancement, Header, Official, Tile, Window
 from cvcodec.bitstream.wire import Cursor, put_sized_block, take_sized_block
 from cvcodec.errors import BitstreamError, UnsupportedError
 
@@ -44,6 +45,8 @@ def dump_header(header: Header) -> bytes:
     values = dict(header.extra)
     for name in _FIELDS:
         values[name] = _TO_JSON.get(name, _same)(getattr(header, name))
+    if header.enhancement is None:  # so that files of one layer are what they always were
+        del values["enhancement"]
     return dump_json(values)
 
 
@@ -167,6 +170,13 @@ def _color(value: Any) -> ColorTags:
     return ColorTags(**{name: value[name] for name in known & value.keys()})
 
 
+def _enhancement(value: Any) -> Enhancement:
+    if not isinstance(value, dict) or "channels" not in value:
+        raise ValueError(f"enhancement is {ascii(value)[:40]}, wanted an object with channels")
+    steps, offsets = (_floats(value.get(name, "")) for name in ("steps", "offsets"))
+    return Enhancement(channels=value["channels"], steps=steps, offsets=offsets)
+
+
 def _floats(value: Any) -> tuple[float, ...]:
     if not isinstance(value, str) or len(value) % 8 or len(value) > 8 * fmt.MAX_CHANNELS or not value.isascii():
         raise ValueError("steps and offsets are hex digits of float32 values")
@@ -181,6 +191,10 @@ def _object(value: Any) -> dict[str, Any]:
 
 def _hex(values: tuple[float, ...]) -> str:
     return np.array(values, "<f4").tobytes().hex()
+
+
+def _layer(value: Enhancement) -> dict[str, Any]:
+    return {"channels": value.channels, "steps": _hex(value.steps), "offsets": _hex(value.offsets)}
 
 
 def _parts(value: Fraction) -> list[int]:
@@ -200,6 +214,7 @@ _TO_JSON: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(_RATIOS, _optional(_parts)),
     **dict.fromkeys(_TUPLES, list),
     **dict.fromkeys(("steps", "offsets"), _hex),
+    "enhancement": _optional(_layer),
     "color": dataclasses.asdict,
     "metadata": dict,
 }
@@ -210,6 +225,7 @@ _FROM_JSON: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(_RATIOS, _optional(_fraction)),
     **dict.fromkeys(_TUPLES, lambda value: tuple(_list(value))),
     **dict.fromkeys(("steps", "offsets"), _floats),
+    "enhancement": _optional(_enhancement),
     "color": _color,
     "metadata": _object,
 }

@@ -89,16 +89,16 @@ class BitstreamReader:
         self._started = True
         return self._records(frozenset(handled) | {fmt.CHNK})
 
-    def chunks(self) -> Iterator[Chunk]:
+    def chunks(self, *, base_only: bool = False) -> Iterator[Chunk]:
         """Every chunk, in order; optional records are skipped, required ones of other types refused. Decoded one at a
         time."""
         for record in self.records():
             if record.type == fmt.CHNK:
-                yield self.decode(record)
+                yield self.decode(record, base_only=base_only)
 
-    def decode(self, record: Record) -> Chunk:
-        """The chunk in a CHNK record of this file."""
-        return unpack_chunk(record.payload, self.header)
+    def decode(self, record: Record, *, base_only: bool = False) -> Chunk:
+        """The chunk in a CHNK record of this file. base_only: without its enhancement layer."""
+        return unpack_chunk(record.payload, self.header, base_only=base_only)
 
     def read_info(self, number: int) -> ChunkInfo:
         """Place and time stamps of chunk `number`, without its latents; seeks."""
@@ -110,11 +110,11 @@ class BitstreamReader:
         end = int(last.pts[-1]) + max(int(last.durations[-1]), 0)
         return (end - self.index[0].first_pts) * self.header.time_base
 
-    def read_chunk(self, number: int) -> Chunk:
+    def read_chunk(self, number: int, *, base_only: bool = False) -> Chunk:
         """Chunk `number`; seeks. Its record is verified by checksum and against the index. IndexError outside the file,
         ValueError on a source that cannot be sought."""
         record, _ = self._fetch(number)
-        return self.decode(record)
+        return self.decode(record, base_only=base_only)
 
     def read_logvar(self, number: int) -> NDArray[np.float32]:
         """Log-variance of chunk `number`, (C, t, h, w) float32; seeks. Raises as `read_chunk` does, and BitstreamError

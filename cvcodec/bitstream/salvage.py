@@ -39,8 +39,10 @@ class Salvage:
 
     header: Header
 
-    def __init__(self, source: Readable) -> None:
-        """Raises BitstreamError where no header is intact: nothing can be decoded without it."""
+    def __init__(self, source: Readable, *, base_only: bool = False) -> None:
+        """base_only: leave the enhancement layer undecoded. Raises BitstreamError where no header is intact:
+        nothing can be decoded without it."""
+        self._base_only = base_only
         self.damaged_bytes = 0
         self.trailer: Trailer | None = None
         self._parts = scan_records(source)
@@ -89,7 +91,7 @@ class Salvage:
 
     def _decode(self, record: Record) -> Chunk | None:
         try:
-            return unpack_chunk(record.payload, self.header)
+            return unpack_chunk(record.payload, self.header, base_only=self._base_only)
         except BitstreamError:
             self.damaged_bytes += record.size
             return None

@@ -49,6 +49,7 @@ def batch(
     store_logvar: Annotated[
         bool, typer.Option("--store-logvar", help="Keep the posterior's log-variance, for training on samples of it.")
     ] = False,
+    layers: options.Layers = "auto",
     rdo: options.Rdo = None,
     windows: Annotated[
         Literal["auto", "context", "official"],
@@ -150,10 +151,12 @@ def batch(
     found = find_clips(sources)
     clips = shard_of(found, part)
     model = load_model(weights or DEFAULT_MODEL)
+    options.check_layers(layers, model)
     chosen = EncodeOptions(
         quality=DEFAULT_QUALITY if quality is None else quality,
         latents=latents,
         rdo=rdo or "time",
+        layers=layers,
         store_logvar=store_logvar,
         windows=windows,
         window=window,

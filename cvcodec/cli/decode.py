@@ -84,6 +84,10 @@ def decode(
             "pictures.",
         ),
     ] = False,
+    layers: Annotated[
+        Literal["base", "all"],
+        typer.Option("--layers", help="base: decode from the base layer alone, of files that have two."),
+    ] = "all",
     salvage: Annotated[
         bool,
         typer.Option("--salvage", help="Decode what is intact of a damaged file, and say which frames are lost."),
@@ -121,6 +125,7 @@ def decode(
             "--crf": crf is not None,
             "--preset": preset is not None,
             "--chroma": chroma is not None,
+            "--layers": layers != "all",
             "--salvage": salvage,
             "--strict": strict,
             "--device": device != options.AUTO,  # no decoder runs
@@ -146,6 +151,7 @@ def decode(
         threads=threads,
         kinds=KINDS if audio else (),
         tags=metadata,
+        layers=layers,
         salvage=salvage,
         writer={key: value for key, value in given.items() if value is not None},
     )

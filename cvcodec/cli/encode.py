@@ -58,6 +58,7 @@ def encode(
             show_default=False,
         ),
     ] = None,
+    layers: options.Layers = "auto",
     rdo: options.Rdo = None,
     windows: Annotated[
         Literal["auto", "context", "official"],
@@ -147,10 +148,12 @@ def encode(
     goal = None if target is None else Target(*target)
     name = weights or DEFAULT_MODEL
     model = load_model(name)
+    options.check_layers(layers, model)
     chosen = EncodeOptions(
         quality=DEFAULT_QUALITY if quality is None else quality,
         latents=latents,
         rdo=rdo or "time",
+        layers=layers,
         store_logvar=store_logvar,
         windows=windows,
         window=window,

@@ -66,6 +66,7 @@ def describe(header: Header, trailer: Trailer, *, duration_s: float | None) -> d
         "latent_kind": header.latent_kind,
         "quality": header.quality,
         "latent_shape": [header.latent_channels, trailer.latents, *header.latent_size],
+        "enhancement_channels": header.enhancement_channels,
         "frames": trailer.frames,
         "width": header.width,
         "height": header.height,
@@ -104,12 +105,13 @@ def _print(record: dict[str, Any]) -> None:
     channels, count, rows, columns = record["latent_shape"]
     color = record["color"]
     quality = f", quality {record['quality']:g}" if record["quality"] is not None else ""
+    above = f", and {record['enhancement_channels']} of an enhancement layer" if record["enhancement_channels"] else ""
     duration = f", {record['duration_s']:.3f} s" if record["duration_s"] else ""
     colours = [color["matrix"], color["range"], color["primaries"] or "-", color["transfer"] or "-"]
     lines = [
         ("file", f"{record['source']}: format {record['format_version']}, written by {record['tool']}"),
         ("model", f"{record['model']} (latent space {record['latent_space_id']}, decoder {record['decoder_hash']})"),
-        ("latents", f"{record['latents']}{quality}: {channels} x {count} x {rows} x {columns}"),
+        ("latents", f"{record['latents']}{quality}: {channels} x {count} x {rows} x {columns}{above}"),
         (
             "video",
             f"{record['frames']} frames of {record['width']}x{record['height']}, {record['bit_depth']} bits{duration}",

@@ -9,13 +9,16 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import refuse_address
 from cvcodec.suffixes import VIDEO_SUFFIXES
+
+if TYPE_CHECKING:
+    from cvcodec.model.base import VideoAutoencoder
 
 MOST_THREADS = 1024
 """Of `--threads`: thousands more end in an operating system that starts none."""
@@ -104,6 +107,12 @@ def check_quantiser(latents: str | None, *, quality: float | None, rdo: str | No
         refuse(given, f"--latents {latents} stores the latents themselves")
 
 
+def check_layers(layers: str, model: VideoAutoencoder) -> None:
+    """UsageError for all layers of a model that has one."""
+    if layers == "all" and not model.config.enhancement_channels:
+        raise UsageError(f"{model.name} has one layer: leave out --layers all, or choose a model with two")
+
+
 def check_cvl_name(destination: str | Path, command: str) -> None:
     """UsageError for an output whose name is that of a video."""
     path = Path(destination)
@@ -111,6 +120,14 @@ def check_cvl_name(destination: str | Path, command: str) -> None:
         raise UsageError(f"{command} writes a .cvl file, not {path}; name it {path.stem}.cvl")
 
 
+Layers = Annotated[
+    Literal["auto", "base", "all"],
+    typer.Option(
+        "--layers",
+        help="Layers of the latent to store, where the model has two. base: what 2D decoders and diffusion models read. "
+        "auto: both, but base alone where the quality leaves nothing of the other, and with --latents fp16 and fp32.",
+    ),
+]
 Weights = Annotated[
     str | None,
     typer.Option(

@@ -32,8 +32,9 @@ class FileChunks:
     Raises BitstreamError for any damage.
     """
 
-    def __init__(self, source: BinaryIO) -> None:
-        self._reader = BitstreamReader(source)
+    def __init__(self, source: BinaryIO, *, base_only: bool = False) -> None:
+        """base_only: leave the enhancement layer unread."""
+        self._reader, self._base_only = BitstreamReader(source), base_only
         self._first: Iterator[Chunk] | None = None
         self.lost: list[LostFrames] = []
         self.damaged_bytes = 0
@@ -74,7 +75,7 @@ class FileChunks:
     def _feed_in_order(self, player: PassthroughPlayer) -> Iterator[Chunk]:
         for record in self._reader.records():
             if record.type == CHNK:
-                yield self._reader.decode(record)
+                yield self._reader.decode(record, base_only=self._base_only)
             else:
                 player.feed(record.type, record.payload)
 
@@ -83,7 +84,7 @@ class FileChunks:
         trailer = self._reader.trailer
         if trailer is None or self._in_order:
             # In order, so that every record is verified and the trailer compared with what was read.
-            chunks = self._first or self._reader.chunks()
+            chunks = self._first or self._reader.chunks(base_only=self._base_only)
             if trailer is None:  # perhaps a pipe, whose writer may pause: nothing is read before it is needed
                 yield ChunkFeed(chunks, self.header), (0, None), None
                 return
@@ -97,7 +98,7 @@ class FileChunks:
         numbers = (
             range(trailer.chunk_of_latent(start), trailer.chunk_of_latent(stop - 1) + 1) if start < stop else range(0)
         )
-        needed = (self._reader.read_chunk(number) for number in numbers)
+        needed = (self._reader.read_chunk(number, base_only=self._base_only) for number in numbers)
         with ReadAhead(needed, limit=1, name="chunk-reader") as ahead:
             yield ChunkFeed(iter(ahead), self.header), latents, trailer.latents
 

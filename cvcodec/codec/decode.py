@@ -120,7 +120,9 @@ class Decoder:
         self.notices = Notices(on_notice)
         self._started = time.perf_counter()
         set_threads(self.options.threads)
-        self._chunks = SalvagedChunks(source) if self.options.salvage else FileChunks(source)
+        base_only = self.options.layers == "base"
+        kind = SalvagedChunks if self.options.salvage else FileChunks
+        self._chunks: SalvagedChunks | FileChunks = kind(source, base_only=base_only)
         self.header = self._chunks.header
         self.info: VideoInfo = info_from_header(self.header)
         loaded = model if isinstance(model, VideoAutoencoder) else model(self.header)
@@ -288,7 +290,7 @@ class Decoder:
 
     def _decode(self, latent: Tensor) -> Tensor:
         begun = time.perf_counter()
-        pixels = self._runner.decode(latent)
+        pixels = self._runner.decode(latent, self.header.quality)
         self.model_seconds += time.perf_counter() - begun
         return pixels
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 from cvcodec.codec.run_options import RunOptions
 from cvcodec.codec.salvage import LostFrames
@@ -22,6 +22,8 @@ class DecodeOptions(RunOptions):
     """Stands for `end` = start + duration."""
     frames: int | None = None
     """At most so many frames."""
+    layers: Literal["base", "all"] = "all"
+    """Layers to decode from, of files that have two; `base` leaves the enhancement layer unread."""
     salvage: bool = False
     """Decode what is intact of a damaged file, at its own times, instead of refusing it."""
     writer: dict[str, Any] = field(default_factory=dict)

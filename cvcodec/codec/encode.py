@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +25,7 @@ from cvcodec import tiling
 from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, BitstreamWriter, Chunk, Header
 from cvcodec.bitstream.format import MAGIC
 from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
-from cvcodec.codec.headers import DEFAULT_MODEL, make_header, make_quantizer, reader_metadata
+from cvcodec.codec.headers import DEFAULT_MODEL, make_header, reader_metadata
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.passthrough import PassthroughRecorder
 from cvcodec.codec.requantise import quantised
@@ -36,6 +37,7 @@ from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import LOGVAR_RANGE
 from cvcodec.pipeline import ReadAhead, WriteBehind
 from cvcodec.plan import Plan
+from cvcodec.quantization import Quantizer
 from cvcodec.registry import load_model
 from cvcodec.runner import ClipEncoder, ModelRunner, frames_to_tensor
 from cvcodec.video import Frame, VideoReader
@@ -195,7 +197,6 @@ class _Encoder:
         self._sink, self._info, self._runner, self._plan = sink, reader.info, runner, plan
         self._options, self._notices, self._on_progress = options, notices, on_progress
         self._times: deque[_Times] = deque()
-        self._quantizer = make_quantizer(runner.model, options.quality) if options.latents == "quantised" else None
         self._writer: BitstreamWriter | None = None
         self._latents = 0
         self._resumed = sink if isinstance(sink, PartialSink) and sink.header is not None else None
@@ -204,9 +205,10 @@ class _Encoder:
 
     def run(self, frames: Iterable[Frame]) -> None:
         """Encode all frames and finish the file. Raises InputError when there are none."""
-        channels = self._runner.model.config.latent_channels
         depth = self._info.bit_depth
         header = self._header()  # refuses what a file cannot hold before any work is done
+        channels = header.latent_channels
+        self._layout = [channels, header.enhancement_channels, channels if header.logvar else 0]
         start = 0
         if self._resumed is not None:
             self._resumed.check_header(header)
@@ -217,7 +219,13 @@ class _Encoder:
             begun = time.perf_counter()
             moments = self._runner.encode(clip, depth)
             self.model_seconds += time.perf_counter() - begun
-            return moments if self._options.store_logvar else moments[:, :channels]
+            mean, logvar, enhancement = (
+                moments[:, :channels],
+                moments[:, channels : 2 * channels],
+                moments[:, 2 * channels :],
+            )
+            kept = [mean, *([enhancement] if header.enhancement else []), *([logvar] if header.logvar else [])]
+            return mean if len(kept) == 1 else torch.cat(kept, dim=1)
 
         with WriteBehind(self._write, limit=2, name="cvl-writer") as behind:
             pieces = self._pieces(self._needed(frames, start, behind))
@@ -278,7 +286,12 @@ class _Encoder:
     def _header(self) -> Header:
         options = self._options
         header = make_header(
-            self._info, self._runner.model, self._plan, latents=options.latents, quality=options.quality
+            self._info,
+            self._runner.model,
+            self._plan,
+            latents=options.latents,
+            quality=options.quality,
+            layers=options.layers,
         )
         metadata = {**header.metadata, **reader_metadata(options.reader), **options.metadata}
         return header.replace(logvar=options.store_logvar, metadata=metadata)
@@ -315,7 +328,8 @@ class _Encoder:
         durations: NDArray[np.int64],
         flags: NDArray[np.uint8],
     ) -> None:
-        latent, logvar = np.split(latent, [self._runner.model.config.latent_channels])
+        base, enhancement, logvar = np.split(latent, np.cumsum(self._layout)[:2])
+        header = writer.header
         chunk = Chunk(
             index=writer.chunks,
             first_latent=writer.latents,
@@ -324,23 +338,25 @@ class _Encoder:
             pts=pts,
             durations=durations,
             flags=flags,
-            symbols=self._stored(latent, writer.header.latent_dtype),
+            symbols=self._stored(base, header, header.quantizer),
+            enhancement=self._stored(enhancement, header, header.enhancement_quantizer) if header.enhancement else None,
         )
         try:
             writer.write_chunk(chunk)
         except ValueError as error:  # very large pictures in long windows
             raise UsageError(str(error)) from error
-        if self._options.store_logvar:
+        if header.logvar:
             writer.write_logvar(np.clip(logvar, *LOGVAR_RANGE))
 
     def _write_copied(self, writer: BitstreamWriter, pts: list[int] | None) -> None:
         for kind, payload in self._recorder.take(pts):
             self.copied += writer.write_record(kind, payload)
 
-    def _stored(self, latent: NDArray[np.float32], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """What the file keeps of a chunk's latents. Raises NumericalError for what its type cannot hold."""
-        if self._quantizer is not None:
-            return quantised(latent, self._quantizer, self._options.rdo)
+    def _stored(self, latent: NDArray[np.float32], header: Header, quantizer: Quantizer | None) -> NDArray[Any]:
+        """What the file keeps of a layer of a chunk. Raises NumericalError for what its type cannot hold."""
+        if quantizer is not None:
+            return quantised(latent, quantizer, self._options.rdo)
+        dtype = header.latent_dtype
         with np.errstate(over="ignore"):  # infinity is refused below
             values = latent.astype(dtype)
         if not np.isfinite(values).all():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind
+from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind, Layers
 from cvcodec.codec.requantise import RateDistortion
 from cvcodec.codec.run_options import RunOptions
 from cvcodec.plan import WindowMode
@@ -23,6 +23,9 @@ class EncodeOptions(RunOptions):
     rdo: RateDistortion = "time"
     """Which symbols are chosen by what they cost and what they lose: `none`, those that the latent before predicts
     (`time`), or `all`, which is best for PSNR and takes texture."""
+    layers: Layers = "auto"
+    """Layers of the latent to store, of models that have two: `base`, `all` or `auto`: the base layer and, of quantised
+    latents, the enhancement layer where the quality leaves anything of it."""
     store_logvar: bool = False
     """Keep the posterior's log-variance as well (fp16), for training that draws fresh samples."""
     metadata: Mapping[str, Any] = field(default_factory=dict)

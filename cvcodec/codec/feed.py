@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, Chunk, Header
-from cvcodec.codec.latent_file import check_chunk_place, latents_of
+from cvcodec.codec.latent_file import check_chunk_place, layers_of
 from cvcodec.errors import BitstreamError
 
 
@@ -38,13 +38,14 @@ class ChunkFeed:
 
     def __init__(self, chunks: Iterator[Chunk], header: Header) -> None:
         self._chunks, self._header = chunks, header
-        self._kept: deque[tuple[int, NDArray[np.float32]]] = deque()  # first latent, latents (C, t, h, w)
+        self._kept: deque[tuple[int, NDArray[np.float32]]] = deque()  # first latent, layers (C + E, t, h, w)
         self._last_pts: int | None = None
         self.times: deque[FrameTime] = deque()
         """Of frames not yet taken out, in order; the consumer takes them from the left."""
 
     def read(self, start: int, stop: int) -> Tensor | None:
-        """Latents [start, stop) as (1, C, n, h, w) float32; fewer, or None, at the end. Ascending, no overlap."""
+        """Latents [start, stop), both layers, as (1, C + E, n, h, w) float32; fewer, or None, at the end. Ascending, no
+        overlap."""
         while not self._kept or self._end < stop:
             chunk = next(self._chunks, None)
             if chunk is None:
@@ -71,7 +72,7 @@ class ChunkFeed:
 
     def _take(self, chunk: Chunk) -> None:
         check_chunk_place(chunk.first_latent, chunk.first_frame, self._header.temporal_factor)
-        self._kept.append((chunk.first_latent, latents_of(chunk, self._header)))
+        self._kept.append((chunk.first_latent, layers_of(chunk, self._header)))
         for offset, (pts, duration, flags) in enumerate(
             zip(chunk.pts.tolist(), chunk.durations.tolist(), chunk.flags.tolist(), strict=True)
         ):

@@ -10,8 +10,10 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Literal, TypeVar
 
+import numpy as np
+
 from cvcodec import __version__, tiling
-from cvcodec.bitstream.header import ColorTags, Header
+from cvcodec.bitstream import ENHANCEMENT, ColorTags, Enhancement, Header
 from cvcodec.checkpoint import default_statistics
 from cvcodec.errors import BitstreamError, UsageError
 from cvcodec.model.base import VideoAutoencoder
@@ -24,12 +26,19 @@ T = TypeVar("T")
 
 LatentsKind = Literal["quantised", "fp16", "fp32"]
 
+Layers = Literal["auto", "base", "all"]
+"""Which layers of a latent are stored. `auto`: the base layer, and of quantised latents also the enhancement layer
+where the steps are fine enough for it to hold anything."""
+
 DEFAULT_MODEL = "cvvae-mini-z16"
 """Name of the model that is used where none is given."""
 
 DEFAULT_QUALITY = 75.0
 """Quantisation then costs at most 0.3 dB against unquantised latents (measured, see the README)."""
 
+
+_ZERO_DEVIATIONS = 3.0
+"""A channel of the enhancement layer that stays within half a step by so many deviations is taken to hold nothing."""
 
 _SOURCE_READER = "source_reader"
 """Where a header's metadata keep settings of `VideoReader` that change which pictures a source has."""
@@ -41,7 +50,13 @@ _READER_DEFAULTS = {"stream": 0, "deinterlace": True, "background": "black"}
 
 
 def make_header(
-    info: VideoInfo, model: VideoAutoencoder, plan: Plan, *, latents: LatentsKind, quality: float
+    info: VideoInfo,
+    model: VideoAutoencoder,
+    plan: Plan,
+    *,
+    latents: LatentsKind,
+    quality: float,
+    layers: Layers = "auto",
 ) -> Header:
     """The header of a file: what is known before the first frame.
 
@@ -50,8 +65,7 @@ def make_header(
     if model.latent_space_id is None:
         raise UsageError("this model was built, not loaded, so it has no latent-space id: save it and use load_model")
     config = model.config
-    quantised = latents == "quantised"
-    quantizer = make_quantizer(model, quality) if quantised else None
+    stored = stored_layers(model, latents=latents, quality=quality, layers=layers)
     try:
         return Header(
             model=getattr(model, "name", "") or config.family,
@@ -63,10 +77,7 @@ def make_header(
             spatial_factor=plan.spatial_factor,
             scaling_factor=config.scaling_factor,
             shift_factor=config.shift_factor,
-            latents=latents,
-            quality=quality if quantised else None,
-            steps=tuple(quantizer.steps.tolist()) if quantizer else (),
-            offsets=tuple(quantizer.offsets.tolist()) if quantizer else (),
+            **stored,
             **plan.header_fields(),
             width=info.width,
             height=info.height,
@@ -89,13 +100,55 @@ def make_header(
         raise UsageError(f"a .cvl file cannot hold this: {error}") from error
 
 
+def stored_layers(
+    model: VideoAutoencoder, *, latents: LatentsKind, quality: float, layers: Layers = "auto"
+) -> dict[str, Any]:
+    """The header's fields that say which layers of a model's latents are stored, and how: latents, quality, steps,
+    offsets, enhancement, requires. Raises UsageError for a quality out of range."""
+    channels = model.config.latent_channels
+    if latents != "quantised":
+        enhanced = model.config.enhancement_channels if layers == "all" else 0
+        layer = Enhancement(channels=enhanced) if enhanced else None
+        return _layer_fields(latents, None, None, layer)
+    base, above = make_quantizer(model, quality).split(channels)
+    layer = None
+    if above is not None and (layers == "all" or (layers == "auto" and _holds_anything(model, above))):
+        layer = Enhancement(
+            channels=above.channels, steps=tuple(above.steps.tolist()), offsets=tuple(above.offsets.tolist())
+        )
+    return _layer_fields(latents, quality, base, layer)
+
+
+def _layer_fields(
+    latents: LatentsKind, quality: float | None, base: Quantizer | None, layer: Enhancement | None
+) -> dict[str, Any]:
+    return {
+        "latents": latents,
+        "quality": quality,
+        "steps": () if base is None else tuple(base.steps.tolist()),
+        "offsets": () if base is None else tuple(base.offsets.tolist()),
+        "enhancement": layer,
+        "requires": () if layer is None else (ENHANCEMENT,),
+    }
+
+
+def _holds_anything(model: VideoAutoencoder, above: Quantizer) -> bool:
+    """Whether a symbol of the enhancement layer is other than zero now and then."""
+    deviations = np.array(_statistics(model).std[model.config.latent_channels :])
+    return bool((above.steps <= 2 * _ZERO_DEVIATIONS * deviations).any())
+
+
 def make_quantizer(model: VideoAutoencoder, quality: float) -> Quantizer:
-    """The quantiser of `quality` for a model's latents. Raises UsageError for a quality out of range."""
-    statistics: LatentStatistics = getattr(model, "statistics", None) or default_statistics(model.config)
+    """The quantiser of `quality` for a model's latents, both layers. Raises UsageError for a quality out of range."""
     try:
-        return Quantizer.from_statistics(statistics, quality)
+        return Quantizer.from_statistics(_statistics(model), quality)
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _statistics(model: VideoAutoencoder) -> LatentStatistics:
+    statistics: LatentStatistics | None = model.statistics
+    return statistics or default_statistics(model.config)
 
 
 def _metadata(info: VideoInfo) -> dict[str, Any]:

@@ -31,9 +31,23 @@ _KEPT_CHUNKS = 4  # decoded chunks remembered: neighbouring slices and the conte
 
 
 def latents_of(chunk: Chunk, header: Header) -> NDArray[np.float32]:
-    """The latents of a chunk, (C, t, h, w) float32: the same bits on every machine."""
+    """The latents of a chunk, its base layer, (C, t, h, w) float32: the same bits on every machine."""
     quantizer = header.quantizer
     return quantizer.dequantize(chunk.symbols) if quantizer is not None else chunk.symbols.astype(np.float32)
+
+
+def enhancement_of(chunk: Chunk, header: Header) -> NDArray[np.float32]:
+    """Its enhancement layer, (E, t, h, w) float32, E = 0 where it has none or was read without; as exact."""
+    if chunk.enhancement is None:
+        return np.empty((0, chunk.latent_count, *header.latent_size), np.float32)
+    quantizer = header.enhancement_quantizer
+    return quantizer.dequantize(chunk.enhancement) if quantizer is not None else chunk.enhancement.astype(np.float32)
+
+
+def layers_of(chunk: Chunk, header: Header) -> NDArray[np.float32]:
+    """Both, (C + E, t, h, w): what a decoder reads."""
+    base = latents_of(chunk, header)
+    return base if chunk.enhancement is None else np.concatenate([base, enhancement_of(chunk, header)])
 
 
 def check_model(model: VideoAutoencoder, header: Header, notices: Notices) -> None:
@@ -54,6 +68,11 @@ def check_model(model: VideoAutoencoder, header: Header, notices: Notices) -> No
         raise BitstreamError(
             f"the file has {header.latent_channels} latent channels, {name} has {model.config.latent_channels}"
         )
+    if header.enhancement_channels not in (0, model.config.enhancement_channels):
+        raise BitstreamError(
+            f"the file has {header.enhancement_channels} enhancement channels, {name} has "
+            f"{model.config.enhancement_channels}"
+        )
 
 
 def check_chunk_place(first_latent: int, first_frame: int, temporal_factor: int) -> None:
@@ -66,8 +85,9 @@ def check_chunk_place(first_latent: int, first_frame: int, temporal_factor: int)
 class LatentFile:
     """A .cvl file opened for reading; made by `cvcodec.open`. Not for use by several threads at once.
 
-    header: what the file says of itself. latents, logvar, frames: to be sliced, see `LatentView` and `FrameView`;
-    logvar only where the file keeps it (`--store-logvar`).
+    header: what the file says of itself. latents, enhancement, logvar, frames: to be sliced, see `LatentView` and
+    `FrameView`. `latents` are the base layer, whatever else the file holds; enhancement: the second layer, only where
+    the file has one; logvar only where the file keeps it (`--store-logvar`). `frames` are decoded from both layers.
     """
 
     def __init__(
@@ -97,11 +117,13 @@ class LatentFile:
             self._stack.close()
             raise
         self.header: Header = self._reader.header
-        self._chunks: OrderedDict[int, Chunk] = OrderedDict()
+        self._chunks: OrderedDict[tuple[int, bool], Chunk] = OrderedDict()
         self._model, self._device, self._precision = model, device, precision
         self._runner: ModelRunner | None = None
-        self.latents = LatentView(self, self.read_latents)
-        self.logvar = LatentView(self, self.read_logvar)
+        channels = self.header.latent_channels
+        self.latents = LatentView(self, self.read_latents, channels)
+        self.enhancement = LatentView(self, self.read_enhancement, self.header.enhancement_channels)
+        self.logvar = LatentView(self, self.read_logvar, channels)
         self.frames = FrameView(self)
 
     def _check_index(self) -> None:
@@ -127,32 +149,52 @@ class LatentFile:
         """The bitstream itself: index, trailer, records of other types."""
         return self._reader
 
-    def chunk(self, number: int) -> Chunk:
-        """Chunk `number`, verified and decoded to symbols; the last few are remembered."""
-        if number in self._chunks:
-            self._chunks.move_to_end(number)
-            return self._chunks[number]
-        chunk = self._reader.read_chunk(number)
-        self._chunks[number] = chunk
+    def chunk(self, number: int, *, base_only: bool = False) -> Chunk:
+        """Chunk `number`, verified and decoded to symbols, on demand without its enhancement layer; the last few are
+        remembered."""
+        key = (number, base_only and self.header.enhancement is not None)
+        if key in self._chunks:
+            self._chunks.move_to_end(key)
+            return self._chunks[key]
+        chunk = self._reader.read_chunk(number, base_only=base_only)
+        self._chunks[key] = chunk
         while len(self._chunks) > _KEPT_CHUNKS:
             self._chunks.popitem(last=False)
         return chunk
 
     def read_latents(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Latents [start, stop), (C, t, h, w) float32. Touches only the chunks they are in."""
+        """Latents [start, stop), (C, t, h, w) float32: the base layer. Touches only the chunks they are in."""
+        return self._read(start, stop, latents_of, self.header.latent_channels, base_only=True)
+
+    def read_enhancement(self, start: int, stop: int) -> NDArray[np.float32]:
+        """The enhancement layer of latents [start, stop), (E, t, h, w) float32. UsageError where the file has none."""
+        if self.header.enhancement is None:
+            raise UsageError("the file has no enhancement layer; encode with --layers all, by a model that has two")
+        return self._read(start, stop, enhancement_of, self.header.enhancement_channels)
+
+    def read_layers(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Both layers of latents [start, stop), (C + E, t, h, w) float32: what a decoder reads."""
+        return self._read(start, stop, layers_of, self.header.latent_channels + self.header.enhancement_channels)
+
+    def _read(
+        self,
+        start: int,
+        stop: int,
+        values_of: Callable[[Chunk, Header], NDArray[np.float32]],
+        channels: int,
+        *,
+        base_only: bool = False,
+    ) -> NDArray[np.float32]:
         header, trailer = self.header, self._reader.trailer
         assert trailer is not None
         if not 0 <= start <= stop <= trailer.latents:
             raise IndexError(f"latents {start}:{stop} are not in the file, it has {trailer.latents}")
-        out = np.empty(
-            header.chunk_shape(stop - start) if stop > start else (header.latent_channels, 0, *header.latent_size),
-            np.float32,
-        )
+        out = np.empty((channels, stop - start, *header.latent_size), np.float32)
         position = start
         while position < stop:
-            chunk = self.chunk(trailer.chunk_of_latent(position))
+            chunk = self.chunk(trailer.chunk_of_latent(position), base_only=base_only)
             end = min(stop, chunk.end_latent)
-            values = latents_of(chunk, header)[:, position - chunk.first_latent : end - chunk.first_latent]
+            values = values_of(chunk, header)[:, position - chunk.first_latent : end - chunk.first_latent]
             out[:, position - start : end - start] = values
             position = end
         return out
@@ -205,8 +247,8 @@ class LatentFile:
         plan = Plan.from_header(header, family=runner.model.config.family)
         first, last = tiling.latents_of_frames(start, stop, header.temporal_factor)
         pieces = plan.decode(
-            runner.decode,
-            lambda t0, t1: torch.from_numpy(self.read_latents(t0, t1))[None],
+            lambda latent: runner.decode(latent, header.quality),
+            lambda t0, t1: torch.from_numpy(self.read_layers(t0, t1))[None],
             (first, last),
             self.latent_count,
             lambda plan, text: None,
@@ -231,8 +273,8 @@ class LatentFile:
 class LatentView:
     """`file.latents[t0:t1]`: (C, t1-t0, h, w) float32; `file.latents[t]`: (C, h, w). Negative indices as in lists."""
 
-    def __init__(self, file: LatentFile, read: Callable[[int, int], NDArray[np.float32]]) -> None:
-        self._file, self._read = file, read
+    def __init__(self, file: LatentFile, read: Callable[[int, int], NDArray[np.float32]], channels: int) -> None:
+        self._file, self._read, self._channels = file, read, channels
 
     def __len__(self) -> int:
         return self._file.latent_count
@@ -240,8 +282,7 @@ class LatentView:
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(C, t, h, w) of the whole file."""
-        header = self._file.header
-        return header.latent_channels, len(self), *header.latent_size
+        return self._channels, len(self), *self._file.header.latent_size
 
     def __getitem__(self, key: int | slice) -> NDArray[np.float32]:
         start, stop, step = _range(key, len(self), "latent")

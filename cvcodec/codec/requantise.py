@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cvcodec.bitstream import BitstreamReader, BitstreamWriter
 from cvcodec.bitstream.rate_distortion import STRENGTH, choose_symbols
-from cvcodec.codec.headers import make_quantizer
+from cvcodec.codec.headers import Layers, stored_layers
 from cvcodec.errors import NumericalError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quantization import Quantizer
@@ -30,29 +30,38 @@ _STRENGTHS: dict[RateDistortion, tuple[float, float]] = {
 
 
 def requantise(
-    source: BinaryIO, sink: Any, *, model: VideoAutoencoder, quality: float, rdo: RateDistortion = "time"
+    source: BinaryIO,
+    sink: Any,
+    *,
+    model: VideoAutoencoder,
+    quality: float,
+    rdo: RateDistortion = "time",
+    layers: Layers = "auto",
 ) -> int:
     """Write the latents of `source`, a .cvl of fp32 or fp16 latents, as symbols of `quality` into `sink`: its bytes.
 
-    model: the one that made them; its statistics give the steps. rdo: see `EncodeOptions`.
+    model: the one that made them; its statistics give the steps. rdo, layers: see `EncodeOptions`; an enhancement layer
+    that the source does not have is not stored.
     Raises UsageError for a file that is quantised already, BitstreamError, NumericalError.
     """
     reader = BitstreamReader(source)
     header = reader.header
     if header.latents == "quantised":
         raise UsageError("the file is quantised already: quantise its source, or a file of --latents fp32")
-    quantizer = make_quantizer(model, quality)
-    header = header.replace(
-        latents="quantised",
-        quality=quality,
-        steps=tuple(quantizer.steps.tolist()),
-        offsets=tuple(quantizer.offsets.tolist()),
-        logvar=False,
+    stored = stored_layers(
+        model, latents="quantised", quality=quality, layers=layers if header.enhancement is not None else "base"
     )
+    header = header.replace(**stored, logvar=False)
+    base, above = header.quantizer, header.enhancement_quantizer
+    assert base is not None
     with BitstreamWriter(sink, header) as writer:
-        for chunk in reader.chunks():
-            latent = chunk.symbols.astype(np.float32)
-            writer.write_chunk(dataclasses.replace(chunk, symbols=quantised(latent, quantizer, rdo)))
+        for chunk in reader.chunks(base_only=above is None):
+            symbols = quantised(chunk.symbols.astype(np.float32), base, rdo)
+            enhancement = None
+            if above is not None:
+                assert chunk.enhancement is not None
+                enhancement = quantised(chunk.enhancement.astype(np.float32), above, rdo)
+            writer.write_chunk(dataclasses.replace(chunk, symbols=symbols, enhancement=enhancement))
     return writer.bytes_written
 
 

@@ -54,8 +54,9 @@ class SalvagedChunks:
     expected_frames: int | None = None
     """Not known before the end."""
 
-    def __init__(self, source: Readable) -> None:
-        self._salvage = Salvage(source)
+    def __init__(self, source: Readable, *, base_only: bool = False) -> None:
+        """base_only: as in `FileChunks`."""
+        self._salvage = Salvage(source, base_only=base_only)
         self._player: PassthroughPlayer | None = None
         self._parts = self._without_records()
         self._reached: Fraction | None = None

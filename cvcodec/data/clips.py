@@ -82,7 +82,7 @@ class ClipCache:
         reader = self._reader(path)
 
         def decode(number: int) -> Floats:
-            chunk = reader.read_chunk(number)
+            chunk = reader.read_chunk(number, base_only=True)
             self._keep_pts(path, chunk)
             return latents_of(chunk, reader.header) if reader.header.steps else chunk.symbols
 

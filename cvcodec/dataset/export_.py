@@ -136,9 +136,9 @@ def export_file(
     check_output(output, overwrite=overwrite, inputs=[source])
     with open_input(source) as file, naming_damage(source):
         reader = BitstreamReader(file)
-        header = reader.header
+        header = reader.header.base_layer()
         check_target(header, chosen, os.fspath(source))
-        chunks = list(reader.chunks())  # in order: this also verifies the whole file
+        chunks = list(reader.chunks(base_only=True))  # in order: this also verifies the whole file
         latent = np.concatenate([latents_of(chunk, header) for chunk in chunks], axis=1)
         logvar = _logvar(reader, len(chunks)) if header.logvar else None
     values = _cast(chosen.arrange(latent), _dtype(dtype, header, chosen))

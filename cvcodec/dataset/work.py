@@ -100,6 +100,8 @@ def settings_id(model: VideoAutoencoder, options: EncodeOptions) -> str:
         del values[name]
     if options.latents != "quantised":
         del values["quality"], values["rdo"]
+    if not model.config.enhancement_channels:
+        del values["layers"]
     values |= {"latent_space_id": model.latent_space_id, "config": model.config.digest()}
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()

@@ -209,7 +209,8 @@ class DiffusersVAE(ModelMixin):
         return torch.cat([function(clip) for clip in batch.split(1)]) if alone else function(batch)
 
     def _encode(self, pixels: Tensor) -> Tensor:
-        return self.model.moments(pixels).to(self.dtype)
+        channels = self.model.config.latent_channels
+        return self.model.moments(pixels)[:, : 2 * channels].to(self.dtype)  # the base layer
 
     def _decode(self, latents: Tensor) -> Tensor:
         return self.model.decode(latents).to(self.dtype)

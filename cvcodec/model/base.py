@@ -37,12 +37,13 @@ class VideoAutoencoder(nn.Module, ABC):
 
     @abstractmethod
     def moments(self, pixels: Tensor) -> Tensor:
-        """Mean and unclamped log-variance, (B, 2C, t, h, w). ValueError on a shape the model cannot take."""
+        """Mean and unclamped log-variance, (B, 2C, t, h, w), and behind them the E channels of an enhancement layer, if
+        the model has one. ValueError on a shape the model cannot take."""
 
     def encode(self, pixels: Tensor) -> Posterior:
         """The posterior over latents, without windows or tiles. ValueError for what cannot be meant as pixels."""
         check_pixels(pixels)
-        return Posterior.from_moments(self.moments(pixels))
+        return Posterior.from_moments(self.moments(pixels), self.config.enhancement_channels)
 
     @abstractmethod
     def decode(self, latent: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+_LATER_FIELDS = ("enhancement_channels", "decoder_tail", "quality_aware")
+
 FAMILIES = ("cvvae", "cvvae-sd3", "autoencoder-kl", "cvvae-mini", "image-vae-mini")
 
 
@@ -52,6 +54,13 @@ class ModelConfig:
     """mini: how many of the decoder's blocks at each level look at neighbouring latents in time."""
     patch_size: int = 1
     """mini: pixel-unshuffle factor at the input, in pixels."""
+    enhancement_channels: int = 0
+    """mini: channels E of the enhancement layer, a second latent on the same grid that only the video decoder reads.
+    `latent_channels` stays C: the base layer, which other decoders, caches and diffusion models speak of."""
+    decoder_tail: int = 0
+    """mini: channels that each frame of a group has to itself in front of the decoder's output; 0: none."""
+    quality_aware: bool = False
+    """mini: whether the decoder is told the quality that its latent was quantised with."""
 
     scaling_factor: float = 1.0
     """model space = (latent - shift_factor) * scaling_factor; only around a diffusion model, never inside encode."""
@@ -93,6 +102,8 @@ class ModelConfig:
             )
         if not self.scaling_factor > 0:
             raise ValueError(f"the scaling factor must be positive: {self.scaling_factor = }")
+        if self.family != "cvvae-mini" and (self.enhancement_channels or self.decoder_tail or self.quality_aware):
+            raise ValueError(f"only cvvae-mini has an enhancement layer, tails or quality: {self.family = }")
         self._check_windows()
 
     def _check_windows(self) -> None:
@@ -119,15 +130,22 @@ class ModelConfig:
         return self.family not in ("autoencoder-kl", "image-vae-mini")
 
     @property
+    def coded_channels(self) -> int:
+        """C + E: channels of both layers."""
+        return self.latent_channels + self.enhancement_channels
+
+    @property
     def uses_official_windows(self) -> bool:
         """Whether the default windows are the official ones (spec 3), because GroupNorm spans time."""
         return self.family in ("cvvae", "cvvae-sd3")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, in field order."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
-        }
+        """Plain JSON types, in field order; what came later is left out at its default, so that digests stay."""
+        values = dataclasses.asdict(self)
+        for name in _LATER_FIELDS:
+            if not values[name]:
+                del values[name]
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:

@@ -12,6 +12,10 @@ Owns: the mini architecture. A causal encoder and a symmetric decoder of 2D+3D r
 * Only some blocks look along time (`encoder_temporal`, `decoder_temporal`): one more latent of reach for each, two
   for each all-3D block.
 
+A video model may have a second, *enhancement* layer: E more channels on the same grid, made by the encoder from the
+same features and read by the decoder beside the base layer, or not at all. Its decoder may also be told the quality
+that the latent was quantised with, and may have a *tail* of its own for each frame of a group.
+
 The 2D twin is the same network with every temporal kernel of size 1: it encodes each frame alone.
 
 Everything runs as 2D convolutions on (B*T, C, H, W) in channels_last memory: a 3x3x3 convolution is a 2D convolution
@@ -35,6 +39,8 @@ from cvcodec.model.frames import RGB, check_latent
 from cvcodec.model.patches import coarser, finer, patches_of, pixels_of, reordered, strips
 
 Side = Literal["causal", "symmetric"]
+
+_QUALITY_FEATURES = 32
 
 
 def mini_config(latent_channels: int = 16, *, video: bool = True, **changes: object) -> ModelConfig:
@@ -152,7 +158,7 @@ class _MiniStack(nn.Module):
 
 
 class MiniEncoder(_MiniStack):
-    """Clip (B, 3, T, H, W), T = group * k + 1, to moments (B*t, 2C, h, w)."""
+    """Clip (B, 3, T, H, W), T = group * k + 1, to moments (B*t, 2C + E, h, w)."""
 
     def __init__(self, config: ModelConfig, group: int) -> None:
         super().__init__()
@@ -176,6 +182,9 @@ class MiniEncoder(_MiniStack):
             assert self.conv_out.bias is not None
             self.conv_out.bias.zero_()
             self.conv_out.bias[config.latent_channels :] = -6.0
+        self.enhancement: EnhancementEncoder | None = None
+        if config.enhancement_channels:
+            self.enhancement = EnhancementEncoder(config, 3 * group)
 
     def forward(self, pixels: Tensor) -> Tensor:
         kernel = reordered(self.conv_in.weight, dim=1, group=self.group, size=self.patch, inner=self.patch)
@@ -183,11 +192,11 @@ class MiniEncoder(_MiniStack):
         latents = (pixels.shape[2] - 1) // self.group + 1
         size = (len(pixels) * latents, height // self.patch, width // self.patch, kernel.shape[1])
         stem, transformed = pixels.new_empty(size, dtype=kernel.dtype), []
-        shortcut = self._shortcut_kernel()
+        shortcuts = [self._shortcut_kernel(part) for part in self.shortcuts]
         for rows in strips(pixels, height, self.spatial_factor, len(pixels) * latents * self.group * width):
             patches = patches_of(pixels[:, :, :, rows], self.group, self.patch)  # (B*t, h, w, channels)
             stem[:, rows.start // self.patch : rows.stop // self.patch] = patches
-            transformed.append(self._transform(patches, shortcut))
+            transformed.append(self._transform(patches, shortcuts))
         del patches
         kernel = kernel.contiguous(memory_format=torch.channels_last)
         x = F.conv2d(stem.permute(0, 3, 1, 2), kernel, self.conv_in.bias, padding=1)
@@ -199,29 +208,64 @@ class MiniEncoder(_MiniStack):
                 assert isinstance(down, nn.Conv2d)
                 x = conv2d(x, down.weight, down.bias, stride=2, padding=1)
         mean, logvar = self.conv_out(F.silu(self.norm_out(x))).float().chunk(2, dim=1)
-        return torch.cat([mean + torch.cat(transformed, dim=2), logvar], dim=1)
+        linear = torch.cat(transformed, dim=2)
+        channels = mean.shape[1]
+        moments = [mean + linear[:, :channels], logvar]
+        if self.enhancement is not None:
+            moments.append(self.enhancement(x, latents).float() + linear[:, channels:])
+        return torch.cat(moments, dim=1)
 
-    def _shortcut_kernel(self) -> Tensor:
-        weight = self.shortcut.weight.float().flatten(1)
-        return reordered(weight, dim=1, group=self.group, size=self.spatial_factor, inner=self.patch)
+    @property
+    def shortcuts(self) -> list[nn.Conv2d]:
+        """The linear patch transform of each layer."""
+        return [self.shortcut] if self.enhancement is None else [self.shortcut, self.enhancement.shortcut]
 
-    def _transform(self, patches: Tensor, kernel: Tensor) -> Tensor:
-        """The linear shortcut, in fp32 whatever the dtype of the rest: bf16 would round away what the codec keeps."""
+    def _shortcut_kernel(self, shortcut: nn.Conv2d) -> tuple[Tensor, Tensor]:
+        assert shortcut.bias is not None
+        weight = shortcut.weight.float().flatten(1)
+        kernel = reordered(weight, dim=1, group=self.group, size=self.spatial_factor, inner=self.patch)
+        return kernel, shortcut.bias.float()
+
+    def _transform(self, patches: Tensor, shortcuts: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The linear shortcuts, in fp32 whatever the dtype of the rest: bf16 would round away what the codec keeps."""
         with torch.autocast(patches.device.type, enabled=False):
-            assert self.shortcut.bias is not None
             # Applied to each patch as a vector: a strided 8x8 convolution is several times slower on CPUs.
             vectors = coarser(patches.float(), self.spatial_factor // self.patch)
-            return F.linear(vectors, kernel, self.shortcut.bias.float()).permute(0, 3, 1, 2)
+            return torch.cat([F.linear(vectors, *shortcut) for shortcut in shortcuts], -1).permute(0, 3, 1, 2)
+
+
+class EnhancementEncoder(nn.Module):
+    """The encoder's features (B*t, width, h, w) -> the learned part of the enhancement layer, (B*t, E, h, w).
+
+    The linear part, `shortcut`, is applied to patches like the encoder's own. As it starts, the block is the identity.
+    """
+
+    def __init__(self, config: ModelConfig, patch_channels: int) -> None:
+        super().__init__()
+        width, channels = config.widths[-1], config.enhancement_channels
+        self.block = MiniBlock(width, side="causal", all_3d=False, eps=config.norm_eps)
+        self.norm_out = LayerNorm2d(width, eps=config.norm_eps)
+        self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
+        self.shortcut = nn.Conv2d(patch_channels, channels, config.spatial_factor, stride=config.spatial_factor)
+        for layer in (self.block.conv2, self.conv_out):
+            assert layer.bias is not None
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, features: Tensor, latents: int) -> Tensor:
+        x: Tensor = self.conv_out(F.silu(self.norm_out(self.block(features, latents))))
+        return x
 
 
 class MiniDecoder(_MiniStack):
-    """Latent (B, C, t, h, w) to clip (B, 3, 4(t-1)+1, H, W); the 2D twin: to T = t frames."""
+    """Latent (B, C + E, t, h, w) to clip (B, 3, 4(t-1)+1, H, W); the 2D twin: to T = t frames."""
 
     def __init__(self, config: ModelConfig, group: int) -> None:
         super().__init__()
         widths, patch = config.widths, config.patch_size
         self.group, self.patch, self.spatial_factor = group, patch, config.spatial_factor
-        self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
+        self.conv_in = nn.Conv2d(config.coded_channels, widths[-1], 3, padding=1)
+        self.condition = Condition(config) if config.enhancement_channels or config.quality_aware else None
         self.levels = nn.ModuleList(  # finest first, as in the config; run in reverse
             _make_level(width, blocks, temporal, "symmetric", config)
             for width, blocks, temporal in zip(widths, config.decoder_blocks, config.decoder_temporal, strict=True)
@@ -232,22 +276,36 @@ class MiniDecoder(_MiniStack):
         )
         self.norm_out = LayerNorm2d(widths[0], eps=config.norm_eps)
         self.conv_out = nn.Conv2d(widths[0], 3 * group * patch**2, 3, padding=1)
-        self.shortcut = nn.Conv2d(config.latent_channels, 3 * group * config.spatial_factor**2, 1)
+        self.tail_in = self.tail_out = None
+        if config.decoder_tail:
+            tails = group * config.decoder_tail
+            self.tail_in = nn.Conv2d(widths[0], tails, 3, padding=1)
+            self.tail_out = nn.Conv2d(tails, 3 * group * patch**2, 3, padding=1, groups=group)  # a group is a frame
+            nn.init.zeros_(self.tail_out.weight)
+            assert self.tail_out.bias is not None
+            nn.init.zeros_(self.tail_out.bias)
+        self.shortcut = nn.Conv2d(config.coded_channels, 3 * group * config.spatial_factor**2, 1)
         nn.init.zeros_(self.conv_out.weight)
         assert self.conv_out.bias is not None
         nn.init.zeros_(self.conv_out.bias)
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def forward(self, latent: Tensor, quality: Tensor | None = None, present: Tensor | None = None) -> Tensor:
+        """quality: (B,) or (1,); present: (B,) or (1,), 1 where the enhancement layer is there; None: 100, there."""
         batch, _, latents = latent.shape[:3]
         frames = latent.transpose(1, 2).flatten(0, 1)
         x = self.conv_in(frames.to(self.conv_in.weight.dtype).contiguous(memory_format=torch.channels_last))
+        if self.condition is not None:
+            told = self.condition(latent, quality, present).repeat_interleave(latents, 0)
+            x = x + told[:, :, None, None]
         for index in reversed(range(len(self.levels))):
             x = self.run_level(self.levels[index], x, latents)
             if index > 0:
                 x = F.pixel_shuffle(self.ups[index - 1](x), 2).contiguous(memory_format=torch.channels_last)
         x = F.silu(self.norm_out(x))
-        kernel, bias = (self._reordered(part, self.patch) for part in (self.conv_out.weight, self.conv_out.bias))
-        fine = F.conv2d(x, kernel.contiguous(memory_format=torch.channels_last), bias, padding=1)
+        fine = self._to_patches(self.conv_out, x)
+        if self.tail_in is not None:
+            assert self.tail_out is not None
+            fine = fine + self._to_patches(self.tail_out, F.silu(self.tail_in(x)))
         fine = fine.permute(0, 2, 3, 1)  # (B*t, H/patch, W/patch, channels)
         height, width = (side * self.spatial_factor for side in latent.shape[3:])
         shown = (latents - 1) * self.group + 1
@@ -262,6 +320,11 @@ class MiniDecoder(_MiniStack):
             pixels[:, :, :, rows] = pixels_of(patches, batch, self.group, self.patch)
         return pixels
 
+    def _to_patches(self, layer: nn.Conv2d, x: Tensor) -> Tensor:
+        kernel, bias = (self._reordered(part, self.patch) for part in (layer.weight, layer.bias))
+        kernel = kernel.contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, kernel, bias, padding=1, groups=layer.groups)
+
     def _reordered(self, weight: Tensor | None, size: int) -> Tensor:
         assert weight is not None
         return reordered(weight, dim=0, group=self.group, size=size, inner=self.patch)
@@ -271,6 +334,34 @@ class MiniDecoder(_MiniStack):
         with torch.autocast(frames.device.type, enabled=False):
             patches = F.linear(frames.float().permute(0, 2, 3, 1), kernel, bias.float())
             return finer(patches, self.spatial_factor // self.patch)
+
+
+class Condition(nn.Module):
+    """What the decoder is told beside the latent, as one vector for each clip that is added to its first features."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.widths[-1]
+        self.absent: nn.Parameter | None = None
+        if config.enhancement_channels:
+            self.absent = nn.Parameter(torch.zeros(width))
+        self.quality: nn.Sequential | None = None
+        if config.quality_aware:
+            last = nn.Linear(_QUALITY_FEATURES, width)
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
+            self.quality = nn.Sequential(nn.Linear(1, _QUALITY_FEATURES), nn.SiLU(), last)
+
+    def forward(self, latent: Tensor, quality: Tensor | None, present: Tensor | None) -> Tensor:
+        """(B, C + E, t, h, w), and what `MiniDecoder.forward` takes -> (B, width)."""
+        batch = len(latent)
+        told = next(self.parameters()).new_zeros(batch, 1)
+        if self.quality is not None:
+            octaves = latent.new_full((1,), 100.0) if quality is None else quality
+            told = told + self.quality((octaves.to(told) / 50 - 1).view(-1, 1))
+        if self.absent is not None and present is not None:
+            told = told + (1 - present.to(told)).view(-1, 1) * self.absent
+        return told.expand(batch, -1)
 
 
 class MiniAutoencoder(VideoAutoencoder):
@@ -297,7 +388,7 @@ class MiniAutoencoder(VideoAutoencoder):
         self.encoder.gradient_checkpointing = self.decoder.gradient_checkpointing = enabled
 
     def moments(self, pixels: Tensor) -> Tensor:
-        """pixels (B, 3, T, H, W), T = 4k+1 (2D twin: any T), H and W multiples of 8 -> (B, 2C, t, h, w)."""
+        """pixels (B, 3, T, H, W), T = 4k+1 (2D twin: any T), H and W multiples of 8 -> (B, 2C + E, t, h, w)."""
         batch, channels, frames, height, width = pixels.shape
         group, factor = self.group, self.config.spatial_factor
         if channels != 3 or height % factor or width % factor:
@@ -308,8 +399,23 @@ class MiniAutoencoder(VideoAutoencoder):
         unfolded: Tensor = moments.unflatten(0, (batch, -1)).transpose(1, 2)
         return unfolded
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """latent (B, C, t, h, w) -> pixels (B, 3, 4(t-1)+1, 8h, 8w), unclamped (2D twin: T = t)."""
-        check_latent(latent, self.config.latent_channels)
-        pixels: Tensor = self.decoder(latent)
+    def decode(self, latent: Tensor, *, quality: float | Tensor | None = None, present: Tensor | None = None) -> Tensor:
+        """latent (B, C + E, t, h, w), or the base layer alone (B, C, t, h, w) -> pixels (B, 3, 4(t-1)+1, 8h, 8w),
+        unclamped (2D twin: T = t).
+
+        quality: that the latent was quantised with, one or (B,); None: it was not. present: (B,), 0 for clips of a
+        batch whose enhancement layer is to be ignored, as if it were not there.
+        """
+        base, both = self.config.latent_channels, self.config.coded_channels
+        given = latent.shape[1] if isinstance(latent, Tensor) and latent.ndim == 5 else base
+        check_latent(latent, both if given == both else base)
+        if given < both:
+            latent = torch.cat([latent, latent.new_zeros(len(latent), both - base, *latent.shape[2:])], 1)
+            present = latent.new_zeros(1)
+        elif present is not None:
+            mask = present.to(latent).view(-1, 1, 1, 1, 1)
+            latent = torch.cat([latent[:, :base], latent[:, base:] * mask], 1)
+        if isinstance(quality, int | float):
+            quality = torch.tensor([float(quality)], device=latent.device)
+        pixels: Tensor = self.decoder(latent, quality, present)
         return pixels

@@ -85,6 +85,10 @@ def deflated_mini_config(video: ModelConfig) -> ModelConfig:
     """The config of the 2D twin of a `cvvae-mini`. Raises ValueError for another family."""
     if video.family != "cvvae-mini":
         raise ValueError(f"only a cvvae-mini can be deflated to an image-vae-mini: {video.family = }")
+    if video.coded_channels != video.latent_channels or video.decoder_tail or video.quality_aware:
+        raise ValueError(
+            "a 2D twin has one layer, no tails and no quality, so that this model cannot be deflated to one"
+        )
     return mini_config(video.latent_channels, video=False, **_shared(video))
 
 

@@ -78,7 +78,12 @@ class Sample:
                     sink,
                     model=self._runner,
                     options=dataclasses.replace(
-                        options, latents="fp32", kinds=(), tags=False, reader={**options.reader, **trim}
+                        options,
+                        latents="fp32",
+                        layers="base" if options.layers == "base" else "all",
+                        kinds=(),
+                        tags=False,
+                        reader={**options.reader, **trim},
                     ),
                     on_notice=say,
                 )
@@ -122,7 +127,8 @@ class Sample:
     def _quantised(self, piece: _Piece, quality: float) -> io.BytesIO:
         made = io.BytesIO()
         with piece.file.open("rb") as latents:
-            requantise(latents, made, model=self._model, quality=quality, rdo=self._options.rdo)
+            options = self._options
+            requantise(latents, made, model=self._model, quality=quality, rdo=options.rdo, layers=options.layers)
         made.seek(0)
         return made
 

@@ -119,6 +119,15 @@ class TrainConfig:
     decoder_blocks: tuple[int, ...] = _option("Model", (), "Residual blocks at each level; empty: the mini's.")
     encoder_temporal: tuple[int, ...] = _option("Model", (), "How many of them look along time; empty: the mini's.")
     decoder_temporal: tuple[int, ...] = _option("Model", (), "How many of them look along time; empty: the mini's.")
+    enhancement_channels: int = _option(
+        "Model",
+        0,
+        "Channels of a second latent layer that only the video decoder reads; added to --init where it has none.",
+    )
+    decoder_tail: int = _option(
+        "Model", 0, "Channels that each frame of a group has to itself before the output; added to --init likewise."
+    )
+    quality_aware: bool = _option("Model", False, "Tell the decoder the quality; added to --init likewise.")
     half_3d: bool = _option("Model", True, "2D+3D blocks (paper); --no-half-3d: all-3D.")
     pca: bool = _option("Model", True, "Start the patch shortcut of a fresh mini model as a PCA of training patches.")
     freeze: Literal["none", "encoder", "decoder"] = _option(
@@ -146,7 +155,18 @@ class TrainConfig:
     distortion: Literal["mse-db", "l1", "mse", "l1+mse"] = _option(
         "Loss", "mse-db", "mse-db: mean over clips of 10 log10(mse); l1, mse, l1+mse."
     )
+    position_power: float = _option(
+        "Loss",
+        1.0,
+        "codec: power of the mean over the frames of a group of their squared errors; more than 1 evens them out.",
+    )
     rate_weight: float = _option("Loss", 10.0, "codec: weight of the estimated bits per source pixel.")
+    matched_rate: float = _option(
+        "Loss",
+        0.0,
+        "codec: instead of --rate-weight, squared error (pixels in [-1, 1]) that a bit per pixel is worth at quality "
+        "50, four times as much every ten points below; in theory 0.28 at --unit-step 0.68. 0: --rate-weight.",
+    )
     kl_weight: float | None = _option("Loss", None, "Default: 0.002 per latent (codec), 1.0 on the sum (paper).")
     perceptual_weight: float | None = _option("Loss", None, "LPIPS (VGG16). Default: 0 (codec), 0.5 (paper).")
     perceptual_start: float = _option("Loss", 0.0, "Share of the run after which LPIPS is added.")
@@ -170,6 +190,15 @@ class TrainConfig:
     default_quality: float = _option("Quantisation", 75.0, "Quality that --default-share of the clips see.")
     default_share: float = _option("Quantisation", 0.4, "Share of clips with noise of the default quality.")
     noise_quality: tuple[float, ...] = _option("Quantisation", (45.0, 85.0), "Uniform range of most other clips.")
+    rounded_share: float = _option(
+        "Quantisation", 0.0, "Share of clips whose decoder sees rounded latents, straight through, instead of noise."
+    )
+    enhancement_drop: float = _option(
+        "Quantisation", 0.25, "Share of clips that are decoded from the base layer alone, where there are two."
+    )
+    learn_steps: bool = _option(
+        "Quantisation", False, "Learn each channel's step as a function of quality; stored with the statistics."
+    )
     wide_share: float = _option("Quantisation", 0.04, "Share of clips with any quality from 0 to 100.")
     sample_share: float = _option("Quantisation", 0.15, "Share of clips decoded from a posterior sample instead.")
 
@@ -185,7 +214,11 @@ class TrainConfig:
     weight_decay: float = _option("Optimiser", 0.0, "AdamW (official: 0.01).")
     gradient_clip: float = _option("Optimiser", 5.0, "Largest norm of the gradients that AdamW uses; 0: no limit.")
     warmup_steps: int = _option("Optimiser", 50, "Linear rise of the learning rates; of the rate term, 6 times slower.")
-    final_rate: float = _option("Optimiser", 0.02, "Share of the learning rates at the end of the cosine.")
+    schedule: Literal["cosine", "constant"] = _option(
+        "Optimiser", "cosine", "cosine over the run; or constant, with --cooldown at the end of the run."
+    )
+    cooldown: float = _option("Optimiser", 0.2, "constant: share of the run at its end in which the rates fall.")
+    final_rate: float = _option("Optimiser", 0.02, "Share of the learning rates at the end of the schedule.")
     ema_decay: float = _option("Optimiser", 0.998, "Moving average of the weights, which is stored; 0: none.")
 
     # ------------------------------------------------------------------------------------------------ reports
@@ -230,11 +263,13 @@ class TrainConfig:
                 f"validation_qualities are {list(self.validation_qualities)}; wanted numbers from 0 to 100"
             )
         shares = ("val_fraction", "photo_share", "perceptual_start", "default_share", "wide_share", "sample_share")
-        for name in (*shares, "final_rate", "ema_decay"):
+        for name in (*shares, "rounded_share", "enhancement_drop", "cooldown", "final_rate", "ema_decay"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UsageError(f"{name} is {getattr(self, name)}; wanted a number from 0 to 1")
         if self.default_share + self.wide_share > 1:
             raise UsageError(f"default share {self.default_share} and wide share {self.wide_share} sum to more than 1")
+        if self.position_power < 1:
+            raise UsageError(f"position_power is {self.position_power}; wanted a number from 1")
         if not self.strides or min(self.strides) < 1:
             raise UsageError(f"strides are {list(self.strides)}; wanted whole numbers from 1")
         counts = ("log_every", "workers", "validation_frames", "validation_side", "statistics_clips", "segment_frames")

@@ -56,17 +56,30 @@ def map_frames(pixels: Tensor, mapping: Mapping2d, picks: list[int] | None = Non
 # ---------------------------------------------------------------------------------------------------- distortion
 
 
-def distortion(kind: Distortion, x: Tensor, y: Tensor) -> Tensor:
-    """(B, ...) pixels in [-1, 1] -> (B,), per clip. `mse-db`: 10 log10(mse), minus the PSNR but for a constant."""
+def distortion(kind: Distortion, x: Tensor, y: Tensor, position_power: float = 1.0) -> Tensor:
+    """(B, ...) pixels in [-1, 1] -> (B,), per clip. `mse-db`: 10 log10(mse), minus the PSNR but for a constant.
+
+    position_power: see `even_mse`; `l1` takes no notice of it.
+    """
     error = (y.float() - x.float()).flatten(1)
     if kind == "l1":
         return error.abs().mean(1)
-    mse = error.square().mean(1)
+    mse = error.square().mean(1) if position_power == 1 else even_mse(x, y, position_power)
     if kind == "mse":
         return mse
     if kind == "l1+mse":
         return error.abs().mean(1) + 2 * mse
     return 10 * torch.log10(mse + DB_FLOOR)
+
+
+def even_mse(x: Tensor, y: Tensor, power: float) -> Tensor:
+    """(B, 3, 4k+1, H, W) -> (B,): the mean over frames of squared errors, where a group's four count as their mean of
+    that power: (mean of mse ** power) ** (1 / power). The worst frame of a group then counts most."""
+    frames = (y.float() - x.float()).square().mean((1, 3, 4))
+    groups = frames[:, 1:].unflatten(1, (-1, GROUP)) if frames.shape[1] > 1 else frames[:, :0, None]
+    largest = groups.detach().amax(2, keepdim=True).clamp_min(1e-12)  # powers of small numbers underflow
+    mean: Tensor = (groups / largest).pow(power).mean(2).pow(1 / power) * largest[:, :, 0]
+    return (frames[:, 0] + GROUP * mean.sum(1)) / frames.shape[1]
 
 
 # ---------------------------------------------------------------------------------------------------- official sums

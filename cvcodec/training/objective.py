@@ -5,15 +5,17 @@ Owns: how the terms of losses.py are put together, for codec training and for th
 
 Nothing here waits for the device: numbers for the log stay tensors, what is drawn on the host is sent by `to_device`.
 
-codec: distortion(x, D(z)) + rate_weight * bits per pixel + kl_weight * KL per latent element [+ LPIPS] [+ adversarial]
-       + lambda1 * distortion(psi(x), D_i(z)) + lambda2 * distortion(x, D(E_i(slice(x)))), where z is the mean with the
-       uniform noise of a quantiser of random quality, or for a few clips a posterior sample, so that the log-variance
-       keeps a meaning.
+codec: distortion(x, D(z)) + rate weight * bits per pixel + kl_weight * KL per latent element [+ LPIPS] [+ adversarial]
+       + lambda1 * distortion(psi(x), D_i(z)) + lambda2 * distortion(x, D(E_i(slice(x)))), where z is the mean, and the
+       enhancement layer where there is one, with the uniform noise of a quantiser of random quality or rounded by it;
+       for a few clips a posterior sample, so that the log-variance keeps a meaning. The rate weight is a constant, or
+       that which belongs to the clip's quality (`matched_weight`).
 paper: spec 4.3, with z a posterior sample.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -26,8 +28,9 @@ from cvcodec.device import to_device
 from cvcodec.metrics.lpips import Lpips
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import Posterior
+from cvcodec.quantization import STEP_OCTAVES_LIMIT, STEP_QUALITIES
 from cvcodec.training import losses
-from cvcodec.training.config import TrainConfig
+from cvcodec.training.config import Distortion, TrainConfig
 from cvcodec.training.keys import normal, numpy_generator, sample_keys, uniform
 from cvcodec.training.loader import Batch
 from cvcodec.training.profiling import phase
@@ -37,6 +40,8 @@ Arithmetic: TypeAlias = Callable[[], AbstractContextManager[object]]
 
 UNIT_QUALITY = 50.0  # the quality at which a step is one unit step (quantization.py)
 QUALITY_PER_OCTAVE = 10.0
+WEIGHT_RANGE = (1.0, 200.0)
+"""dB that a bit per pixel may be worth."""
 
 
 @dataclass
@@ -60,6 +65,20 @@ def step_of_quality(unit_step: Tensor, quality: Tensor) -> Tensor:
     return (unit_step.view(1, -1) * torch.exp2(octaves).view(-1, 1)).view(len(quality), -1, 1, 1, 1)
 
 
+def matched_weight(kind: Distortion, matched_rate: float, quality: Tensor, mse: Tensor) -> Tensor:
+    """(B,): weight of a clip's bits per pixel, so that all clips of a quality trade squared error for bits at one rate,
+    `matched_rate` at quality 50 and proportional to the squared step elsewhere, as in a codec with one Lagrangian.
+
+    A bit more for each of the 768 values of a patch divides step**2 / 12 by four: with orthonormal coefficients of
+    deviation much above the step s, d mse / d bpp = -2 ln 2 * s**2 / 12 * 256 / 768 (Sullivan and Wiegand 1998). In
+    `mse-db`, whose slope is 10 / ln 10 / mse, the weight is divided by the clip's own error and held within limits.
+    """
+    slope = matched_rate * torch.exp2(2 * (UNIT_QUALITY - quality) / QUALITY_PER_OCTAVE)
+    if kind != "mse-db":
+        return slope
+    return (10 / math.log(10) * slope / (mse + losses.DB_FLOOR)).clamp(*WEIGHT_RANGE)
+
+
 class Objective(nn.Module):
     """Holds what training needs beside the model: rate model, log-variances, the frozen 2D model, LPIPS."""
 
@@ -69,6 +88,9 @@ class Objective(nn.Module):
         """`unit_step`: (C,). `image_model` is frozen here; it is None where nothing is regularised."""
         super().__init__()
         self.config = config
+        self.step_octaves = nn.Parameter(
+            torch.zeros(len(STEP_QUALITIES), len(unit_step)), requires_grad=config.learn_steps and not config.is_paper
+        )
         self.register_buffer("unit_step", unit_step.detach().clone().float())
         self.unit_step: Tensor
         self.rate = RateModel(unit_step.float())
@@ -88,10 +110,18 @@ class Objective(nn.Module):
 
     @property
     def trainable(self) -> list[Tensor]:
-        """Rate model and log-variances, in a fixed order."""
+        """Rate model, steps and log-variances, in a fixed order."""
         if self.config.is_paper:
             return [self.log_variance, self.log_variance_2d]
-        return list(self.rate.parameters())
+        return [*self.rate.parameters(), *([self.step_octaves] if self.config.learn_steps else [])]
+
+    def steps(self, quality: Tensor) -> Tensor:
+        """Quantiser steps for each quality (B,): (B, C + E, 1, 1, 1); differentiable where they are learned."""
+        position = quality / QUALITY_PER_OCTAVE
+        low = position.floor().clamp(max=len(STEP_QUALITIES) - 2).long()
+        octaves = torch.lerp(self.step_octaves[low], self.step_octaves[low + 1], (position - low).unsqueeze(1))
+        octaves = octaves.clamp(-STEP_OCTAVES_LIMIT, STEP_OCTAVES_LIMIT)
+        return step_of_quality(self.unit_step, quality) * torch.exp2(octaves).view(len(quality), -1, 1, 1, 1)
 
     def forward(
         self, model: VideoAutoencoder, batch: Batch[Tensor], *, progress: float, arithmetic: Arithmetic
@@ -104,12 +134,18 @@ class Objective(nn.Module):
     def _codec(self, model: VideoAutoencoder, batch: Batch[Tensor], progress: float, arithmetic: Arithmetic) -> Judged:
         config, x = self.config, batch.pixels
         posterior = self._encode(model, x, arithmetic)
-        step = step_of_quality(self.unit_step, to_device(self._qualities(batch), x.device))
-        noisy = posterior.mean + self._uniform(batch, posterior.mean) * step
-        latent = self._with_samples(batch, posterior, noisy)
+        layers, base = posterior.layers, model.config.latent_channels
+        quality = to_device(self._qualities(batch), x.device)
+        step = self.steps(quality)
+        noisy = layers + self._uniform(batch, layers) * step
+        latent = self._with_samples(batch, posterior, self._with_rounded(batch, layers, noisy, step))
+        told: dict[str, Tensor] = {"quality": quality} if model.config.quality_aware else {}
+        present = torch.ones_like(quality)
+        if model.config.enhancement_channels:
+            told["present"] = present = 1 - self._chosen(batch, "dropped", config.enhancement_drop, x.device).float()
         with phase("forward: decoder"), arithmetic():
-            output = model.decode(latent)
-        per_clip = losses.distortion(config.distortion, x, output)
+            output = model.decode(latent, **told)
+        per_clip = losses.distortion(config.distortion, x, output, config.position_power)
         reconstruction = per_clip.mean()
         terms = {"distortion": reconstruction.detach(), "psnr_db": _mean_psnr(x, output)}
         weight = config.resolved_perceptual_weight
@@ -118,17 +154,19 @@ class Objective(nn.Module):
             reconstruction = reconstruction + weight * distance
             terms["lpips_vgg"] = distance.detach()
         with phase("forward: rate model"):
-            bits = self.rate(noisy, step).sum() / x[:, 0].numel()
+            by_channel = self.rate(noisy, step).sum((2, 3, 4))
+            bits = (by_channel[:, :base].sum(1) + present * by_channel[:, base:].sum(1)) / x[0, 0].numel()
         kl = losses.kl_divergence(posterior.mean, posterior.logvar) / posterior.mean[0].numel()
         warmup = min(1.0, batch.step / max(1, 6 * config.warmup_steps))
-        loss = reconstruction + config.rate_weight * warmup * bits + config.resolved_kl_weight * kl
-        terms |= {"bits_per_pixel": bits.detach(), "kl_per_element_nats": kl.detach()}
+        rate = (self._rate_weights(x, output, quality) * bits).mean()
+        loss = reconstruction + warmup * rate + config.resolved_kl_weight * kl
+        terms |= {"bits_per_pixel": bits.detach().mean(), "kl_per_element_nats": kl.detach()}
         if self._uses_decoder_term:
-            term = self._decoder_term(batch, latent, arithmetic).mean()
+            term = self._decoder_term(batch, latent[:, :base], arithmetic).mean()
             loss = loss + config.decoder_regularization * term
             terms["decoder_2d"] = term.detach()
         if self._uses_encoder_term:
-            term = self._encoder_term(model, batch, step, arithmetic).mean()
+            term = self._encoder_term(model, batch, step[:, :base], arithmetic).mean()
             loss = loss + config.encoder_regularization * term
             terms["encoder_2d"] = term.detach()
         return Judged(loss, reconstruction, x, output.float(), terms)
@@ -167,13 +205,32 @@ class Objective(nn.Module):
         wide = torch.where(kind < config.default_share + config.wide_share, 100 * place, usual)
         return torch.where(kind < config.default_share, config.default_quality, wide)
 
-    def _with_samples(self, batch: Batch[Tensor], posterior: Posterior, noisy: Tensor) -> Tensor:
-        share = self.config.sample_share
-        chosen = uniform(sample_keys(self.config.seed, "sampled", batch.indices), (1,)) < share  # on the host
-        if not bool(chosen.any()):
+    def _rate_weights(self, x: Tensor, output: Tensor, quality: Tensor) -> Tensor:
+        """(B,): what a bit per pixel of each clip is worth, in the unit of the distortion."""
+        if not self.config.matched_rate:
+            return torch.full_like(quality, self.config.rate_weight)
+        mse = (output.detach().float() - x).square().flatten(1).mean(1)
+        return matched_weight(self.config.distortion, self.config.matched_rate, quality, mse)
+
+    def _chosen(self, batch: Batch[Tensor], purpose: str, share: float, device: torch.device) -> Tensor:
+        """(B,) bool: a share of the clips, each by its own index."""
+        return to_device(uniform(sample_keys(self.config.seed, purpose, batch.indices), (1,))[:, 0] < share, device)
+
+    def _with_rounded(self, batch: Batch[Tensor], layers: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
+        if not self.config.rounded_share:
             return noisy
-        which = to_device(chosen, noisy.device).view(-1, 1, 1, 1, 1)
-        return torch.where(which, self._sample(batch, posterior), noisy)
+        chosen = self._chosen(batch, "rounded", self.config.rounded_share, layers.device)
+        relative = layers.detach() / step.detach()
+        rounded = layers + (relative.round() - relative) * step  # straight through; a learned step sees its error
+        return torch.where(chosen.view(-1, 1, 1, 1, 1), rounded, noisy)
+
+    def _with_samples(self, batch: Batch[Tensor], posterior: Posterior, noisy: Tensor) -> Tensor:
+        if not self.config.sample_share:
+            return noisy
+        chosen = self._chosen(batch, "sampled", self.config.sample_share, noisy.device)
+        base = posterior.mean.shape[1]
+        mixed = torch.where(chosen.view(-1, 1, 1, 1, 1), self._sample(batch, posterior), noisy[:, :base])
+        return torch.cat([mixed, noisy[:, base:]], 1)
 
     def _some_frames(self, batch: Batch[Tensor], x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         count = self.config.perceptual_frames
@@ -237,7 +294,8 @@ class Objective(nn.Module):
         frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())  # type: ignore[union-attr]
         with phase("forward: encoder"), torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), arithmetic():
             posterior = model.encode(x)
-        return Posterior(posterior.mean.float(), posterior.logvar.float())
+        enhancement = None if posterior.enhancement is None else posterior.enhancement.float()
+        return Posterior(posterior.mean.float(), posterior.logvar.float(), enhancement)
 
     def _mapped(self, batch: Batch[Tensor], latent: Tensor) -> tuple[Tensor, Tensor]:
         """psi(x) and the latents that stand for it: (B, 3, t', H, W), (B, C, t', h, w)."""

@@ -129,10 +129,15 @@ class Optimizers:
 
 
 def schedule(step: int, progress: float, config: TrainConfig) -> float:
-    """Factor of the learning rates: linear warm-up in steps, cosine down to `final_rate` in progress, then flat."""
+    """Factor of the learning rates: linear warm-up in steps; by progress a cosine down to `final_rate`, or one until
+    the cooldown, a straight line down to it."""
     warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-    return warmup * (config.final_rate + (1 - config.final_rate) * cosine)
+    left = 1 - min(1.0, progress)
+    if config.schedule == "constant":
+        height = min(1.0, left / config.cooldown) if config.cooldown else 1.0
+    else:
+        height = 0.5 * (1 - math.cos(math.pi * left))
+    return warmup * (config.final_rate + (1 - config.final_rate) * height)
 
 
 def _suits_muon(name: str, parameter: Tensor) -> bool:

@@ -49,8 +49,8 @@ def write_grid(trainer: Trainer) -> None:
         for clip in trainer.validator.clips[:_GRID_ROWS]:
             x = clip.to(trainer.device).float() / 127.5 - 1
             with trainer.arithmetic():
-                latent = trainer.model.encode(x).mean
-                output = trainer.model.decode(latent).float()
+                posterior = trainer.model.encode(x)
+                latent, output = posterior.mean, trainer.model.decode(posterior.layers).float()
             shown = (x.shape[2] - 1) // 8 * 4  # a frame near the middle at which a latent sits
             pictures = [x[0, :, shown], output[0, :, shown], error_picture(x[0, :, shown], output[0, :, shown])]
             if trainer.start.image_model is not None and trainer.model.config.is_video:

@@ -30,9 +30,13 @@ def patches(pixels: Tensor, group: int) -> Tensor:
 
 def fit_pca(clips: Iterable[Tensor], group: int, components: int) -> tuple[Tensor, Tensor]:
     """(mean (D,), basis (D, components), strongest first) of the patches of clips (3, T, H, W), float32."""
+    return principal_components((patches(clip[None], group) for clip in clips), components)
+
+
+def principal_components(batches: Iterable[Tensor], components: int) -> tuple[Tensor, Tensor]:
+    """(mean (D,), basis (D, components), strongest first) of rows (N, D), given batch by batch, float32."""
     count, total, products = 0, torch.zeros(()), torch.zeros(())
-    for clip in clips:
-        rows = patches(clip[None], group)
+    for rows in batches:
         count += len(rows)
         total = total + rows.double().sum(0)
         products = products + (rows.T @ rows).double()

@@ -25,10 +25,13 @@ from cvcodec.model.mini_inflate import deflate_mini, deflated_mini_config, infla
 from cvcodec.quantization import LatentStatistics
 from cvcodec.registry import load_model
 from cvcodec.training.config import Job, TrainConfig
+from cvcodec.training.growth import grown
 from cvcodec.training.keys import torch_generator
 from cvcodec.training.pca import fit_pca, start_as_pca
 
 _SHAPE_FIELDS = ("widths", "encoder_blocks", "decoder_blocks", "encoder_temporal", "decoder_temporal")
+
+_LAYER_FIELDS = ("enhancement_channels", "decoder_tail", "quality_aware")
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ def start_model(job: Job, config: TrainConfig, draw_clips: Callable[[], list[Ten
         unit_step = statistics.unit_step if statistics is not None else None
         if job == "image-vae" and model.config.family == "cvvae-mini":
             model, statistics = _deflated(model), None
+        if isinstance(model, MiniAutoencoder) and model.config.is_video:
+            before = model
+            model = _grown(model, config, draw_clips if fresh else None)
+            if model.config.enhancement_channels > before.config.enhancement_channels:
+                unit_step, statistics = None, None
     elif job == "video-vae" and image is not None and config.inflate:
         model = _inflated(image, config)
         unit_step = image.statistics.unit_step if image.statistics is not None else None
@@ -88,11 +96,28 @@ def start_model(job: Job, config: TrainConfig, draw_clips: Callable[[], list[Ten
 
 def _fresh(config: TrainConfig, *, video: bool) -> MiniAutoencoder:
     changes: dict[str, Any] = {name: getattr(config, name) for name in _SHAPE_FIELDS if getattr(config, name)}
+    if video:
+        changes |= {name: getattr(config, name) for name in _LAYER_FIELDS}
     torch.manual_seed(config.seed)
     try:
         return MiniAutoencoder(mini_config(config.latent_channels, video=video, half_3d=config.half_3d, **changes))
     except ValueError as error:
         raise UsageError(f"these model options describe no model: {str(error).replace('self.', '')}") from error
+
+
+def _grown(
+    model: MiniAutoencoder, config: TrainConfig, draw_clips: Callable[[], list[Tensor]] | None
+) -> MiniAutoencoder:
+    try:
+        return grown(
+            model,
+            enhancement_channels=config.enhancement_channels,
+            decoder_tail=config.decoder_tail,
+            quality_aware=config.quality_aware,
+            clips=draw_clips,
+        )
+    except ValueError as error:
+        raise UsageError(f"--init {config.init}: {error}") from error
 
 
 def _inflated(image: VideoAutoencoder, config: TrainConfig) -> VideoAutoencoder:
@@ -113,7 +138,10 @@ def _inflated(image: VideoAutoencoder, config: TrainConfig) -> VideoAutoencoder:
 
 def _deflated(video: VideoAutoencoder) -> VideoAutoencoder:
     """What the video model does to single images: a 2D model whose latent space the video model's is close to."""
-    model = build_model(deflated_mini_config(video.config))
+    try:
+        model = build_model(deflated_mini_config(video.config))
+    except ValueError as error:
+        raise UsageError(f"--init {video.name}: {error}") from error
     model.load_state_dict(deflate_mini(video.config, video.state_dict()))
     return model
 

@@ -24,7 +24,7 @@ from cvcodec.calibration import measure_statistics
 from cvcodec.device import arithmetic, select_device, select_precision
 from cvcodec.errors import NumericalError, OutputError, UsageError
 from cvcodec.metrics.lpips import Lpips
-from cvcodec.quantization import LatentStatistics
+from cvcodec.quantization import STEP_OCTAVES_LIMIT, LatentStatistics
 from cvcodec.training.adversary import Adversary
 from cvcodec.training.config import BatchShape, Job, TrainConfig
 from cvcodec.training.data import RunData
@@ -244,7 +244,7 @@ class Trainer:
                     self.validation = self.validator.measure(
                         self.model,
                         rate=self.objective.rate if codec else None,
-                        unit_step=self.objective.unit_step,
+                        steps=self.objective.steps,
                         qualities=self.config.validation_qualities if codec else (),
                         image_model=self.start.image_model,
                     )
@@ -264,7 +264,9 @@ class Trainer:
             return self.start.statistics
         measured = self._measure_statistics()
         keeps_step = self.config.unit_step > 0 or self.start.unit_step is not None
-        return LatentStatistics(measured.mean, measured.std, self.unit_step if keeps_step else ())
+        octaves = self.objective.step_octaves.detach().clamp(-STEP_OCTAVES_LIMIT, STEP_OCTAVES_LIMIT).tolist()
+        rows = tuple(map(tuple, octaves)) if self.config.learn_steps else ()
+        return LatentStatistics(measured.mean, measured.std, self.unit_step if keeps_step else (), rows)
 
     def _measure_statistics(self) -> LatentStatistics:
         shape = active_shapes(self.config.batch_shapes, 0.0)[0]
@@ -278,7 +280,7 @@ class Trainer:
 
     def _mean_latent(self, clip: Tensor) -> Tensor:
         with self.arithmetic():
-            return self.model.encode(clip).mean
+            return self.model.encode(clip).layers
 
     # ------------------------------------------------------------------------------------------------ state
 
@@ -360,7 +362,7 @@ class Trainer:
         if self.start.unit_step is not None:
             return self.start.unit_step
         if self.config.unit_step > 0:
-            return (self.config.unit_step,) * self.model.config.latent_channels
+            return (self.config.unit_step,) * self.model.config.coded_channels
         return tuple(max(std, _LEAST_UNIT_STEP) for std in self._measure_statistics().std)
 
 

@@ -7,7 +7,7 @@ before they are compared. Does not know: the trainer, real bitstreams (the bits 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from cvcodec.metrics.lpips import Lpips
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.training.clips import ClipCache, resize
 from cvcodec.training.losses import fold_frames
-from cvcodec.training.objective import Arithmetic, decode_pictures, encode_pictures, step_of_quality
+from cvcodec.training.objective import Arithmetic, decode_pictures, encode_pictures
 from cvcodec.training.rate import RateModel
 from cvcodec.training.sources import MediaFile
 
@@ -89,11 +89,15 @@ class Validator:
         model: VideoAutoencoder,
         *,
         rate: RateModel | None = None,
-        unit_step: Tensor | None = None,
+        steps: Callable[[Tensor], Tensor] | None = None,
         qualities: Sequence[float] = (),
         image_model: VideoAutoencoder | None = None,
     ) -> dict[str, float]:
-        """Means over clips; keys carry units, and `_q75` the quality; without it the latent is not quantised."""
+        """Means over clips; keys carry units, and `_q75` the quality; without it the latent is not quantised.
+
+        steps: of each channel for qualities (B,), as `Objective.steps`. `_base` is what the base layer alone gives, and
+        `_place_1` to `_place_4` a frame's place in its group.
+        """
         sums: dict[str, list[float]] = defaultdict(list)
         was_training = model.training
         model.eval()
@@ -101,22 +105,30 @@ class Validator:
             target = clip.to(self._device)
             x = target.float() / 127.5 - 1
             with self._arithmetic():
-                mean = model.encode(x).mean
-            mean = mean.float()
-            output = self._decode(model, mean)
+                posterior = model.encode(x)
+            mean, layers = posterior.mean.float(), posterior.layers.float()
+            output = self._decode(model, layers)
             sums["psnr_db"].append(_psnr(target, output))
+            if model.config.is_video and target.shape[2] > 1:
+                for place, value in enumerate(_psnr_by_place(target, output), 1):
+                    sums[f"psnr_db_place_{place}"].append(value)
             if min(target.shape[-2:]) >= 11:
                 sums["ssim"].append(float(ssim(_pictures(target), _pictures(output), peak=255).mean()))
             if self._lpips is not None and min(target.shape[-2:]) >= self._lpips.minimum_side:
                 sums["lpips_alex"].append(self._distance(target, output))
             for quality in qualities:
-                assert unit_step is not None
-                step = step_of_quality(unit_step, torch.tensor([quality], device=mean.device))
-                rounded = torch.round(mean / step) * step
-                sums[f"psnr_db_q{quality:g}"].append(_psnr(target, self._decode(model, rounded)))
-                if rate is not None:
-                    bits = rate(rounded, step).sum() / x[:, 0].numel()
-                    sums[f"bits_per_pixel_q{quality:g}"].append(float(bits))
+                assert steps is not None
+                step = steps(torch.tensor([quality], device=mean.device))
+                rounded = torch.round(layers / step) * step
+                sums[f"psnr_db_q{quality:g}"].append(_psnr(target, self._decode(model, rounded, quality)))
+                bits = rate(rounded, step).sum((0, 2, 3, 4)) / x[:, 0].numel() if rate is not None else None
+                if bits is not None:
+                    sums[f"bits_per_pixel_q{quality:g}"].append(float(bits.sum()))
+                if posterior.enhancement is not None:
+                    base = rounded[:, : mean.shape[1]]
+                    sums[f"psnr_db_base_q{quality:g}"].append(_psnr(target, self._decode(model, base, quality)))
+                    if bits is not None:
+                        sums[f"bits_per_pixel_base_q{quality:g}"].append(float(bits[: mean.shape[1]].sum()))
             if image_model is not None and model.config.is_video:
                 for name, value in self._compatibility(model, image_model, x, mean).items():
                     sums[name].append(value)
@@ -138,9 +150,9 @@ class Validator:
             "psnr_db_image_encoder": _psnr(target, _to_bytes(decoded)),
         }
 
-    def _decode(self, model: VideoAutoencoder, latent: Tensor) -> Tensor:
+    def _decode(self, model: VideoAutoencoder, latent: Tensor, quality: float | None = None) -> Tensor:
         with self._arithmetic():
-            output = model.decode(latent)
+            output = model.decode(latent, **({"quality": quality} if model.config.quality_aware else {}))
         return _to_bytes(output)
 
     def _distance(self, target: Tensor, output: Tensor) -> float:
@@ -159,6 +171,11 @@ def _to_bytes(pixels: Tensor) -> Tensor:
 
 def _pictures(clip: Tensor) -> Tensor:
     return fold_frames(clip).float()
+
+
+def _psnr_by_place(x: Tensor, y: Tensor) -> list[float]:
+    """Of the first, second, third and fourth frames of all groups; the first frame of the clip is in none."""
+    return [_psnr(x[:, :, place::GROUP], y[:, :, place::GROUP]) for place in range(1, GROUP + 1)]
 
 
 def _psnr(x: Tensor, y: Tensor) -> float:
