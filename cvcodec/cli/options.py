@@ -124,7 +124,7 @@ Layers = Annotated[
     Literal["auto", "base", "all"],
     typer.Option(
         "--layers",
-        help="Layers of the latent to store, where the model has two. base: what 2D decoders and diffusion models read. "
+        help="Layers of a latent to store, where the model has two. base: what 2D decoders and diffusion models read. "
         "auto: both, but base alone where the quality leaves nothing of the other, and with --latents fp16 and fp32.",
     ),
 ]

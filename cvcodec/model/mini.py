@@ -243,7 +243,8 @@ class EnhancementEncoder(nn.Module):
     def __init__(self, config: ModelConfig, patch_channels: int) -> None:
         super().__init__()
         width, channels = config.widths[-1], config.enhancement_channels
-        self.block = MiniBlock(width, side="causal", all_3d=False, eps=config.norm_eps)
+        # Looks at its own latent alone, so that the encoder's reach in time stays what it is.
+        self.block = MiniBlock(width, side=None, all_3d=False, eps=config.norm_eps)
         self.norm_out = LayerNorm2d(width, eps=config.norm_eps)
         self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
         self.shortcut = nn.Conv2d(patch_channels, channels, config.spatial_factor, stride=config.spatial_factor)
@@ -407,9 +408,9 @@ class MiniAutoencoder(VideoAutoencoder):
         batch whose enhancement layer is to be ignored, as if it were not there.
         """
         base, both = self.config.latent_channels, self.config.coded_channels
-        given = latent.shape[1] if isinstance(latent, Tensor) and latent.ndim == 5 else base
-        check_latent(latent, both if given == both else base)
-        if given < both:
+        enhanced = latent.shape[1:2] == (both,)
+        check_latent(latent, both if enhanced else base)
+        if base < both and not enhanced:
             latent = torch.cat([latent, latent.new_zeros(len(latent), both - base, *latent.shape[2:])], 1)
             present = latent.new_zeros(1)
         elif present is not None:
