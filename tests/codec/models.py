@@ -16,8 +16,11 @@ from cvcodec.quantization import LatentStatistics
 CHANNELS = 4
 
 
-def tiny_mini(*, seed: int = 0, decoder_seed: int | None = None, video: bool = True) -> VideoAutoencoder:
-    """A mini of a few thousand weights, all random; windows of 3 latents. `decoder_seed`: another decoder only."""
+def tiny_mini(
+    *, seed: int = 0, decoder_seed: int | None = None, video: bool = True, **changes: object
+) -> VideoAutoencoder:
+    """A mini of a few thousand weights, all random; windows of 3 latents. `decoder_seed`: another decoder only;
+    `changes`: other fields of the config."""
     config = mini_config(
         CHANNELS,
         video=video,
@@ -29,6 +32,7 @@ def tiny_mini(*, seed: int = 0, decoder_seed: int | None = None, video: bool = T
         window_latents=3,
         encode_context=2 if video else 0,
         decode_context=1 if video else 0,
+        **changes,
     )
     return _randomised(config, seed, decoder_seed)
 
@@ -68,6 +72,7 @@ def _randomised(config: ModelConfig, seed: int, decoder_seed: int | None) -> Vid
 
 def save_model(path: Path, model: VideoAutoencoder) -> Path:
     """The weights file of a model, with statistics about right for it."""
-    statistics = LatentStatistics((0.0,) * CHANNELS, (0.3,) * CHANNELS, (0.1,) * CHANNELS)
+    channels = model.config.coded_channels
+    statistics = LatentStatistics((0.0,) * channels, (0.3,) * channels, (0.1,) * channels)
     save_checkpoint(path, model, statistics=statistics, card={"name": path.stem, "licence": "Apache-2.0"})
     return path

@@ -162,7 +162,7 @@ def test_gradients_reach_every_parameter_of_both_layers(clip: torch.Tensor) -> N
 
 
 @torch.no_grad()
-def test_later_frames_change_no_latent_and_earlier_ones_only_within_the_encoders_context(
+def test_later_frames_change_no_latent_and_earlier_ones_only_within_the_context(
     model: MiniAutoencoder,
 ) -> None:
     clip = torch.rand(1, 3, 33, 16, 16) * 2 - 1
