@@ -110,3 +110,18 @@ def test_the_adaptive_weight_uses_the_gradients_mean_over_processes() -> None:
     w = torch.tensor([1.0], requires_grad=True)
     weight = losses.adaptive_weight(3 * w[0], 2 * w[0], w, lambda gradient: gradient + 1)
     assert weight.item() == pytest.approx(4 / 3.0001)
+
+
+def test_even_errors_count_the_worst_frame_of_a_group_most_and_equal_ones_as_ever() -> None:
+    x = torch.zeros(1, 3, 9, 2, 2)
+    y = torch.zeros_like(x)
+    for frame, error in enumerate([1, 1, 2, 3, 4, 2, 2, 2, 2]):
+        y[:, :, frame] = error**0.5
+    first, second, third = 1.0, ((1 + 8 + 27 + 64) / 4) ** (1 / 3), 2.0
+    wanted = (first + 4 * second + 4 * third) / 9
+    assert losses.even_mse(x, y, 3).item() == pytest.approx(wanted, rel=1e-5)
+    assert losses.even_mse(x, y, 1).item() == pytest.approx((x - y).square().mean().item(), rel=1e-5)
+    assert losses.even_mse(x[:, :, :1], y[:, :, :1], 3).item() == pytest.approx(1.0)
+    db = losses.distortion("mse-db", x, y, 3)
+    assert db.item() == pytest.approx(10 * math.log10(wanted + losses.DB_FLOOR), rel=1e-5)
+    assert bool(torch.isfinite(losses.even_mse(x, x, 8)).all())

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.model.mini import mini_config
+from cvcodec.model.mini import MiniAutoencoder, mini_config
 from cvcodec.training.config import TrainConfig
 from cvcodec.training.loader import Batch
-from cvcodec.training.objective import Objective, decode_pictures, encode_pictures, step_of_quality
+from cvcodec.training.objective import Objective, decode_pictures, encode_pictures, matched_weight, step_of_quality
 
 SHARP = -30.0  # log-variance of a posterior whose samples are its mean (deviation 3e-7)
 
@@ -211,3 +211,53 @@ def test_no_gradient_reaches_the_frozen_2d_model_or_a_frozen_encoder() -> None:
     assert all(parameter.grad is None for parameter in image.parameters())
     assert video.encoder.value.grad is None  # type: ignore[union-attr]
     assert video.decoder.offset.grad is not None  # type: ignore[union-attr]
+
+
+def test_a_matched_rate_weighs_bits_as_the_step_of_each_clip_does() -> None:
+    quality, mse = torch.tensor([50.0, 60.0, 80.0]), torch.tensor([0.02, 0.02, 0.02])
+    plain = matched_weight("mse", 0.28, quality, mse)
+    assert plain.tolist() == pytest.approx([0.28, 0.07, 0.28 / 64])
+    decibels = matched_weight("mse-db", 0.28, quality, mse)
+    slope = 10 / math.log(10) / (0.02 + 3e-5)  # d (10 log10 mse) / d mse
+    assert decibels.tolist() == pytest.approx([0.28 * slope, 0.07 * slope, 1.0])  # held at one dB
+
+
+def test_the_theory_of_a_uniform_quantiser_gives_the_matched_rate_that_the_help_names() -> None:
+    step = 4 * 0.68  # of each of the 768 orthonormal coefficients of a patch of 256 pixels, at quality 50
+    errors = [step**2 / 12 / 4**bits for bits in (0.0, 1e-4)]  # mean square error where each has so many bits more
+    assert (errors[0] - errors[1]) / (768 * 1e-4 / 256) == pytest.approx(0.28, rel=0.02)
+
+
+def test_rounded_latents_pass_gradients_straight_and_dropped_layers_are_not_paid_for() -> None:
+    settings = config(rounded_share=1.0, learn_steps=True, sample_share=0.0)
+    objective = Objective(settings, torch.tensor([0.5, 0.5]), None, None)
+    layers = torch.tensor([0.3, 0.9]).view(1, 2, 1, 1, 1).expand(2, 2, 1, 1, 1).clone().requires_grad_()
+    step = objective.steps(torch.tensor([50.0, 50.0]))
+    rounded = objective._with_rounded(batch(), layers, torch.full_like(layers, 99.0), step)
+    assert rounded[0].flatten().tolist() == pytest.approx([0.5, 1.0])
+    rounded.sum().backward()
+    assert layers.grad is not None
+    assert layers.grad.flatten().tolist() == [1.0] * 4
+    # d rounded / d step = round(r) - r = 1 - 0.6 and 2 - 1.8; a step moves by ln 2 of itself an octave
+    gradient = objective.step_octaves.grad
+    assert gradient is not None
+    assert gradient[5].tolist() == pytest.approx([2 * 0.4 * 0.5 * math.log(2), 2 * 0.2 * 0.5 * math.log(2)], rel=1e-4)
+
+
+@pytest.mark.parametrize("dropped", [0.0, 1.0])
+def test_the_rate_of_a_layer_that_is_dropped_does_not_count(dropped: float) -> None:
+    torch.manual_seed(0)
+    layered = MiniAutoencoder(
+        mini_config(1, widths=(8, 8, 8), enhancement_channels=2, quality_aware=True, encoder_blocks=(1, 1, 1))
+    )
+    settings = config(
+        regularization="none", enhancement_drop=dropped, sample_share=0.0, matched_rate=0.1, position_power=2.0
+    )
+    objective = Objective(settings, torch.tensor([0.5, 0.5, 0.5]), None, None)
+    judged = objective(layered, batch(), progress=0.5, arithmetic=contextlib.nullcontext)
+    judged.loss.backward()
+    enhancement = layered.encoder.enhancement
+    assert enhancement is not None
+    gradient = enhancement.shortcut.weight.grad
+    assert (gradient is None or not bool(gradient.any())) == (dropped == 1.0)
+    assert bool(torch.isfinite(judged.loss))

@@ -107,3 +107,9 @@ def test_the_moving_average_follows_and_swaps() -> None:
     assert model.weight.item() == pytest.approx(0.95)
     average.swap()
     assert model.weight.item() == 1.0
+
+
+def test_a_constant_schedule_falls_in_a_straight_line_at_its_end() -> None:
+    settings = config(schedule="constant", cooldown=0.25, warmup_steps=0, final_rate=0.1)
+    factors = [schedule(100, progress, settings) for progress in (0.0, 0.5, 0.75, 0.875, 1.0)]
+    assert factors == pytest.approx([1, 1, 1, 0.55, 0.1])
