@@ -94,7 +94,7 @@ def import_file(
     mode: Mode = options.mode or (stored.export or {}).get("mode") or target.mode
     if model is not None and not model.config.is_video:
         mode = "image"
-    notices: list[str] = []
+    notices = list(stored.notices)
     header = _header(stored, latent, target, mode, model, options, notices.append)
     chunks = _chunks(stored, latent, header, options)
     with atomic_output(output, overwrite=overwrite, inputs=[source]) as sink:

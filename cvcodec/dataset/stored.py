@@ -44,6 +44,7 @@ class Stored:
     """What `cvcodec export` recorded; None for latents of other origin."""
     header: Header | None
     times: Mapping[str, NDArray[np.int64]]
+    notices: tuple[str, ...] = ()
 
 
 def read_latents(source: str | os.PathLike[str], *, key: str | None = None) -> Stored:
@@ -60,9 +61,10 @@ def read_latents(source: str | os.PathLike[str], *, key: str | None = None) -> S
     is_npy = head == _NPY_MAGIC or path.suffix.lower() == ".npy"
     if is_npy and key is not None:
         raise UsageError(f"{path}: a .npy file holds one array; leave out --key")
+    notices: list[str] = []
     try:
         if is_npy:
-            latents, record, times = _read_npy(path)
+            latents, record, times = _read_npy(path, notices)
         else:
             latents, record, times = _read_safetensors(path, key)
         header = load_header(record[HEADER_KEY].encode()) if HEADER_KEY in record else None
@@ -77,19 +79,31 @@ def read_latents(source: str | os.PathLike[str], *, key: str | None = None) -> S
         raise InputError(f"{path} cannot be read as latents, wanted .safetensors or .npy: {error}") from error
     if latents.dtype.kind != "f":
         raise InputError(f"{path} holds {latents.dtype}, latents are floats")
-    return Stored(latents, export, header, times)
+    return Stored(latents, export, header, times, tuple(notices))
 
 
-def _read_npy(path: Path) -> tuple[NDArray[Any], dict[str, str], dict[str, NDArray[np.int64]]]:
+def _read_npy(path: Path, notices: list[str]) -> tuple[NDArray[Any], dict[str, str], dict[str, NDArray[np.int64]]]:
     latents: NDArray[Any] | Mapping[str, Any] = np.load(path, allow_pickle=False)
     if not isinstance(latents, np.ndarray):
         raise ValueError("it holds several arrays")
     sidecar = Path(f"{path}.json")
     if not sidecar.is_file():
         return latents, {}, {}
-    beside = json.loads(sidecar.read_text(encoding="utf-8"))
+    beside = _object(sidecar)
+    if not {EXPORT_KEY, HEADER_KEY} & beside.keys():
+        notices.append(f"{sidecar} beside the latents is not of `cvcodec export`: it is not read")
+        return latents, {}, {}
     times = {name: np.array(beside[name], np.int64) for name in ("pts", "durations", "flags")}
     return latents, {name: json.dumps(beside[name]) for name in (EXPORT_KEY, HEADER_KEY)}, times
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where a file holds none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _read_safetensors(path: Path, key: str | None) -> tuple[NDArray[Any], dict[str, str], dict[str, NDArray[np.int64]]]:

@@ -24,6 +24,7 @@ from cvcodec.video.tags import KEEP_ALL, lost_tags
 
 _SUFFIXES = {"mp4": ".mp4", "mov": ".mov", "matroska": ".mkv", "webm": ".webm"}
 _MAX_TIMESCALE = (1 << 31) - 1
+_MAX_DURATION = (1 << 31) - 1  # of a frame in ticks, in MP4 and MOV
 _MILLISECOND = Fraction(1, 1000)
 _INTERLEAVE_US = "3000000"  # how long FFmpeg holds packets back for a silent stream, at most; else it is 10 s
 # FFmpeg's MOV muxer has tags for these, and refuses them when it writes its header.
@@ -68,6 +69,7 @@ class ContainerSink:
         )
         self._convert = RgbWriter(*size, spec.bit_depth, pixel_format, spec.color)
         self._durations: dict[int, int] = {}
+        self._suffix = _SUFFIXES[container]
         self._last = _LastPacket() if container in ("mp4", "mov") else None
         self._muxed = False
         self._milliseconds: str | None = None  # the suffix of a container that may have to round times
@@ -90,7 +92,7 @@ class ContainerSink:
     def _say_limits(self, container: str, codec: str) -> None:
         if container not in ("matroska", "webm"):
             return
-        suffix = _SUFFIXES[container]
+        suffix = self._suffix
         if (self._spec.time_base / _MILLISECOND).denominator != 1:
             self._milliseconds = suffix
         if self._spec.sample_aspect_ratio != 1 and not codec.startswith("libx26"):
@@ -168,6 +170,12 @@ class ContainerSink:
 
     def write(self, frame: Frame) -> None:
         """Encode and mux. Raises OutputError."""
+        if self._last is not None and (frame.duration or 0) > _MAX_DURATION:
+            length, most = (float(ticks * self._spec.time_base) for ticks in (frame.duration or 0, _MAX_DURATION))
+            raise OutputError(
+                f"{self._suffix} cannot hold a frame of {length:.0f} s: in ticks of {self._spec.time_base} s one lasts "
+                f"at most {most:.0f} s; use .mkv"
+            )
         picture = self._convert(frame.pixels)
         picture.pts, picture.time_base = frame.pts, self._spec.time_base
         picture.duration = frame.duration or 0

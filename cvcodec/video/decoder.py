@@ -31,6 +31,7 @@ from cvcodec.video.timestamps import FrameClock, Timeline
 # before, and gives others after a seek; such files are read from the beginning.
 _TIMED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "flv", "mxf", "nut"}
 _JOINED_FORMATS = {"mpegts"}  # of these, whose times may begin anew where files are joined end to end
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _FIRST_STEP_BACK = Fraction(2)
 _PACKET_LEAD = Fraction(1)  # seconds that packets of other streams may lie in front of the video of their time
 _PACKET_LAG = Fraction(10)  # and behind it
@@ -50,7 +51,7 @@ class Decoder:
     on_packet: is given every packet in file order (for copying other streams than this one), and None where reading
         starts again somewhere else; without it other streams are discarded unread.
     errors: decoding errors so far. notices: what a person should know, each once. crop: (top, bottom, left, right)
-    that the container asks for.
+    that the container asks for. context: PyAV's, of the decoder.
     Raises InputError where there is no such stream, or no decoder for it.
     """
 
@@ -87,14 +88,15 @@ class Decoder:
         if context is None:
             self.container.close()
             raise InputError(f"{self.source.name!r}: this FFmpeg has no decoder for its video stream")
+        self.context = _context_of(self.stream)
         if self._on_packet is None:
             for other in self.container.streams:
                 if other.index != self.stream.index:
                     other.discard = av.stream.Discard.all
-        self.stream.thread_type = "AUTO"
-        self.stream.thread_count = self._threads
-        self.stream.codec_context.flags |= Flags.output_corrupt
-        self._reorder_depth = self.stream.codec_context.reorder_depth
+        self.context.thread_type = "AUTO"
+        self.context.thread_count = self._threads
+        self.context.flags |= Flags.output_corrupt
+        self._reorder_depth = self.context.reorder_depth
         self._begin_times()
 
     def _begin_times(self) -> None:
@@ -162,7 +164,7 @@ class Decoder:
         self.say(f"damaged input: {reason(error)}")
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
-        context = self.stream.codec_context
+        context = self.context
         recent = _RecentPackets()
         sent = received = 0
         try:
@@ -200,9 +202,9 @@ class Decoder:
         if not packets:
             return
         last, errors = self._clock.newest, recent.errors_before()
-        context: Any = av.CodecContext.create(self.stream.codec_context.codec.name, "r")
+        context: Any = av.CodecContext.create(self.context.codec.name, "r")
         for name in ("extradata", "width", "height", "bits_per_coded_sample"):
-            setattr(context, name, getattr(self.stream.codec_context, name))
+            setattr(context, name, getattr(self.context, name))
         context.thread_type, context.thread_count = "SLICE", self._threads
         context.flags |= Flags.output_corrupt
         for packet in (*packets, None):
@@ -235,7 +237,8 @@ class Decoder:
                 self.container.seek(target, stream=self.stream)
             except (av.error.FFmpegError, OSError):
                 break
-            self.stream.codec_context.reorder_depth = self._reorder_depth
+            park(self.context)  # PyAV knows only of the stream's own
+            self.context.reorder_depth = self._reorder_depth
             self._begin_times()
             errors, lead, items = self.errors, deque[Timed](maxlen=2), self.frames()
             first: Timed | None = next(items, None)
@@ -303,7 +306,7 @@ class Decoder:
             yield from rest
 
     def _release(self) -> None:
-        park(self.stream.codec_context)
+        park(self.context)
         self.container.close()
 
     def close(self) -> None:
@@ -312,12 +315,25 @@ class Decoder:
         self.source.close()
 
     def __del__(self) -> None:
-        if getattr(self, "stream", None) is None:
+        if getattr(self, "context", None) is None:
             return
         if self._process == os.getpid():
-            park(self.stream.codec_context)
+            park(self.context)
         else:  # forked: its threads are not there to be waited for, neither here nor by FFmpeg
-            _INHERITED.append((self.container, self.stream))
+            _INHERITED.append((self.container, self.stream, self.context))
+
+
+def _context_of(stream: Any) -> Any:
+    """The decoder of a stream. Transparency of VP8 and VP9 lies beside their packets, where FFmpeg's own do not
+    look."""
+    name = _ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name)
+    transparent = any((key.lower(), value) == ("alpha_mode", "1") for key, value in stream.metadata.items())
+    if name is None or not transparent or name not in av.codecs_available:
+        return stream.codec_context
+    context: Any = av.CodecContext.create(name, "r")
+    for attribute in ("extradata", "width", "height"):
+        setattr(context, attribute, getattr(stream.codec_context, attribute))
+    return context
 
 
 class _RecentPackets:

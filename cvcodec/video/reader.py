@@ -28,6 +28,15 @@ from cvcodec.video.frame import Frame, VideoInfo
 from cvcodec.video.libav import as_fraction
 from cvcodec.video.source import Source, VideoSource
 
+_UNKEPT = {
+    "A53_CC": "captions (CEA-608, CEA-708)",
+    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
+    "DOVI_METADATA": "Dolby Vision metadata",
+    "DOVI_RPU_BUFFER": "Dolby Vision metadata",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid metadata",
+}
+"""Side data of frames, by FFmpeg's name, that no .cvl holds."""
+
 Seconds = Fraction | float | int | str
 """A time; strings and fractions are exact (`"1001/30000"`)."""
 
@@ -149,7 +158,7 @@ class VideoReader:
             color=color,
             bit_depth=depth,
             pixel_format=frame.format.name,
-            codec=decoder.stream.codec_context.name,
+            codec=decoder.context.name,
             container=decoder.container.format.name,
             average_rate=average,
             sample_aspect_ratio=ratio,
@@ -192,7 +201,7 @@ class VideoReader:
 
     def _color_of(self, frame: av.VideoFrame) -> Color:
         """Colour of a frame by its own tags, then by the stream's."""
-        context = self._decoder.stream.codec_context
+        context = self._decoder.context
 
         def tag(own: int, whole: int) -> int:
             return own if own != UNSPECIFIED else whole
@@ -210,7 +219,7 @@ class VideoReader:
 
     def _traits(self, frame: av.VideoFrame, color: Color) -> dict[str, tuple[str, str]]:
         """What a file has once for all frames, and what becomes of others: by name, (value, what is done)."""
-        ratio = as_fraction(self._decoder.stream.codec_context.sample_aspect_ratio)
+        ratio = as_fraction(self._decoder.context.sample_aspect_ratio)
         return {
             "colour": (str(color), "each frame is read by its own, the first frame's is reported"),
             "pixel aspect ratio": (str(ratio or "unspecified"), "the first frame's is reported"),
@@ -328,6 +337,9 @@ class VideoReader:
             self._decoder.say("frames flagged interlaced were deinterlaced with bwdif")
         if frame.is_corrupt:
             self.corrupt_frames += 1
+        if frame.key_frame:
+            for what in _UNKEPT.keys() & side_data(frame).keys():
+                self._decoder.say(f"{_UNKEPT[what]} inside the video stream are not kept")
         return Frame(
             pixels=pixels,
             pts=item.pts,

@@ -196,6 +196,21 @@ def test_times_follow_the_rate_that_is_asked_for(models: dict[str, VideoAutoenco
     assert seconds == [Fraction(1001 * number, 30000) for number in range(5)]
 
 
+@pytest.mark.parametrize("text", ['{"prompt": "a fox"}', "[1, 2]", "no JSON", "[" * 100_000])
+def test_a_foreign_file_beside_the_latents_is_left_alone_and_named(
+    text: str, models: dict[str, VideoAutoencoder], tmp_path: Path
+) -> None:
+    np.save(tmp_path / "g.npy", np.zeros((1, 2, 4, 2, 2), np.float32))
+    (tmp_path / "g.npy.json").write_text(text)
+    result = import_file(
+        tmp_path / "g.npy", tmp_path / "g.cvl", model=models["sd"], options=ImportOptions(target="svd")
+    )
+    assert result.notices == (
+        f"{tmp_path / 'g.npy.json'} beside the latents is not of `cvcodec export`: it is not read",
+    )
+    assert result.frames == 5
+
+
 def test_bfloat16_and_other_names_are_read(models: dict[str, VideoAutoencoder], tmp_path: Path) -> None:
     from safetensors.torch import save_file as save_torch
 

@@ -312,6 +312,18 @@ def test_what_does_not_fit_is_refused_before_the_first_frame(
         VideoWriter(tmp_path / name, width=64, height=48, time_base=BASE, **options)
 
 
+@pytest.mark.parametrize(("suffix", "held"), [("mp4", False), ("mov", False), ("mkv", True)])
+def test_a_frame_that_lasts_too_long_for_a_container_names_another(tmp_path: Path, suffix: str, held: bool) -> None:
+    base, length = Fraction(1, 90000), 1 << 31
+    frames = [Frame(pictures(32, 16, 1)[0].pixels, pts, length) for pts in (0, length)]
+    if held:
+        write(tmp_path / "a.mkv", frames, time_base=base)
+        assert [frame.pts for frame in read(tmp_path / "a.mkv")] == [0, round(length * base * 1000)]
+        return
+    with pytest.raises(OutputError, match=rf"\.{suffix} cannot hold a frame of 23861 s.*use \.mkv"):
+        write(tmp_path / f"a.{suffix}", frames, time_base=base)
+
+
 def test_frames_unlike_the_first_and_backward_times_are_programmers_mistakes(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / "a.mp4", width=64, height=48, time_base=BASE) as writer:
         writer.write(pictures(64, 48, 1)[0])
