@@ -175,10 +175,14 @@ def batch(
         latent_space_id=model.latent_space_id,
     )
     said: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     with _watch(len(clips), hidden=quiet or json) as monitor:
 
         def finished(outcome: Outcome) -> None:
             monitor.finished(outcome)
+            if outcome.video_bytes and outcome.source_video_bytes:
+                sizes["ours"] += outcome.video_bytes
+                sizes["sources"] += outcome.source_video_bytes
             if json:
                 report.emit(_line(outcome))
                 return
@@ -233,6 +237,9 @@ def batch(
             f"{out}: {summary.encoded} encoded, {summary.skipped} already there, {len(summary.failures)} failed"
             f"{damaged}; index {summary.index.name}"
         )
+        if sizes["sources"]:
+            ratio, size = sizes["ours"] / sizes["sources"], report.format_size(sizes["sources"])
+            report.say(f"{ratio:.2f} times the video of the sources encoded now, {size}")
     if summary.failures:
         raise typer.Exit(1)
     if strict and summary.damaged:
@@ -252,6 +259,8 @@ def _line(outcome: Outcome) -> dict[str, object]:
         "attempts": outcome.attempts,
         "seconds": outcome.seconds,
         "notices": list(outcome.notices),
+        "video_bytes": outcome.video_bytes,
+        "source_video_bytes": outcome.source_video_bytes,
         **record,
     }
 

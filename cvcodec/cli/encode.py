@@ -205,5 +205,8 @@ def encode(
             f"{destination}: {result.frames} frames of {result.width}x{result.height}, "
             f"{report.format_size(result.size_bytes)}, {result.bpp:.4f} bpp, {result.megapixels_per_s:.2f} Mpixel/s"
         )
+        if result.source_bytes and result.size_to_source is not None:
+            source_size = report.format_size(result.source_bytes)
+            report.say(f"{result.size_to_source:.2f} times the source's video, {source_size}")
     if strict and result.damage is not None:
         raise InputError(f"{result.damage}; {destination} was written, --strict asks to fail")

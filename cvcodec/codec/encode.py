@@ -152,6 +152,7 @@ def encode_stream(
             height=info.height,
             size_bytes=encoder.size,
             copied_bytes=encoder.copied,
+            source_bytes=reader.stream_bytes(encoder.first_pts, encoder.last_pts),
             decode_errors=reader.decode_errors,
             concealed_frames=reader.corrupt_frames,
             resumed_frames=encoder.resumed,
@@ -201,6 +202,7 @@ class _Encoder:
         self._latents = 0
         self._resumed = sink if isinstance(sink, PartialSink) and sink.header is not None else None
         self.frames = self.chunks = self.size = self.copied = self.resumed = 0
+        self.first_pts = self.last_pts = 0
         self.model_seconds = 0.0
 
     def run(self, frames: Iterable[Frame]) -> None:
@@ -314,6 +316,8 @@ class _Encoder:
             self._write_chunk(self._writer, latent, pts, durations, flags)
             if (flush := getattr(self._sink, "flush", None)) is not None:
                 flush()  # what is whole survives when this process is killed
+        self.first_pts = self.first_pts if self.frames else times[0].pts
+        self.last_pts = times[-1].pts
         self.frames += len(times)
         self.chunks += 1
         self.size = self._writer.bytes_written

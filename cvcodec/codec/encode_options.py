@@ -51,6 +51,8 @@ class EncodeResult:
     size_bytes: int
     copied_bytes: int
     """Of which streams copied from the source."""
+    source_bytes: int | None
+    """Of the source's own packets of the same frames; None for images."""
     decode_errors: int
     """Packets of the source that could not be decoded."""
     concealed_frames: int
@@ -81,6 +83,11 @@ class EncodeResult:
         return 8 * (self.size_bytes - self.copied_bytes) / self.pixels
 
     @property
+    def size_to_source(self) -> float | None:
+        """Size of everything but copied streams as a multiple of `source_bytes`."""
+        return (self.size_bytes - self.copied_bytes) / self.source_bytes if self.source_bytes else None
+
+    @property
     def megapixels_per_s(self) -> float:
         """Speed of the whole command; what came from a partial file does not count."""
         done = self.width * self.height * (self.frames - self.resumed_frames)
@@ -95,6 +102,8 @@ class EncodeResult:
             "height": self.height,
             "size_bytes": self.size_bytes,
             "copied_bytes": self.copied_bytes,
+            "source_video_bytes": self.source_bytes,
+            "size_to_source": self.size_to_source,
             "decode_errors": self.decode_errors,
             "concealed_frames": self.concealed_frames,
             "resumed_frames": self.resumed_frames,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cvcodec.bitstream import BitstreamReader
-from cvcodec.codec import EncodeOptions
+from cvcodec.codec import EncodeOptions, EncodeResult
 from cvcodec.codec.encode import encode_stream
 from cvcodec.codec.encode_options import describe_damage
 from cvcodec.data.index import BATCH_KEY, Record, describe, identities_of
@@ -77,6 +77,10 @@ class Outcome:
     attempts: int = 0
     seconds: float = 0.0
     notices: tuple[str, ...] = ()
+    video_bytes: int | None = None
+    """Of an output made now, copied streams excluded."""
+    source_video_bytes: int | None = None
+    """Of the source's own packets of the same frames, where it was read now."""
 
     @property
     def damage(self) -> str | None:
@@ -143,10 +147,16 @@ def encode_clip(
             found = _existing(task, job)
             if found is not None:
                 return Outcome(clip=clip, status="skipped", record=found, seconds=time.monotonic() - begun)
-            record, notices = _encode(task, job, encoder, on_frames)
-            spent = time.monotonic() - begun
+            record, result = _encode(task, job, encoder, on_frames)
             return Outcome(
-                clip=clip, status="encoded", record=record, attempts=attempts, seconds=spent, notices=notices
+                clip=clip,
+                status="encoded",
+                record=record,
+                attempts=attempts,
+                seconds=time.monotonic() - begun,
+                notices=result.notices,
+                video_bytes=result.size_bytes - result.copied_bytes,
+                source_video_bytes=result.source_bytes,
             )
         except Stopped:
             raise
@@ -214,7 +224,7 @@ def _columns(task: Task) -> dict[str, str]:
 
 def _encode(
     task: Task, job: Job, encoder: SharedEncoder, on_frames: Callable[[int, int | None], None]
-) -> tuple[Record, tuple[str, ...]]:
+) -> tuple[Record, EncodeResult]:
     clip = task.clip
     target = Path(job.out) / clip.output
     stamp = _stamp(clip.source)  # before it is read: what is written meanwhile is another source
@@ -238,7 +248,7 @@ def _encode(
             partial_path(target).unlink(missing_ok=True)  # ours alone: the lock on it is still held
             raise
     record = describe(target, Path(job.out), source=clip.source, columns=_columns(task))
-    return {**record, **stamp}, result.notices
+    return {**record, **stamp}, result
 
 
 def _one_line(text: Any) -> str:

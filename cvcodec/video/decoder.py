@@ -10,6 +10,7 @@ at last the beginning.
 
 import os
 import re
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -33,6 +34,7 @@ _TIMED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "flv", "
 _JOINED_FORMATS = {"mpegts"}  # of these, whose times may begin anew where files are joined end to end
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _FIRST_STEP_BACK = Fraction(2)
+_TIMELESS = -(2**63)  # of packets without time stamps
 _PACKET_LEAD = Fraction(1)  # seconds that packets of other streams may lie in front of the video of their time
 _PACKET_LAG = Fraction(10)  # and behind it
 
@@ -64,6 +66,7 @@ class Decoder:
         self._number = stream or 0
         self._threads = threads or 0
         self._on_packet = on_packet
+        self._sizes = array("q")  # size and time of each packet, in turn: 16 bytes a frame, however long the video
         self._joined: bool | None = None  # whether its times jump back; looked for where that matters
         self._process = os.getpid()
         self._open()
@@ -115,6 +118,11 @@ class Decoder:
         """Seconds per tick."""
         return as_fraction(self.stream.time_base) or Fraction(1, 1000)
 
+    def stream_bytes(self, first: int, last: int) -> int:
+        """Bytes of the packets read so far of frames with time stamps from `first` to `last`."""
+        pairs = zip(self._sizes[::2], self._sizes[1::2], strict=True)
+        return sum(size for size, time in pairs if time == _TIMELESS or first <= time <= last)
+
     def say(self, notice: str) -> None:
         """Add to `notices`, once."""
         if notice not in self.notices:
@@ -155,6 +163,8 @@ class Decoder:
                     return  # PyAV's flush marker; `_decoded` flushes itself
                 if self._on_packet is not None:
                     self._on_packet(packet)
+                time = packet.dts if packet.pts is None else packet.pts
+                self._sizes.extend((packet.size, _TIMELESS if time is None else time))
                 yield packet
             elif self._on_packet is not None and packet.size:
                 self._on_packet(packet)

@@ -243,6 +243,11 @@ class VideoReader:
         """Packets that FFmpeg could not decode, so far."""
         return self._decoder.errors
 
+    def stream_bytes(self, first: int, last: int) -> int | None:
+        """Bytes of the packets that hold the frames read so far with time stamps from `first` to `last`; None for
+        images."""
+        return None if self._source.images else self._decoder.stream_bytes(first, last)
+
     @property
     def container(self) -> av.container.InputContainer:
         """The open PyAV container: chapters, metadata, streams that are not video. Do not read packets from it."""

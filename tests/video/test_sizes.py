@@ -85,3 +85,21 @@ def test_a_pipe_is_no_file_that_is_read_twice(tmp_path: Path) -> None:
         os.close(ends[1])
     refuse_pipe(tmp_path, "--target")
     refuse_pipe("absent.mkv", "--target")
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_a_reader_tells_the_bytes_of_the_packets_of_the_frames_it_gave(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    film(path, Track(seconds=2.0), frames=50)
+    with VideoReader(path) as reader:
+        frames = list(reader)
+        assert reader.stream_bytes(frames[0].pts, frames[-1].pts) == written(path, "video")
+    with VideoReader(path, start=0.8, end=1.2) as reader:
+        frames = list(reader)
+        given = reader.stream_bytes(frames[0].pts, frames[-1].pts)
+    with av.open("file:" + str(path)) as container:
+        video = container.streams.video[0]
+        packets = [packet for packet in container.demux(video) if packet.size]
+        wanted = [packet.size for packet in packets if 0.8 <= float(packet.pts * packet.time_base) < 1.2]
+    assert len(frames) == len(wanted) == 10
+    assert given == sum(wanted)
