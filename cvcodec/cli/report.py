@@ -12,7 +12,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
@@ -22,6 +22,11 @@ from cvcodec.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+    from rich.table import Table
+
+
+_shown: list[Console] = []
+"""The console of the bar that is on the screen, if one is: only that one writes above it."""
 
 
 class _PlainConsole(Console):
@@ -38,8 +43,8 @@ class _PlainConsole(Console):
 
 
 def stderr_console() -> Console:
-    """A console on the current standard error."""
-    return _PlainConsole(stderr=True)
+    """The console on the current standard error."""
+    return _shown[-1] if _shown else _PlainConsole(stderr=True)
 
 
 def stdout_console() -> Console:
@@ -134,7 +139,11 @@ def progress(task: str, total: int | None = None, *, quiet: bool = False) -> Ite
         yield _ignore
         return
     with _bar() as bar:
-        yield _Bar(bar, bar.add_task(task, total=total, size=""))
+        _shown.append(bar.console)
+        try:
+            yield _Bar(bar, bar.add_task(task, total=total, size=""))
+        finally:
+            _shown.pop()
 
 
 def stderr_is_terminal() -> bool:
@@ -164,17 +173,31 @@ def _bar() -> Progress:
             speed = task.finished_speed or task.speed
             return Text("" if speed is None else f"{speed:.1f} fps", style="progress.data.speed")
 
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        SpeedColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[size]}", style="progress.filesize"),
-        console=stderr_console(),
-        transient=True,
+    # With the columns each needs at most; the last are left out first where the screen is too narrow for all.
+    columns: tuple[tuple[ProgressColumn, int], ...] = (
+        (TextColumn("{task.description}"), 6),
+        (MofNCompleteColumn(), 15),
+        (TimeRemainingColumn(), 7),
+        (SpeedColumn(), 10),
+        (TextColumn("{task.fields[size]}", style="progress.filesize"), 8),
+        (BarColumn(), 40),
+        (TimeElapsedColumn(), 7),
     )
+
+    console = stderr_console()
+
+    class Fitting(Progress):
+        def make_tasks_table(self, tasks: Iterable[Task]) -> Table:
+            width, fitting = console.width, []
+            for column, most in columns:
+                width -= most + 1
+                if width < 0:
+                    break
+                fitting.append(column)
+            self.columns = tuple(fitting)
+            return super().make_tasks_table(tasks)
+
+    return Fitting(console=console, transient=True)
 
 
 class _Bar:
@@ -183,6 +206,7 @@ class _Bar:
         self._task = task
 
     def __call__(self, frames: int, size: int | None = None, total: int | None = None) -> None:
+        total = None if total is None else max(total, frames)  # it is an estimate
         self._bar.update(self._task, completed=frames, total=total, size=format_size(size) if size else "")
 
 

@@ -12,6 +12,7 @@ import json
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -175,7 +176,8 @@ def _unpickle(path: Path) -> object:
         with open(path, "rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"
         # Only the zip format (since PyTorch 1.6) can be mapped; older files are read whole.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings(action="ignore"):  # what torch has to say of it is no more than our refusal
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]{1,80})", str(error))
         what = f"the object {named[1]}" if named else "something that is not a tensor"

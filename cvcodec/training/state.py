@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,8 @@ def load_state(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"nothing to resume in {folder}: it has no {STATE_NAME}; start without --resume")
     try:
-        parts: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):
+            parts: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} is damaged: {str(error).splitlines()[0][:200]}") from error
     if parts.get("format") != _FORMAT:

@@ -242,6 +242,8 @@ class ContainerSink:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+            if self._file.failure is not None:  # FFmpeg may not say
+                raise self._file.failure
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise OutputError(f"cannot write {self._file.label!r}: {reason(error)}") from error
 

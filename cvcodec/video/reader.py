@@ -44,6 +44,7 @@ MOST_SECONDS = 10**9
 """Of a time, 31 years: FFmpeg counts in 64 bits, of which fine time bases leave little more."""
 
 _TOLERANCE = Fraction(1, 1_000_000)  # floats given for times that are no short decimals
+_ROUNDING = Fraction(1, 100)  # of a frame, in rates and lengths of containers
 _SEEK_FROM = Fraction(1)  # nearer to the beginning than this, decoding is cheaper than seeking
 
 
@@ -262,7 +263,9 @@ class VideoReader:
             begin = max(offset, self._start or Fraction(0))
             finish = offset + self.info.duration
             finish = finish if self._end is None else min(finish, self._end)
-            count = max(0, round(count * (finish - begin) / self.info.duration))
+            rate = self.info.average_rate or count / self.info.duration
+            ends = [math.ceil((time - offset) * rate - _ROUNDING) for time in (begin, finish)]
+            count = max(0, ends[1] - ends[0])
         return count if self._limit is None else min(self._limit, count or self._limit)
 
     def __iter__(self) -> Iterator[Frame]:

@@ -1,7 +1,8 @@
 """What every kind of output shares: the description of its stream, and the file it goes to."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, BinaryIO, Protocol
@@ -49,7 +50,8 @@ class Sink(Protocol):
 class OutputFile:
     """A binary file to write to: a path, opened and closed here, or a file object, which stays open.
 
-    After `kill`, writes are swallowed, so that a half-written container cannot be given an ending."""
+    After `kill`, and after an error, writes are swallowed: a half-written container cannot be given an ending, and
+    FFmpeg, which goes on after an error, meets with one only (PyAV prints any further one)."""
 
     def __init__(self, target: str | os.PathLike[str] | BinaryIO, label: str | None = None) -> None:
         """label: what messages call it; None for the path, or the object's name."""
@@ -58,6 +60,8 @@ class OutputFile:
         )
         self._owned = isinstance(target, (str, os.PathLike))
         self._dead = False
+        self.failure: OSError | None = None
+        """The error that has ended the writing."""
         self._raw: Any = target
         if isinstance(target, (str, os.PathLike)):
             try:
@@ -67,7 +71,7 @@ class OutputFile:
         elif not hasattr(target, "write"):
             raise OutputError(f"cannot write video to {type(target).__name__}; wanted a path or a binary file object")
         if self.seekable():
-            self.seek, self.tell = self._raw.seek, self._raw.tell
+            self.seek, self.tell = self._seek, self._raw.tell
 
     def writable(self) -> bool:
         """Always: PyAV asks."""
@@ -83,18 +87,36 @@ class OutputFile:
         view = memoryview(data)
         if not self._dead:
             done = 0
-            while done < len(view):
-                count = self._raw.write(view[done:])
-                done += len(view) - done if count is None else count
+            with self._failing_once():
+                while done < len(view):
+                    count = self._raw.write(view[done:])
+                    done += len(view) - done if count is None else count
         return len(view)
+
+    def _seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if self._dead:
+            return offset
+        with self._failing_once():  # what a buffer holds is written first
+            position: int = self._raw.seek(offset, whence)
+        return position
+
+    @contextmanager
+    def _failing_once(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.failure = error
+            self.kill()
+            raise
 
     def kill(self) -> None:
         """Swallow all further writes."""
         self._dead = True
 
     def close(self) -> None:
-        """Flush, and close what was opened here."""
-        if self._owned:
-            self._raw.close()
-        elif not self._dead and hasattr(self._raw, "flush"):
-            self._raw.flush()
+        """Flush, and close what was opened here. After an error that is a formality, which raises no other."""
+        with suppress(OSError) if self._dead else nullcontext():
+            if self._owned:
+                self._raw.close()
+            elif not self._dead and hasattr(self._raw, "flush"):
+                self._raw.flush()

@@ -208,7 +208,16 @@ class _Nameless:
     """A seekable file object without its `name`, which FFmpeg would interpret."""
 
     def __init__(self, raw: BinaryIO) -> None:
-        self.read, self.seek, self.tell = raw.read, raw.seek, raw.tell
+        self._read, self.seek, self.tell = raw.read, raw.seek, raw.tell
+        self._failed = False
+
+    def read(self, size: int = -1) -> bytes:
+        """As the file's. After an error it is at its end: FFmpeg reads on, and PyAV prints all errors but one."""
+        try:
+            return b"" if self._failed else self._read(size)
+        except OSError:
+            self._failed = True
+            raise
 
 
 class Source:

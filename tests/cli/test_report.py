@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from fractions import Fraction
@@ -106,17 +107,16 @@ def test_there_is_no_progress_in_a_pipe_not_even_with_forced_colours() -> None:
     assert (result.stdout, result.stderr) == ("done\n", "")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
-def test_a_terminal_shows_frames_speed_and_size_and_is_left_clean() -> None:
+def on_a_terminal(program: str, columns: int) -> str:
+    """What a program writes to standard error, if that is a terminal of so many columns."""
     import pty
 
     main, terminal = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRESS.replace("meter(frames", "import time; time.sleep(0.15); meter(frames")],
+        [sys.executable, "-c", program],
         stderr=terminal,
         stdout=subprocess.DEVNULL,
-        env=environment,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": str(columns)},
     )
     os.close(terminal)
     shown = b""
@@ -129,10 +129,36 @@ def test_a_terminal_shows_frames_speed_and_size_and_is_left_clean() -> None:
             break
         shown += piece
     os.close(main)
-    assert process.wait(30) == 0
-    text = shown.decode()
+    assert process.wait(60) == 0
+    return shown.decode()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_a_terminal_shows_frames_speed_and_size_and_is_left_clean() -> None:
+    text = on_a_terminal(PROGRESS.replace("meter(frames", "import time; time.sleep(0.15); meter(frames"), 120)
     assert "encoding" in text
     assert "/250" in text
     assert "fps" in text
     assert "kB" in text
     assert text.rstrip().endswith("\x1b[2K")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+def test_a_note_takes_the_place_of_the_bar_which_goes_on_below() -> None:
+    talking = PROGRESS.replace(
+        'print("done")', '    from cvcodec.cli.report import note, say\n    note("one")\n    say("two")'
+    )
+    text = on_a_terminal(talking, 120)
+    erased = r"\x1b\[2K(?:\x1b\[[\d;]*[mA])*"
+    assert re.search(erased + "cvcodec: ", text)
+    assert re.search(erased + "two", text)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("columns", [20, 40, 60, 80])
+def test_a_narrow_terminal_loses_columns_and_no_digits(columns: int) -> None:
+    counts = PROGRESS.replace("250", "123456").replace("251, 50", "123457, 61728")
+    text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", on_a_terminal(counts, columns))
+    assert "123456/123456" in text.replace(" ", "") if columns > 20 else "encoding" in text
+    assert "\u2026" not in text  # what rich puts in place of what it cuts
+    assert ("fps" in text) == (columns >= 60)

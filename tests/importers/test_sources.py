@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -147,6 +149,16 @@ def test_a_pickle_that_would_run_code_is_refused_and_runs_nothing(tmp_path: Path
     with pytest.raises(CheckpointError, match=r"was refused: .*mkdir.* could run code"):
         open_source(str(file)).read_tensors()
     assert not trace.exists()
+
+
+def test_a_pickle_is_refused_by_our_sentence_alone(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    (tmp_path / "a.ckpt").write_bytes(pickle.dumps({"a": Fraction(1)}, protocol=4))  # torch has warnings for both
+    torch.jit.script(torch.nn.Linear(2, 2)).save(str(tmp_path / "b.ckpt"))
+    recwarn.clear()
+    for name in ("a.ckpt", "b.ckpt"):
+        with pytest.raises(CheckpointError, match=name):
+            open_source(str(tmp_path / name)).read_tensors()
+    assert recwarn.list == []
 
 
 def test_a_checkpoint_that_is_damaged_or_holds_no_tensors_is_refused(tmp_path: Path) -> None:

@@ -209,6 +209,19 @@ def test_a_trim_that_cannot_be_is_refused(make: Any, tmp_path: Path) -> None:
     assert read(tmp_path / "a.mp4", start=100) == []
 
 
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(30000, 1001)])
+@pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
+@pytest.mark.parametrize(
+    ("start", "end"), [(None, "1.01"), ("0.5", None), ("0.49", "1.51"), (None, "9"), ("1", "1.02")]
+)
+def test_the_number_of_frames_in_a_trim_is_known_before(
+    make: Any, tmp_path: Path, rate: Fraction, container: str, start: str | None, end: str | None
+) -> None:
+    make.encode(str(tmp_path / "a"), make.moving(32, 32, 50), container=container, rate=rate, time_base=1 / rate)
+    with VideoReader(tmp_path / "a", start=start, end=end) as reader:
+        assert reader.expected_frames == len(list(reader))
+
+
 def test_the_timeline_begins_with_whichever_stream_begins_first(make: Any, tmp_path: Path) -> None:
     path = str(tmp_path / "a.mkv")
     container = av.open(path, "w")

@@ -1,5 +1,6 @@
 """Reading what is damaged, truncated or no video at all."""
 
+import errno
 import io
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,22 @@ def test_a_change_of_size_is_an_error_and_never_a_resize(make: Any, tmp_path: Pa
     (tmp_path / "a.h264").write_bytes(parts[0].getvalue() + parts[1].getvalue())
     with pytest.raises(InputError, match="64x48 to 32x48"):
         read(tmp_path / "a.h264")
+
+
+def test_a_file_that_cannot_be_read_is_one_error_and_nothing_else_is_printed(
+    make: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Failing(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            self.reads += 1
+            if self.reads > 3:
+                raise OSError(errno.EIO, "Input/output error")
+            return super().read(min(size or 0, 2000))
+
+    target = io.BytesIO()
+    make.encode(target, make.moving(64, 48, 20), container="matroska")
+    with pytest.raises(InputError, match="Input/output error"):
+        read(Failing(target.getvalue()))
+    assert capfd.readouterr().err == ""

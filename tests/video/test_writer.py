@@ -1,5 +1,8 @@
 """Writing: what plain PyAV reads back from what was written."""
 
+import errno
+import io
+import os
 import struct
 from dataclasses import astuple
 from fractions import Fraction
@@ -385,6 +388,23 @@ def test_other_streams_can_join_the_container(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.mp4")) as container:
         assert [s.type for s in container.streams] == ["video", "audio"]
         assert sum(1 for _ in container.decode(video=0)) == 30
+
+
+@pytest.mark.parametrize("container", ["matroska", "mp4"])
+def test_a_full_disk_behind_a_buffer_is_one_error_and_nothing_else_is_printed(
+    container: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Full(io.BytesIO):
+        """Fails as a buffered file does: in a write, and again whenever the buffer is to be emptied."""
+
+        def write(self, data: Any) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        seek = flush = close = write
+
+    with pytest.raises(OutputError, match="No space left on device"):
+        write(Full(), pictures(64, 48, 30), container=container, codec="ffv1" if container == "matroska" else None)
+    assert capfd.readouterr().err == ""
 
 
 def test_formats_go_by_extension() -> None:
