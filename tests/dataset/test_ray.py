@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ import pytest
 from cvcodec.dataset import work
 from cvcodec.dataset.batch import Summary, run_batch
 from cvcodec.dataset.engines import ray as engine
+from cvcodec.dataset.engines import ray_address
+from cvcodec.dataset.engines.ray_address import check_address
 from cvcodec.dataset.sources import find_clips
 from cvcodec.dataset.work import Outcome, Task
 from cvcodec.errors import DeviceError, MissingDependencyError
@@ -32,10 +35,16 @@ from tests.dataset.test_batch import encode, make_job, tree
 
 CLIPS = 80
 
+LOOPBACK = "127.0.0.2"
+"""Ray takes 127.0.0.1 for this machine's address in its network, which need not lead back here; this one it leaves."""
+
+PATIENCE_S = 400
+"""No wait is for a time; this only ends one whose state never comes."""
+
 
 def free_port() -> int:
     with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
@@ -43,7 +52,7 @@ def free_port() -> int:
 def node(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A Ray node of two processors, in a session of its own, so that all of it can be killed."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--num-cpus=2", "--disable-usage-stats"]
-    command += ["--node-ip-address=127.0.0.1", "--object-store-memory=100000000", *arguments]
+    command += [f"--node-ip-address={LOOPBACK}", "--object-store-memory=100000000", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         yield process
@@ -58,28 +67,41 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def wait_for(address: str, nodes: int) -> None:
-    """Until the cluster has that many nodes."""
+def wait_for(address: str, nodes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Until the cluster has all these nodes."""
     import ray
 
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            ray.init(address=address, log_to_driver=False, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError):
-            time.sleep(0.5)
-            continue
-        try:
-            while time.monotonic() < deadline:
-                if sum(entry["Alive"] for entry in ray.nodes()) >= nodes:
-                    return
-                time.sleep(0.2)
-        finally:
-            ray.shutdown()
-    raise TimeoutError(f"no cluster of {nodes} nodes at {address}")
+    wait_until(lambda: answers(address), nodes, "a cluster that answers")
+    ray.init(address=address, log_to_driver=False, configure_logging=False)
+    try:
+        wait_until(lambda: sum(entry["Alive"] for entry in ray.nodes()) >= len(nodes), nodes, "a cluster of all nodes")
+    finally:
+        ray.shutdown()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="kills a process group")
+def answers(address: str) -> bool:
+    try:
+        check_address(address)
+    except DeviceError:
+        return False
+    return True
+
+
+def wait_until(state: Callable[[], bool], nodes: Sequence[subprocess.Popen[bytes]], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not state():
+        assert all(node.poll() is None for node in nodes), f"a node ended before there was {what}"
+        assert time.monotonic() < deadline, f"never saw {what}"
+        time.sleep(0.2)
+
+
+def living_workers() -> int:
+    from ray._private.state import actors
+
+    return sum(actor["State"] == "ALIVE" for actor in actors().values())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="kills a process group; other systems have one loopback address")
 @pytest.mark.skipif("CVCODEC_TEST_RAY" not in os.environ, reason="starts a cluster: CVCODEC_TEST_RAY=1 runs it")
 def test_a_node_killed_midway_costs_no_output_and_changes_none(
     model: VideoAutoencoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -97,16 +119,16 @@ def test_a_node_killed_midway_costs_no_output_and_changes_none(
     notices: list[str] = []
     with ExitStack() as stack:
         temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray"))  # short: sockets lie in it
-        address = f"127.0.0.1:{free_port()}"
+        address = f"{LOOPBACK}:{free_port()}"
         head = [f"--port={address.rpartition(':')[2]}", "--include-dashboard=false", f"--temp-dir={temporary}"]
-        stack.enter_context(node("--head", *head))
-        wait_for(address, 1)
+        first = stack.enter_context(node("--head", *head))
+        wait_for(address, [first])
         second = stack.enter_context(node(f"--address={address}"))
-        wait_for(address, 2)
+        wait_for(address, [first, second])
 
         def note(outcome: Outcome) -> None:
-            if len(notices) < 2:
-                time.sleep(3)  # until both workers are ready: the first one shall not do it all
+            if len(notices) < 2:  # the first worker shall not do it all
+                wait_until(lambda: living_workers() == 2, [first, second], "two workers")
             else:
                 outcomes.append(outcome)
                 if len(outcomes) == 5:
@@ -290,3 +312,69 @@ def test_without_ray_the_engine_says_what_to_install(
     job = make_job(model, tmp_path)
     with pytest.raises(MissingDependencyError, match=r"cvcodec\[ray\]"):
         run_batch(find_clips([videos]), job, lambda tasks: engine.run_ray(tasks, job, model))
+
+
+# ------------------------------------------------------------------------------------------------ dead addresses
+
+
+@contextmanager
+def listener(answer: bytes | None) -> Iterator[str]:
+    """The address of somebody who gives one answer to whatever is said; None: never any."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server, ExitStack() as stack:
+
+        def serve() -> None:
+            with suppress(OSError):
+                connection = stack.enter_context(server.accept()[0])
+                connection.recv(100)
+                if answer is not None:
+                    connection.sendall(answer)
+                    connection.shutdown(socket.SHUT_WR)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
+
+
+def test_a_server_that_speaks_as_rays_does_is_taken_for_one() -> None:
+    settings = bytes((0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100))  # RFC 9113: a SETTINGS frame of one setting
+    with listener(settings) as address:
+        check_address(address)
+    with listener(settings) as address:
+        check_address(f"ray://{address}")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "something else listens"),
+        (b"", "something else"),
+        (None, "no answer in time"),
+    ],
+)
+def test_who_is_no_cluster_is_told_at_once(monkeypatch: pytest.MonkeyPatch, answer: bytes | None, reason: str) -> None:
+    monkeypatch.setattr(ray_address, "_PATIENCE_S", 0.3)
+    with listener(answer) as address, pytest.raises(DeviceError, match=f"{address}: {reason}.*give another --address"):
+        check_address(address)
+
+
+def test_a_dead_address_ends_the_run_before_ray_waits_for_it(
+    model: VideoAutoencoder, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class NeverAsked(PretendedRay):
+        def is_initialized(self) -> bool:
+            return False
+
+    with closing(socket.create_server(("127.0.0.1", 0))) as closed:
+        dead = f"127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setattr(engine, "ray", NeverAsked(set()))
+    job = make_job(model, tmp_path / "out")
+    for address, variable in ((dead, ""), (None, dead)):
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+        with pytest.raises(DeviceError, match=f"no Ray cluster answers at {dead}: "):
+            run_batch(find_clips([videos]), job, lambda tasks: engine.run_ray(tasks, job, model, address=address))  # noqa: B023
+    for address in ("10.0.0.1", "10.0.0.1:port", ":6379"):
+        with pytest.raises(DeviceError, match="wanted HOST:PORT"):
+            check_address(address)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    check_address(None)

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from cvcodec.dataset.engines.ray_address import check_address
 from cvcodec.dataset.sharing import SharedEncoder
 from cvcodec.dataset.work import Job, Outcome, Task, encode_clip
 from cvcodec.errors import DeviceError, MissingDependencyError
@@ -75,6 +76,7 @@ def run_ray(
     try:
         begun = not ray.is_initialized()
         if begun:
+            check_address(address)
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports its use by default
             ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
