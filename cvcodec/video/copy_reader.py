@@ -100,7 +100,8 @@ class StreamCopier:
                 )
         if encoded is None:
             return
-        videos = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        part = av.stream.Disposition.attached_pic | av.stream.Disposition.dependent  # the latter: a tile of a picture
+        videos = [s for s in container.streams.video if s.index == encoded or not s.disposition & part]
         for stream in videos:
             if stream.index == encoded:
                 self._container = CopiedContainer(

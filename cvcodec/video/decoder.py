@@ -22,8 +22,9 @@ import av.filter
 from av.codec.context import Flags
 
 from cvcodec.errors import InputError
+from cvcodec.video import tiles
 from cvcodec.video.deinterlace import Timed
-from cvcodec.video.described import cropping
+from cvcodec.video.described import TileGrid, cropping, tile_grids
 from cvcodec.video.libav import as_fraction, park, reason
 from cvcodec.video.source import Source
 from cvcodec.video.timestamps import FrameClock, Timeline
@@ -32,6 +33,8 @@ from cvcodec.video.timestamps import FrameClock, Timeline
 # before, and gives others after a seek; such files are read from the beginning.
 _TIMED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "flv", "mxf", "nut"}
 _JOINED_FORMATS = {"mpegts"}  # of these, whose times may begin anew where files are joined end to end
+_HEIF_PICTURES = ("avif", "mif1", "heic", "heix", "heim", "heis")  # ISO/IEC 23008-12, B.4; AVIF, 6
+_HEIF_SEQUENCES = ("avis", "msf1", "hevc", "hevx", "hevm", "hevs")
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 _FIRST_STEP_BACK = Fraction(2)
 _TIMELESS = -(2**63)  # of packets without time stamps
@@ -48,12 +51,13 @@ PacketSink = Callable[[Any], None]
 class Decoder:
     """One video stream of one source.
 
-    stream: number among the real video streams (attached pictures do not count); None takes the first.
+    stream: number among the real video streams (attached pictures do not count, a grid of tiles is one); None takes
+        what a player shows: the first, of HEIF and AVIF the sequence or the main picture.
     threads: decoding threads, None for as many as there are cores.
     on_packet: is given every packet in file order (for copying other streams than this one), and None where reading
         starts again somewhere else; without it other streams are discarded unread.
     errors: decoding errors so far. notices: what a person should know, each once. crop: (top, bottom, left, right)
-    that the container asks for. context: PyAV's, of the decoder.
+    that the container asks for. context: PyAV's, of the decoder. grid: of the picture, where it is stored in tiles.
     Raises InputError where there is no such stream, or no decoder for it.
     """
 
@@ -63,7 +67,7 @@ class Decoder:
         self.source = source
         self.errors = 0
         self.notices: list[str] = []
-        self._number = stream or 0
+        self._asked = stream
         self._threads = threads or 0
         self._on_packet = on_packet
         self._sizes = array("q")  # size and time of each packet, in turn: 16 bytes a frame, however long the video
@@ -71,11 +75,20 @@ class Decoder:
         self._process = os.getpid()
         self._open()
         # It listens to the log, so before threads decode.
-        self.crop = cropping(self.stream)
+        self.crop = (
+            cropping(self.stream) if self.grid is None else tiles.crop(self.source.name, self.grid, self.context)
+        )
 
     def _open(self) -> None:
         self.container = self.source.open()
-        videos = [s for s in self.container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+        grids = tile_grids(self.container) if self._is_heif() else []
+        others = {index for grid in grids for index in grid.streams[1:]}
+        videos = [
+            s
+            for s in self.container.streams.video
+            if not s.disposition & av.stream.Disposition.attached_pic and s.index not in others
+        ]
+        self._number = self._asked if self._asked is not None else self._main(videos, grids)
         self.stream_count = len(videos)
         if not videos:
             self.container.close()
@@ -92,15 +105,31 @@ class Decoder:
             self.container.close()
             raise InputError(f"{self.source.name!r}: this FFmpeg has no decoder for its video stream")
         self.context = _context_of(self.stream)
+        self.grid = next((grid for grid in grids if grid.streams[0] == self.stream.index), None)
         if self._on_packet is None:
             for other in self.container.streams:
-                if other.index != self.stream.index:
+                if other.index != self.stream.index and (self.grid is None or other.index not in self.grid.streams):
                     other.discard = av.stream.Discard.all
         self.context.thread_type = "AUTO"
         self.context.thread_count = self._threads
         self.context.flags |= Flags.output_corrupt
         self._reorder_depth = self.context.reorder_depth
         self._begin_times()
+
+    def _is_heif(self) -> bool:
+        return self.container.metadata.get("major_brand") in (*_HEIF_PICTURES, *_HEIF_SEQUENCES)
+
+    def _main(self, videos: list[Any], grids: list[TileGrid]) -> int:
+        """Number of the stream that a player shows: the first; of HEIF and AVIF the sequence, or the main picture."""
+        if not self._is_heif():
+            return 0
+        if self.container.metadata["major_brand"] in _HEIF_SEQUENCES:
+            main = {stream.index for stream in videos if stream.duration is not None}  # pictures have none
+        else:
+            main = {grid.streams[0] for grid in grids if grid.default} | {
+                stream.index for stream in videos if stream.disposition & av.stream.Disposition.default
+            }
+        return next((number for number, stream in enumerate(videos) if stream.index in main), 0)
 
     def _begin_times(self) -> None:
         """What follows is read from another place."""
@@ -174,6 +203,9 @@ class Decoder:
         self.say(f"damaged input: {reason(error)}")
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
+        if self.grid is not None:
+            yield tiles.assembled(self.source.name, self.container, self.grid)
+            return
         context = self.context
         recent = _RecentPackets()
         sent = received = 0

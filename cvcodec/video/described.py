@@ -4,7 +4,7 @@ Owns: the form of that description. Does not know: what its facts are used for.
 """
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
 import av.logging
 
@@ -26,6 +26,32 @@ def cropping(stream: Any) -> tuple[int, int, int, int]:
     found = re.search(r"^ +Frame [Cc]ropping: (\d+)/(\d+)/(\d+)/(\d+)$", _description(stream), re.MULTILINE)
     left, right, top, bottom = (int(value) for value in found.groups()) if found else (0, 0, 0, 0)
     return top, bottom, left, right
+
+
+class TileGrid(NamedTuple):
+    """A picture in tiles. rotation: degrees anticlockwise by which it is shown. streams: indices of the tiles, row by
+    row. default: it is the file's main picture."""
+
+    width: int
+    height: int
+    rotation: int
+    streams: tuple[int, ...]
+    default: bool
+
+
+def tile_grids(container: Any) -> list[TileGrid]:
+    """The grids of an input container."""
+    with captured_log(av.logging.VERBOSE):
+        text: str = container.dumps_format()
+    found = []
+    for group in re.split(r"^  (?=Stream )", text, flags=re.MULTILINE)[1:]:
+        head = group.splitlines()[0]
+        if size := re.match(r"Stream group #\S+: Tile Grid: .* (\d+)x(\d+)(?: |$)", head):
+            turn = re.search(r"^      Display Matrix: rotation of (-?[\d.]+) degrees", group, re.MULTILINE)
+            tiles = re.findall(r"^    Stream #\d+:(\d+)", group, re.MULTILINE)
+            rotation = round(float(turn[1])) if turn else 0
+            found.append(TileGrid(int(size[1]), int(size[2]), rotation, tuple(map(int, tiles)), "(default)" in head))
+    return [grid for grid in found if grid.streams]
 
 
 def _description(stream: Any) -> str:

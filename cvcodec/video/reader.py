@@ -52,7 +52,8 @@ class VideoReader:
     """Iterates over the frames of one video stream, once, in order of presentation; nothing dropped, nothing resized.
 
     source: path, numbered image sequence (`frames/%05d.png`), URL, or binary file object (a pipe too).
-    stream: number among the real video streams (attached pictures do not count); None is the first.
+    stream: number among the real video streams (attached pictures do not count); None is the first, of HEIF and AVIF
+        the one that a player shows.
     threads: decoding threads; None is one per core.
     start, end, duration: seconds on the container's timeline, whose zero is its first audio or video time
         (`info.start_time`): frames with start <= time < end are read. A frame that began before `start` is not.
@@ -133,7 +134,8 @@ class VideoReader:
         check_matrix(color)
         data = side_data(frame)
         matrix = orientation.matrix_from_bytes(data.get("DISPLAYMATRIX", b""))
-        turn = orientation.turn_of(matrix) if matrix else orientation.turn_from_rotation(frame.rotation)
+        rotation = frame.rotation if decoder.grid is None else decoder.grid.rotation
+        turn = orientation.turn_of(matrix) if matrix else orientation.turn_from_rotation(rotation)
         if turn is None:
             decoder.say("the display matrix is no quarter turn; frames are left as stored")
             turn, applied = orientation.IDENTITY, False
