@@ -45,6 +45,20 @@ NEEDED = ("latents", "logvar", "source", "columns")
 """What readers of an index count on, beside the path."""
 
 
+_TEXT = str | None
+_KINDS: dict[str, Any] = {
+    **dict.fromkeys(("source", "source_id", "settings", "sha256", "latent_space_id"), _TEXT),
+    **dict.fromkeys(("time_base", "model", "latents_kind"), str),
+    **dict.fromkeys(("frames", "latents", "width", "height", "bit_depth", "size_bytes", "samples"), int),
+    **dict.fromkeys(("first_pts", "last_pts", "decode_errors", "concealed_frames"), int),
+    **dict.fromkeys(("source_bytes", "source_mtime_ns"), int | None),
+    "shape": list,
+    "logvar": bool,
+    "columns": dict,
+}
+"""Types of a record's values, and of those of a list of shards."""
+
+
 def shard_name(name: str, shard: tuple[int, int] | None) -> str:
     """`index.jsonl` or `failures.jsonl`, with the shard's number before the suffix where there is one."""
     stem, _, suffix = name.rpartition(".")
@@ -158,9 +172,10 @@ def _check_shards(folder: Path, files: Iterable[Path], on_notice: Callable[[str]
 
 def _read_records(file: Path, needed: Collection[str]) -> Iterator[Record]:
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
-        record = parse_line(line)
-        if record is None:
-            raise InputError(f"{file}, line {number} is no index record")
+        try:
+            record = _parse(line)
+        except ValueError as error:
+            raise InputError(f"{file}, line {number} is no index record: {error}") from None
         missing = [name for name in needed if name not in record]
         if missing:
             raise InputError(
@@ -173,10 +188,38 @@ def _read_records(file: Path, needed: Collection[str]) -> Iterator[Record]:
 def parse_line(line: str | bytes) -> Record | None:
     """The record of a line; None for anything else, such as the half of a line that a killed run left."""
     try:
-        record = json.loads(line)
+        return _parse(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and isinstance(record.get("path"), str) else None
+
+
+def _parse(line: str | bytes) -> Record:
+    """The record of a line, which anybody may have written. ValueError for what is no JSON object, has values of other
+    types, or names no place below the folder."""
+    try:
+        record = json.loads(line)
+    except RecursionError:
+        raise ValueError("it nests too deep") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"it is {type(record).__name__}, wanted an object")
+    path = record.get("path")
+    if not isinstance(path, str) or not is_place_below(path):
+        raise ValueError(f"its path is {ascii(path)[:80]}, wanted a file in the folder of the index")
+    for name, value in record.items():
+        wanted = _KINDS.get(name)
+        if wanted is not None and not (isinstance(value, wanted) and (type(value) is not bool or wanted is bool)):
+            raise ValueError(f"its {name} is {ascii(value)[:40]}")
+    negative = next((name for name in ("latents", "frames") if record.get(name, 1) < 0), None)
+    if negative is not None:
+        raise ValueError(f"its {negative} is {record[negative]}")
+    return record
+
+
+def is_place_below(path: str) -> bool:
+    """Whether a relative path names a file below the folder that it is relative to, on whatever system."""
+    parts = re.split(r"[/\\]", path)
+    rooted = not parts[0] or Path(path).drive or Path(path).is_absolute()
+    return not rooted and ".." not in parts and parts[-1] not in ("", ".") and "\0" not in path
 
 
 def dump_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:

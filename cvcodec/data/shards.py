@@ -55,19 +55,24 @@ class Sample:
         """The sample's JSON object."""
         try:
             values = json.loads(self.files[DESCRIPTION])
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, RecursionError) as error:
             raise InputError(
                 f"{self.shard}: sample {self.key} has no {DESCRIPTION} that can be read: {error}"
             ) from error
         if not isinstance(values, dict):
             raise InputError(f"{self.shard}: sample {self.key}: its {DESCRIPTION} is no object")
+        wanted = {"layout": str, "temporal_factor": int, "columns": dict}
+        for name in wanted.keys() & values.keys():
+            if not isinstance(values[name], wanted[name]):
+                raise InputError(f"{self.shard}: sample {self.key} says {name} = {ascii(values[name])[:40]}")
         return values
 
 
 def key_of(path: str) -> str:
     """The key of a .cvl file, given relative to its folder."""
-    place = PurePosixPath(path).with_suffix("")
-    return place.with_name(place.name.replace(".", "_")).as_posix()
+    place = PurePosixPath(path)
+    name = place.name.rpartition(".")[0] or place.name
+    return place.with_name(name.replace(".", "_")).as_posix()
 
 
 def sample_bytes(files: Mapping[str, bytes]) -> int:

@@ -7,7 +7,7 @@ targets want (`targets`), how latents are read (`stored`).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, cast
@@ -91,7 +91,7 @@ def import_file(
             f"clip {options.clip} is not in {os.fspath(source)}, it has {len(clips)} (0 to {len(clips) - 1})"
         )
     latent = clips[options.clip]
-    mode: Mode = options.mode or (stored.export or {}).get("mode") or target.mode
+    mode: Mode = options.mode or stored.export.mode or target.mode
     if model is not None and not model.config.is_video:
         mode = "image"
     notices = list(stored.notices)
@@ -107,7 +107,7 @@ def import_file(
 
 
 def _target(stored: Stored, options: ImportOptions, what: str) -> Target:
-    recorded = (stored.export or {}).get("target")
+    recorded = stored.export.target
     name = options.target or recorded
     if name is None:
         raise UsageError(f"{what} does not say what its latents are; use --from {'|'.join(TARGETS)}")
@@ -131,7 +131,7 @@ def _header(
     that is made for the model."""
     channels, _, rows, columns = latent.shape
     recorded = stored.header
-    same_mode = mode == (stored.export or {}).get("mode")
+    same_mode = mode == stored.export.mode
     if recorded is not None and same_mode:
         ours = model is None or recorded.latent_space_id == model.latent_space_id
         fits = (recorded.latent_channels, *recorded.latent_size) == (channels, rows, columns)
@@ -251,12 +251,12 @@ def _chunks(stored: Stored, latent: NDArray[np.float32], header: Header, options
     own = before is not None and header.temporal_factor == before.temporal_factor
     known = own and before is not None and header.time_base == before.time_base and options.rate is None
     recorded = len(stored.times.get("pts", ())) if known else 0
-    frames = options.frames or recorded or int((stored.export or {}).get("frames", most) if own else most)
+    frames = options.frames or recorded or (stored.export.frames if own else None) or most
     if not fewest <= frames <= most:
         what = "cut the latents first" if options.frames else f"they were cut, so name how many with --frames {most}"
         raise UsageError(f"{latents} latents stand for {fewest} to {most} frames, not for {frames}; {what}")
     times = stored.times if recorded >= frames else _even_times(frames, header)
-    lengths = _lengths((stored.export or {}).get("chunks"), latents, header)
+    lengths = _lengths(stored.export.chunks, latents, header)
     values = _stored_values(latent, header)
     chunks: list[Chunk] = []
     first = 0
@@ -287,14 +287,9 @@ def _even_times(frames: int, header: Header) -> dict[str, NDArray[np.int64]]:
     return {"pts": pts, "durations": durations, "flags": np.zeros(frames, np.int64)}
 
 
-def _lengths(recorded: Any, latents: int, header: Header) -> list[int]:
+def _lengths(recorded: Sequence[int] | None, latents: int, header: Header) -> Sequence[int]:
     """How many latents each chunk has."""
-    if (
-        isinstance(recorded, list)
-        and recorded
-        and all(type(n) is int and n > 0 for n in recorded)
-        and sum(recorded) == latents
-    ):
+    if recorded and sum(recorded) == latents:
         return recorded
     if header.encode_window is not None and header.temporal_factor > 1:
         kept = header.encode_window.kept

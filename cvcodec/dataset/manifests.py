@@ -94,7 +94,7 @@ def _lines(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
 def _object(line: str, where: str) -> dict[str, str]:
     try:
         values = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is no JSON: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{where} is no JSON object")

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from cvcodec.bitstream import Header
 from cvcodec.bitstream.header_json import load_header
 from cvcodec.dataset.export_ import EXPORT_KEY, HEADER_KEY
+from cvcodec.dataset.recorded import TIMES, Export, read_export, read_json, read_times
 from cvcodec.errors import BitstreamError, InputError, UsageError
 from cvcodec.fileio import open_input
 from cvcodec.suffixes import VIDEO_SUFFIXES
@@ -40,8 +41,8 @@ class Stored:
     """A file of latents, read."""
 
     latents: NDArray[Any]
-    export: Mapping[str, Any] | None
-    """What `cvcodec export` recorded; None for latents of other origin."""
+    export: Export
+    """What `cvcodec export` recorded; nothing for latents of other origin."""
     header: Header | None
     times: Mapping[str, NDArray[np.int64]]
     notices: tuple[str, ...] = ()
@@ -64,12 +65,13 @@ def read_latents(source: str | os.PathLike[str], *, key: str | None = None) -> S
     notices: list[str] = []
     try:
         if is_npy:
-            latents, record, times = _read_npy(path, notices)
+            latents, record, found = _read_npy(path, notices)
         else:
-            latents, record, times = _read_safetensors(path, key)
+            latents, record, found = _read_safetensors(path, key)
         header = load_header(record[HEADER_KEY].encode()) if HEADER_KEY in record else None
-        export = json.loads(record[EXPORT_KEY]) if EXPORT_KEY in record else None
-    except (ValueError, OSError, KeyError, BitstreamError) as error:
+        export = read_export(record[EXPORT_KEY]) if EXPORT_KEY in record else Export()
+        times = read_times(found)
+    except (ValueError, EOFError, OSError, BitstreamError) as error:
         # Asked last: a .safetensors file begins with a length, which may look like anything.
         other = next((what for magic, what in _OTHERS if head.startswith(magic)), None)
         if other is None and path.suffix.lower() in VIDEO_SUFFIXES:
@@ -82,7 +84,7 @@ def read_latents(source: str | os.PathLike[str], *, key: str | None = None) -> S
     return Stored(latents, export, header, times, tuple(notices))
 
 
-def _read_npy(path: Path, notices: list[str]) -> tuple[NDArray[Any], dict[str, str], dict[str, NDArray[np.int64]]]:
+def _read_npy(path: Path, notices: list[str]) -> tuple[NDArray[Any], dict[str, str], dict[str, Any]]:
     latents: NDArray[Any] | Mapping[str, Any] = np.load(path, allow_pickle=False)
     if not isinstance(latents, np.ndarray):
         raise ValueError("it holds several arrays")
@@ -93,20 +95,21 @@ def _read_npy(path: Path, notices: list[str]) -> tuple[NDArray[Any], dict[str, s
     if not {EXPORT_KEY, HEADER_KEY} & beside.keys():
         notices.append(f"{sidecar} beside the latents is not of `cvcodec export`: it is not read")
         return latents, {}, {}
-    times = {name: np.array(beside[name], np.int64) for name in ("pts", "durations", "flags")}
-    return latents, {name: json.dumps(beside[name]) for name in (EXPORT_KEY, HEADER_KEY)}, times
+    if missing := [name for name in (EXPORT_KEY, HEADER_KEY, *TIMES) if name not in beside]:
+        raise ValueError(f"{sidecar.name} beside it has no {', '.join(missing)}; remove it, or export again")
+    record = {name: json.dumps(beside[name]) for name in (EXPORT_KEY, HEADER_KEY)}
+    return latents, record, {name: beside[name] for name in TIMES}
 
 
 def _object(path: Path) -> dict[str, Any]:
     """A JSON object; empty where a file holds none."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        return read_json(path.read_text(encoding="utf-8"), path.name)
+    except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
-def _read_safetensors(path: Path, key: str | None) -> tuple[NDArray[Any], dict[str, str], dict[str, NDArray[np.int64]]]:
+def _read_safetensors(path: Path, key: str | None) -> tuple[NDArray[Any], dict[str, str], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -116,12 +119,12 @@ def _read_safetensors(path: Path, key: str | None) -> tuple[NDArray[Any], dict[s
             if name not in names:
                 raise InputError(f"{path} has no tensor {name!r}; name one of {', '.join(names)} with --key")
             tensor = file.get_tensor(name)
-            latents: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-            times = {
-                part: file.get_tensor(part).numpy().astype(np.int64)
-                for part in ("pts", "durations", "flags")
-                if part in names
-            }
-            return latents, dict(file.metadata() or {}), times
+            times = {part: _as_numpy(file.get_tensor(part)) for part in TIMES if part in names}
+            return _as_numpy(tensor), dict(file.metadata() or {}), times
     except SafetensorError as error:
         raise ValueError(f"no safetensors file: {error}") from error
+
+
+def _as_numpy(tensor: Any) -> NDArray[Any]:
+    array: NDArray[Any] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    return array

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cvcodec.data import LatentDataset, read_index
+from cvcodec.data import IterableLatentDataset, LatentDataset, read_index
+from cvcodec.data.shards import key_of
 from cvcodec.dataset.export_ import export_shards
 from cvcodec.errors import InputError, UsageError
 
@@ -98,3 +99,78 @@ def test_clips_of_several_latent_spaces_are_not_read_or_exported_together(tmp_pa
             LatentDataset(tmp_path, scaled=scaled)
     with pytest.raises(UsageError, match=match):
         export_shards(tmp_path, tmp_path / "shards")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/x.cvl",
+        "../x.cvl",
+        "a/../../x.cvl",
+        "a/..",
+        "..",
+        ".",
+        "",
+        "a/",
+        "..\\x.cvl",
+        "\\\\host\\x.cvl",
+        "x\0.cvl",
+        7,
+        None,
+        ["x"],
+    ],
+    ids=ascii,
+)
+def test_a_path_that_leads_out_of_the_folder_is_refused_whoever_reads(tmp_path: Path, path: object) -> None:
+    """A file that would be read lies there, if it is one."""
+    inside = tmp_path / "inside"
+    (inside / "a").mkdir(parents=True)
+    (tmp_path / "x.cvl").write_bytes(b"of somebody else")
+    write_index(inside / "index.jsonl", "fine.cvl", path)  # type: ignore[arg-type]
+    for read in (
+        lambda: LatentDataset(inside),
+        lambda: LatentDataset(inside / "index.jsonl"),
+        lambda: export_shards(inside, tmp_path / "out"),
+    ):
+        with pytest.raises(
+            InputError, match=r"index\.jsonl, line 2 is no index record: its path is .*, wanted a file in the"
+        ):
+            read()
+    assert not (tmp_path / "out").exists()
+    (inside / "shards.jsonl").write_text(json.dumps({"path": path, "samples": 1, "size_bytes": 1}) + "\n")
+    with pytest.raises(InputError, match="its path is"):
+        IterableLatentDataset(inside)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"path": "x.cvl", "latents": "5", "logvar": false, "source": null, "columns": {}}', "its latents is '5'"),
+        ('{"path": "x.cvl", "latents": true, "logvar": false, "source": null, "columns": {}}', "its latents is True"),
+        ('{"path": "x.cvl", "latents": -1, "logvar": false, "source": null, "columns": {}}', "its latents is -1"),
+        ('{"path": "x.cvl", "latents": 1e999, "logvar": false, "source": null, "columns": {}}', "its latents is inf"),
+        ('{"path": "x.cvl", "latents": 5, "logvar": 0, "source": null, "columns": {}}', "its logvar is 0"),
+        ('{"path": "x.cvl", "latents": 5, "logvar": false, "source": 7, "columns": {}}', "its source is 7"),
+        ('{"path": "x.cvl", "latents": 5, "logvar": false, "source": null, "columns": []}', "its columns is"),
+        ('{"path": "x.cvl", "size_bytes": {}}', "its size_bytes is"),
+        ("[" * 100_000 + "]" * 100_000, "it nests too deep"),
+        ('["x.cvl"]', "it is list, wanted an object"),
+        ("\xff", "no index record: "),
+    ],
+    ids=range(11),
+)
+def test_a_line_that_no_batch_wrote_is_refused_by_name_on_one_line(tmp_path: Path, line: str, words: str) -> None:
+    (tmp_path / "index.jsonl").write_bytes(line.encode("latin-1") + b"\n")
+    with pytest.raises(InputError, match="line 1 is no index record: ") as refused:
+        LatentDataset(tmp_path)
+    assert words in str(refused.value)
+    assert len(str(refused.value)) < 400
+    assert "\n" not in str(refused.value)
+
+
+def test_keys_never_lead_anywhere() -> None:
+    for path in ("..cvl", "...cvl", "a/..cvl", ".cvl", "a/b.c.cvl", "./x.cvl", "a//b.cvl", "a b.cvl", "noend"):
+        key = key_of(path)
+        assert not key.startswith("/")
+        assert not {"", ".", ".."} & set(key.split("/")), (path, key)
+    assert [key_of(path) for path in ("a/b.c.cvl", "x.cvl", "noend")] == ["a/b_c", "x", "noend"]
