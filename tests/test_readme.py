@@ -1,4 +1,4 @@
-"""Every command line of the README names a real command and real options."""
+"""README and docs: every command line names a real command and real options, every link something that is there."""
 
 from __future__ import annotations
 
@@ -12,27 +12,37 @@ import typer
 
 from cvcodec.cli.app import app
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
-def command_lines() -> list[str]:
-    """The calls of cvcodec in indented blocks, one pipe member each, comments left out."""
+def command_lines(page: Path) -> list[str]:
+    """The calls of cvcodec in indented blocks and in code within sentences, one pipe member each, comments left out."""
     found = []
-    for line in README.read_text(encoding="utf-8").splitlines():
-        if line.startswith("    ") and "cvcodec" in line:
-            for part in line.split(" # ")[0].split("|"):
+    for line in page.read_text(encoding="utf-8").splitlines():
+        calls = [line] if line.startswith("    ") else re.findall(r"`([^`]*)`", line)
+        for call in calls:
+            for part in call.split(" # ")[0].split("|"):
                 if part.strip().startswith("cvcodec "):
                     found.append(part.strip())
     return found
 
 
+CALLS = [pytest.param(line, id=f"{page.stem}: {line}") for page in PAGES for line in command_lines(page)]
+
+
 def test_the_readme_shows_the_main_commands() -> None:
-    shown = {shlex.split(line)[1] for line in command_lines()}
+    shown = {shlex.split(line)[1] for line in command_lines(README)}
     assert {"encode", "decode", "eval", "info", "models", "train", "batch", "export", "bench"} <= shown
 
 
-@pytest.mark.parametrize("line", command_lines())
-def test_a_command_line_of_the_readme_is_one_the_program_takes(line: str) -> None:
+def test_the_readme_is_at_most_ten_kilobytes() -> None:
+    assert len(README.read_bytes()) <= 10_000
+
+
+@pytest.mark.parametrize("line", CALLS)
+def test_a_command_line_is_one_the_program_takes(line: str) -> None:
     words = shlex.split(line)[1:]
     command: Any = typer.main.get_command(app)
     while words and hasattr(command, "commands"):
@@ -41,3 +51,41 @@ def test_a_command_line_of_the_readme_is_one_the_program_takes(line: str) -> Non
     options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     given = [word.split("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)]
     assert [word for word in given if word not in options] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_make_targets_that_are_named_exist(page: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"(?:^    |`)make ([a-z-]+)", page.read_text(encoding="utf-8"), re.MULTILINE)) <= targets
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub calls a page's headings: lower case, no punctuation, hyphens for spaces."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_link_leads_to_a_file_and_a_heading_that_are_there(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if link.startswith("https://"):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_the_readme_links_every_page_of_docs() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[1:] if f"](docs/{page.name}" not in text] == []
+
+
+def test_the_numbers_of_the_readme_are_those_that_were_measured() -> None:
+    measured = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").split("<!-- bench: floors -->")[1]
+    rows = re.findall(
+        r"^\| `(cvvae-mini-z\d+)[^|]*\|[^|]*\| (.*) \|$", README.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert len(rows) == 2
+    for name, numbers in rows:
+        assert re.search(rf"^\| `{name}-v\d+` \| {re.escape(numbers)} \|$", measured, re.MULTILINE), name

@@ -46,7 +46,7 @@ GROUP = 4
 BLOCK = "bench: compatibility"
 """The block that --update replaces."""
 
-_PICTURE = (240, 192)  # width and height of a panel: five of them fit a README
+_PICTURE = (240, 192)  # width and height of a panel: five of them fit a page
 _ROWS = 2  # frames of the picture
 
 
@@ -156,7 +156,7 @@ def draw(pictures: Sequence[tuple[str, Pictures]], *, size: tuple[int, int] = _P
 
 
 def markdown(means: Sequence[Numbers], clips: int) -> str:
-    """A table for a README, one row a video model."""
+    """A table for docs/benchmarks.md, one row a video model."""
     lines = [
         f"| mean PSNR in dB over {clips} clips | video model | 2D model | 2D decoder on video latents "
         "| video decoder on 2D latents, as images | the same, as a clip |",

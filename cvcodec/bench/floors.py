@@ -193,7 +193,7 @@ def mean_scores(scores: Sequence[Score]) -> dict[str, Score]:
 
 
 def markdown(verdicts: Sequence[Verdict]) -> str:
-    """Tables for a README: each model below its PCA, then the models by position in the group."""
+    """Tables for docs/benchmarks.md: each model below its PCA, then the models by position in the group."""
     lines = [
         f"| mean over {verdicts[0].clips} clips | PSNR (RGB) | SSIM | LPIPS | bits per pixel | against the PCA |",
         "|---|--:|--:|--:|--:|---|",

@@ -324,7 +324,10 @@ def add_machine_arguments(parser: argparse.ArgumentParser, *, precision: str = "
 def add_update_argument(parser: argparse.ArgumentParser, block: str) -> None:
     """`--update FILE`, for `check_block` before the run and `update_block` after it."""
     parser.add_argument(
-        "--update", type=Path, metavar="FILE", help=f"put the table between <!-- {block} --> and its end"
+        "--update",
+        type=Path,
+        metavar="FILE",
+        help=f"put the table between <!-- {block} --> and its end: docs/benchmarks.md has these",
     )
 
 

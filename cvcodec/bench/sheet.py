@@ -1,4 +1,4 @@
-"""Pictures in rows and columns with captions, for a README.
+"""Pictures in rows and columns with captions, for docs.
 
 Owns: layout, cutting out a part, writing the file. Does not know: what the pictures show.
 """

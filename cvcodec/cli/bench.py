@@ -132,7 +132,8 @@ def bench(
         typer.Option(
             "--update",
             metavar="FILE.md",
-            help=f"Replace what stands between <!-- {QUALITY_BLOCK} --> or <!-- {RATE_BLOCK} --> and its end.",
+            help=f"Replace what stands between <!-- {QUALITY_BLOCK} --> or <!-- {RATE_BLOCK} --> and its end; "
+            "docs/benchmarks.md has both.",
         ),
     ] = None,
     output: Annotated[

@@ -34,7 +34,7 @@ DEFAULT_MODEL = "cvvae-mini-z16"
 """Name of the model that is used where none is given."""
 
 DEFAULT_QUALITY = 75.0
-"""Quantisation then costs at most 0.3 dB against unquantised latents (measured, see the README)."""
+"""Quantisation then costs at most 0.3 dB against unquantised latents (measured, see docs/benchmarks.md)."""
 
 
 _ZERO_DEVIATIONS = 3.0

@@ -1,4 +1,4 @@
-"""`--json`: on every command, and with the keys that the README documents."""
+"""`--json`: on every command, and with the keys that docs/json.md documents."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_every_command_takes_json(name: str, command: Any) -> None:
 
 
 def documented(command: str) -> set[str]:
-    """The keys in a row of the README's table."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """The keys in a row of the table."""
+    text = (ROOT / "docs" / "json.md").read_text(encoding="utf-8")
     (row,) = re.findall(rf"^\| `{command}` \|(.*)\|$", text, re.MULTILINE)
     without_objects = re.sub(r"\(objects of [^)]*\)", "", row)
     return set(re.findall(r"`([a-z_]+)`", without_objects))
