@@ -137,6 +137,7 @@ def batch(
     from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions
     from cvcodec.copied import KINDS
     from cvcodec.dataset.batch import run_batch
+    from cvcodec.dataset.overlooked import overlooked
     from cvcodec.dataset.sources import find_clips, parse_shard, shard_of
     from cvcodec.dataset.work import Job, settings_id
     from cvcodec.errors import InputError, UsageError
@@ -149,6 +150,8 @@ def batch(
     options.check_quantiser(latents, quality=quality, rdo=rdo)
     part = parse_shard(shard) if shard is not None else None
     found = find_clips(sources)
+    for text in overlooked(found, sources):
+        report.note(text)
     clips = shard_of(found, part)
     model = load_model(weights or DEFAULT_MODEL)
     options.check_layers(layers, model)

@@ -48,7 +48,9 @@ def read_manifest(manifest: Path) -> Iterator[Row]:
         name = PATH if PATH in values else FILE
         text = values.get(name, "").strip()
         if not text:
-            raise InputError(f"{where}: no {PATH}; a manifest has a column `{PATH}`")
+            others = ", ".join(column for column in values if column not in (PATH, FILE))
+            has = f"; it has {others[:200]}" if others else ""
+            raise InputError(f"{where}: no {PATH}; a manifest has a column `{PATH}`{has}")
         try:
             refuse_address(text)
         except InputError as error:

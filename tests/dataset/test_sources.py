@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cvcodec.dataset.overlooked import overlooked
 from cvcodec.dataset.sources import find_clips, parse_shard, shard_of
 from cvcodec.errors import InputError, UsageError
 
@@ -115,6 +116,8 @@ def test_text_tab_and_json_manifests_say_the_same(tmp_path: Path) -> None:
         ("m.jsonl", '{"path": 5}\n', "line 1: path is 5, wanted text"),
         ("m.jsonl", '{"path": "x", "output": [1]}\n', r"line 1: output is \[1\], wanted text"),
         ("m.jsonl", '{"path": null}\n', "line 1: no path"),
+        ("m.jsonl", '{"video_path": "x.mp4", "caption": "a"}\n', "a column `path`; it has video_path, caption"),
+        ("m.csv", "video_path,caption\nx.mp4,a\n", r"no column `path` \(nor `file`\); it has video_path, caption"),
         ("m.jsonl", "{x\n", "line 1 is no JSON"),
         ("m.jsonl", "[1]\n", "no JSON object"),
     ],
@@ -261,3 +264,26 @@ def test_shards_share_out_every_clip_once() -> None:
 def test_impossible_shards_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="no shard"):
         parse_shard(text)
+
+
+def test_what_is_not_read_beside_videos_is_named(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.txt", "a.json", "b.mp4", "b.srt", "README.txt", "c.wav", "captions.csv"):
+        (tmp_path / name).write_text("path,caption\na.mp4,a cat\n")
+    (beside,) = overlooked(find_clips([tmp_path]), [tmp_path])
+    assert beside.startswith(
+        "4 files beside videos are not read (a.json, a.txt, b.srt, ...); captions are columns of a"
+    )
+    listed = [str(tmp_path / "captions.csv")]
+    assert list(overlooked(find_clips(listed), listed)) == []
+    both = [str(tmp_path), *listed]
+    assert [text[:7] for text in overlooked(find_clips(both), both)] == ["1 files"], "b.srt: b is in no manifest"
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "x.mp4").touch()
+    assert list(overlooked(find_clips([tmp_path / "d"]), [tmp_path / "d"])) == []
+
+
+@pytest.mark.parametrize("column", ["video", "video_path"])
+def test_columns_that_look_like_the_video_but_are_not_are_named(tmp_path: Path, column: str) -> None:
+    (tmp_path / "m.csv").write_text(f"path,{column},caption\nx.mp4,y.mp4,a\n")
+    (text,) = overlooked(find_clips([tmp_path / "m.csv"]), [tmp_path / "m.csv"])
+    assert text == f"videos are those of column `path` or `file`; kept in the index and not read: {column}"
