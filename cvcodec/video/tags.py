@@ -19,7 +19,7 @@ def of_content(tags: Mapping[str, str]) -> dict[str, str]:
     return {
         key: value
         for key, value in tags.items()
-        if key.lower() != "encoder" and not key.startswith(("BPS", "NUMBER_OF_", "_STATISTICS"))
+        if key.lower() not in ("encoder", "alpha_mode") and not key.startswith(("BPS", "NUMBER_OF_", "_STATISTICS"))
     }
 
 

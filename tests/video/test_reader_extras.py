@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from cvcodec.video import VideoReader
+from tests.codec.relay import through
 from tests.video.conftest import plane_views
 
 
@@ -42,6 +43,9 @@ def test_transparency_of_webm_is_flattened_and_hidden_colours_stay_hidden(
         assert all(np.abs(frame.pixels[:, :24].astype(int) - level).max() <= 8 for frame in frames)
         assert all(np.ptp(frame.pixels[:, 40:], axis=2).min() > 40 for frame in frames)
         assert f"transparent pixels were flattened on {background}" in reader.notices
+    through(path, tmp_path / "b.mkv")
+    with av.open(str(tmp_path / "b.mkv")) as container:  # which is opaque
+        assert "alpha_mode" not in {name.lower() for name in container.streams.video[0].metadata}
 
 
 def with_sei(make: Any, codec: str, payload: bytes) -> io.BytesIO:
