@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cvcodec import tiling
 from cvcodec.bitstream.header import Header, Official, Tile, Window
-from cvcodec.errors import UsageError
+from cvcodec.errors import BitstreamError, UsageError
 from cvcodec.model.config import ModelConfig
 from cvcodec.tiling import OfficialGrid, OfficialRunner, TileRunner, TileSpec, WindowSpec
 
@@ -172,7 +172,16 @@ class Plan:
 
     @classmethod
     def from_header(cls, header: Header, *, family: str = "cvvae") -> Plan:
-        """What a file was coded with. `family` of the model tells which way official tiles round odd sizes."""
+        """What a file was coded with. `family` of the model tells which way official tiles round odd sizes.
+
+        Raises BitstreamError for windows and tiles that cannot be."""
+        try:
+            return cls._from_header(header, family)
+        except ValueError as error:
+            raise BitstreamError(f"the header's windows cannot be: {error}") from error
+
+    @classmethod
+    def _from_header(cls, header: Header, family: str) -> Plan:
         if header.windows == "official":
             assert header.official is not None
             grid = OfficialGrid(
@@ -183,6 +192,8 @@ class Plan:
                 temporal_factor=header.temporal_factor,
                 spatial_factor=header.spatial_factor,
             )
+            if grid.tile_pixels:
+                grid.check_tiles()
             return cls(header.temporal_factor, header.spatial_factor, grid=grid)
         return cls(
             header.temporal_factor,

@@ -11,7 +11,7 @@ from rich.table import Table
 from cvcodec.cli import options, report
 
 if TYPE_CHECKING:
-    from cvcodec.bitstream import Header, Trailer
+    from cvcodec.bitstream import BitstreamReader, Header, Trailer
 
 
 def info(
@@ -20,23 +20,22 @@ def info(
         typer.Argument(metavar="FILE.cvl", parser=options.parse_file, help="The file.", show_default=False),
     ],
     check: Annotated[
-        bool, typer.Option("--check", help="Read and decode every chunk to latents; no model needed.")
+        bool, typer.Option("--check", help="Read everything as decode does, up to the latents; no model needed.")
     ] = False,
     json: options.Json = False,
 ) -> None:
     """Show what a .cvl file holds: model, quality, size, times, colours, streams, bytes."""
     from cvcodec.bitstream import BitstreamReader
-    from cvcodec.bitstream.copied import COPIED_TYPES
     from cvcodec.fileio import naming_damage, open_input
 
     with open_input(source) as file, naming_damage(source):
-        reader = BitstreamReader(file)
-        trailer = reader.verify(COPIED_TYPES) if check else reader.trailer
-        if trailer is None:  # a pipe: totals are known when everything has been read
-            for _ in reader.records(COPIED_TYPES):
-                pass
-            trailer = reader.trailer
-        assert trailer is not None
+        if check:
+            from cvcodec.codec.verify import verify
+
+            reader, trailer = verify(file)
+        else:
+            reader = BitstreamReader(file)
+            trailer = reader.trailer or _read_through(reader)
         seconds = 0.0
         if reader.seekable:
             seconds = float(reader.duration())
@@ -46,6 +45,16 @@ def info(
         report.emit(record)
     else:
         _print(record)
+
+
+def _read_through(reader: BitstreamReader) -> Trailer:
+    """The totals of a pipe, which are known when everything has been read."""
+    from cvcodec.bitstream.copied import COPIED_TYPES
+
+    for _ in reader.records(COPIED_TYPES):
+        pass
+    assert reader.trailer is not None
+    return reader.trailer
 
 
 def describe(header: Header, trailer: Trailer, *, duration_s: float | None) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from cvcodec import tiling
-from cvcodec.bitstream import BitstreamReader, Chunk, Header
+from cvcodec.bitstream import Chunk, Header
 from cvcodec.bitstream.format import CHNK
 from cvcodec.codec.feed import ChunkFeed
+from cvcodec.codec.headers import open_reader
 from cvcodec.codec.passthrough import PassthroughPlayer
 from cvcodec.codec.salvage import LostFrames
 from cvcodec.pipeline import ReadAhead
@@ -34,7 +35,7 @@ class FileChunks:
 
     def __init__(self, source: BinaryIO, *, base_only: bool = False) -> None:
         """base_only: leave the enhancement layer unread."""
-        self._reader, self._base_only = BitstreamReader(source), base_only
+        self._reader, self._base_only = open_reader(source), base_only
         self._first: Iterator[Chunk] | None = None
         self.lost: list[LostFrames] = []
         self.damaged_bytes = 0

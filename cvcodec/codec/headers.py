@@ -1,11 +1,13 @@
 """What a video is <-> what a .cvl header says.
 
-Owns: which facts of a source go into the header, and the way back for the writer of the decoded video.
+Owns: which facts of a source go into the header, the way back for the writer of the decoded video, and what is refused
+on that way.
 Does not know: frames, models' insides, files.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Literal, TypeVar
@@ -13,7 +15,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 
 from cvcodec import __version__, tiling
-from cvcodec.bitstream import ENHANCEMENT, ColorTags, Enhancement, Header
+from cvcodec.bitstream import ENHANCEMENT, BitstreamReader, ColorTags, Enhancement, Header
+from cvcodec.bitstream.wire import Readable
 from cvcodec.checkpoint import default_statistics
 from cvcodec.errors import BitstreamError, UsageError
 from cvcodec.model.base import VideoAutoencoder
@@ -190,30 +193,62 @@ def reader_settings(header: Header) -> dict[str, Any]:
     return settings
 
 
+def check_header(header: Header) -> None:
+    """BitstreamError for a header whose windows, colours or facts of the source cannot be: what uses them later need
+    not doubt them. Whoever opens a file calls it, or `open_reader`, first."""
+    Plan.from_header(header)
+    info_from_header(header)
+    reader_settings(header)
+
+
+def open_reader(source: Readable) -> BitstreamReader:
+    """A reader of a file whose header has been checked. Raises BitstreamError."""
+    reader = BitstreamReader(source)
+    check_header(reader.header)
+    return reader
+
+
 def info_from_header(header: Header) -> VideoInfo:
     """What `VideoWriter.like` needs: the source as the header has it. Raises BitstreamError for impossible values."""
     extra = header.metadata
-    color = header.color
     try:
-        start = Fraction(*extra.get("start_time", (0, 1)))
         return VideoInfo(
             width=header.width,
             height=header.height,
             time_base=header.time_base,
-            color=Color(color.matrix, color.range, color.primaries, color.transfer, color.guessed),
+            color=Color(**dataclasses.asdict(header.color)),
             bit_depth=header.bit_depth,
             average_rate=header.average_rate,
             sample_aspect_ratio=header.sample_aspect_ratio,
             rotation=header.rotation,
-            display_matrix=tuple(extra["display_matrix"]) if "display_matrix" in extra else None,
+            display_matrix=_optional(_display_matrix, extra.get("display_matrix")),
             mastering_display=_optional(MasteringDisplay.from_dict, extra.get("mastering_display")),
             content_light=_optional(ContentLight.from_dict, extra.get("content_light")),
-            start_time=start,
+            start_time=_optional(_start_time, extra.get("start_time")) or Fraction(0),
             pixel_format=str(extra.get(_SOURCE_FORMAT, "")),
         )
-    except (ValueError, TypeError, KeyError, ZeroDivisionError) as error:
+    except ValueError as error:
         raise BitstreamError(f"the header describes a video that cannot be: {error}") from error
 
 
-def _optional(convert: Callable[[dict[str, Any]], T], value: Any) -> T | None:
+def _display_matrix(value: Any) -> tuple[int, ...]:
+    return tuple(_integers(value, "display_matrix", 9, 1 << 31))
+
+
+def _start_time(value: Any) -> Fraction:
+    numerator, denominator = _integers(value, "start_time", 2, 1 << 63)
+    if not 0 < denominator < 1 << 31:
+        raise ValueError(f"start_time has denominator {denominator}")
+    return Fraction(numerator, denominator)
+
+
+def _integers(value: Any, name: str, count: int, limit: int) -> list[int]:
+    if not isinstance(value, list) or len(value) != count:
+        raise ValueError(f"{name} is {ascii(value)[:40]}, wanted {count} integers")
+    if any(type(entry) is not int or not -limit <= entry < limit for entry in value):
+        raise ValueError(f"{name} is {ascii(value)[:40]}, wanted integers of {limit.bit_length()} bits")
+    return value
+
+
+def _optional(convert: Callable[[Any], T], value: Any) -> T | None:
     return None if value is None else convert(value)

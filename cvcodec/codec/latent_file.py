@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cvcodec import tiling
-from cvcodec.bitstream import BitstreamReader, Chunk, Header
+from cvcodec.bitstream import BitstreamReader, Chunk, Header, Window
+from cvcodec.codec.headers import open_reader
 from cvcodec.codec.notices import Notices
 from cvcodec.errors import BitstreamError, ModelMismatchError, UsageError
 from cvcodec.fileio import naming_damage, open_input
@@ -64,14 +65,18 @@ def check_model(model: VideoAutoencoder, header: Header, notices: Notices) -> No
             f"{name} has another decoder ({model.decoder_hash}) than {header.model} had ({header.decoder_hash}); "
             "pixels will differ"
         )
-    if header.latent_channels != model.config.latent_channels:
+    config = model.config
+    # A video model decodes a single latent to a single frame, so it may decode pictures.
+    pictures = header.windows == "context" and header.decode_window == Window(kept=1)
+    factor = config.temporal_factor if config.is_video and not (pictures and header.temporal_factor == 1) else 1
+    got = (header.latent_channels, header.temporal_factor, header.spatial_factor)
+    wanted = (config.latent_channels, factor, config.spatial_factor)
+    if got != wanted:
+        names = "latent channels, temporal factor and spatial factor"
+        raise BitstreamError(f"{names} of the file are {got}, those of {name} {wanted}")
+    if header.enhancement_channels not in (0, config.enhancement_channels):
         raise BitstreamError(
-            f"the file has {header.latent_channels} latent channels, {name} has {model.config.latent_channels}"
-        )
-    if header.enhancement_channels not in (0, model.config.enhancement_channels):
-        raise BitstreamError(
-            f"the file has {header.enhancement_channels} enhancement channels, {name} has "
-            f"{model.config.enhancement_channels}"
+            f"the file has {header.enhancement_channels} enhancement channels, {name} has {config.enhancement_channels}"
         )
 
 
@@ -106,7 +111,7 @@ class LatentFile:
         try:
             self._file: BinaryIO = self._stack.enter_context(open_input(path))
             with naming_damage(path):
-                self._reader = BitstreamReader(self._file)
+                self._reader = open_reader(self._file)
             if not self._reader.seekable:
                 raise UsageError(
                     f"{os.fspath(path)} cannot be sought, so it cannot be sliced; decode it as a stream instead"

@@ -40,6 +40,7 @@ from cvcodec.codec.packet_queue import PacketQueue
 from cvcodec.copied import KINDS, Chapter, CopiedContainer, CopiedPacket, CopiedStream
 from cvcodec.errors import BitstreamError, InputError
 from cvcodec.video import VideoReader, VideoWriter
+from cvcodec.video.carrier import template
 from cvcodec.video.copy_reader import StreamCopier
 from cvcodec.video.copy_writer import StreamRestorer, movie_timescale
 from cvcodec.video.sizes import packets
@@ -260,6 +261,17 @@ class PassthroughPlayer:
         for packet in packets:
             if _in_range(packet, stream.time_base, stream.kind, self._begin, self._end):
                 self._queue.put(packet, packet.seconds(stream.time_base))
+
+    def forget(self) -> None:
+        """Drop the packets that were fed."""
+        self._queue.clear()
+
+    def check_streams(self) -> None:
+        """Raise BitstreamError for a copied stream whose parameters no container could be given."""
+        for _, stream in self._kept():
+            if stream.packets:
+                with template(stream):
+                    pass
 
     def tell_cut(self) -> None:
         """Say where sound ends in a file whose own end is lost."""

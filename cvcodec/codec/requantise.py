@@ -11,9 +11,9 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cvcodec.bitstream import BitstreamReader, BitstreamWriter
+from cvcodec.bitstream import BitstreamWriter
 from cvcodec.bitstream.rate_distortion import STRENGTH, choose_symbols
-from cvcodec.codec.headers import Layers, stored_layers
+from cvcodec.codec.headers import Layers, open_reader, stored_layers
 from cvcodec.errors import NumericalError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quantization import Quantizer
@@ -44,7 +44,7 @@ def requantise(
     that the source does not have is not stored.
     Raises UsageError for a file that is quantised already, BitstreamError, NumericalError.
     """
-    reader = BitstreamReader(source)
+    reader = open_reader(source)
     header = reader.header
     if header.latents == "quantised":
         raise UsageError("the file is quantised already: quantise its source, or a file of --latents fp32")

@@ -18,7 +18,7 @@ from torch import Tensor
 from cvcodec.bitstream import Chunk, Header, Lost, Record, Salvage
 from cvcodec.bitstream.wire import Readable
 from cvcodec.codec.feed import ChunkFeed
-from cvcodec.codec.headers import info_from_header
+from cvcodec.codec.headers import check_header, info_from_header
 from cvcodec.codec.passthrough import PassthroughPlayer
 from cvcodec.plan import Plan
 
@@ -48,7 +48,7 @@ class SalvagedChunks:
 
     First `select`, then `feed_player` (if there is one), then `feeds`. lost: frames that are lost, damaged_bytes: bytes
     that belong to no intact record, so far as the file was read.
-    Raises BitstreamError where the header is damaged.
+    Raises BitstreamError where the header is damaged or says what cannot be.
     """
 
     expected_frames: int | None = None
@@ -57,6 +57,7 @@ class SalvagedChunks:
     def __init__(self, source: Readable, *, base_only: bool = False) -> None:
         """base_only: as in `FileChunks`."""
         self._salvage = Salvage(source, base_only=base_only)
+        check_header(self._salvage.header)
         self._player: PassthroughPlayer | None = None
         self._parts = self._without_records()
         self._reached: Fraction | None = None

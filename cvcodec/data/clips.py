@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import BitstreamReader, ChunkInfo, Header, Trailer
+from cvcodec.codec.headers import open_reader
 from cvcodec.codec.latent_file import latents_of
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import naming_damage
@@ -149,7 +150,7 @@ class ClipCache:
             self._files.move_to_end(path)
             return reader
         with naming_damage(path):
-            reader = BitstreamReader(map_file(path))
+            reader = open_reader(map_file(path))
         self._files[path] = reader
         while len(self._files) > self._limit:
             self._files.popitem(last=False)

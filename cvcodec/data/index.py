@@ -26,7 +26,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cvcodec.bitstream import BitstreamReader
+from cvcodec.codec.headers import open_reader
 from cvcodec.errors import InputError
 from cvcodec.fileio import PARTIAL_SUFFIX, naming_damage, partial_path
 from cvcodec.printable import printable
@@ -254,7 +254,7 @@ def describe(
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     with file:
         with naming_damage(path):
-            reader = BitstreamReader(file)
+            reader = open_reader(file)
         header, trailer = reader.header, reader.trailer
         assert trailer is not None
         size = file.seek(0, io.SEEK_END)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from cvcodec.bitstream import BitstreamReader, Header
 from cvcodec.bitstream.header_json import dump_header
+from cvcodec.codec.headers import open_reader
 from cvcodec.codec.latent_file import latents_of
 from cvcodec.data.checks import check_one_space
 from cvcodec.data.clips import ClipCache
@@ -135,7 +136,7 @@ def export_file(
     chosen = TARGETS[target]
     check_output(output, overwrite=overwrite, inputs=[source])
     with open_input(source) as file, naming_damage(source):
-        reader = BitstreamReader(file)
+        reader = open_reader(file)
         header = reader.header.base_layer()
         check_target(header, chosen, os.fspath(source))
         chunks = list(reader.chunks(base_only=True))  # in order: this also verifies the whole file

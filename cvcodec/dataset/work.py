@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from cvcodec.bitstream import BitstreamReader
 from cvcodec.codec import EncodeOptions, EncodeResult
 from cvcodec.codec.encode import encode_stream
 from cvcodec.codec.encode_options import describe_damage
+from cvcodec.codec.headers import open_reader
 from cvcodec.data.index import BATCH_KEY, Record, describe, identities_of
 from cvcodec.dataset.sharing import SharedEncoder
 from cvcodec.dataset.sources import Clip
@@ -186,7 +186,7 @@ def _existing(task: Task, job: Job) -> Record | None:
         return {**known, **_stamp(clip.source), "source": clip.source, "columns": _columns(task)}
     try:
         with target.open("rb") as file:
-            made: Mapping[str, str] = identities_of(BitstreamReader(file).header.metadata)
+            made: Mapping[str, str] = identities_of(open_reader(file).header.metadata)
         found = "from another source" if made.get("source_id") != wanted["source_id"] else "with other settings"
         if all(made.get(name) == value for name, value in wanted.items()):
             record = describe(target, Path(job.out), source=clip.source, columns=_columns(task))

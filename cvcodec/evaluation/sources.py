@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cvcodec.bitstream import BitstreamReader, Header
+from cvcodec.bitstream import Header
 from cvcodec.bitstream.copied import copied_bytes
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
-from cvcodec.codec.headers import reader_settings
+from cvcodec.codec.headers import open_reader, reader_settings
 from cvcodec.evaluation.measure import evaluate
 from cvcodec.evaluation.report import Rate, Report
 from cvcodec.evaluation.selfcheck import HEIGHT, TIME_BASE, WIDTH, selfcheck_frames
@@ -163,7 +163,7 @@ def selfcheck_clip() -> Iterator[Path]:
 
 def _rate(file: Path) -> Rate:
     with open_input(file) as source, naming_damage(file):
-        reader = BitstreamReader(source)
+        reader = open_reader(source)
         trailer, header = reader.trailer, reader.header
         assert trailer is not None
         copied = copied_bytes(trailer)

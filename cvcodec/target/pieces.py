@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from cvcodec.bitstream import BitstreamReader
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, EncodeResult, encode_stream
+from cvcodec.codec.headers import open_reader
 from cvcodec.codec.passthrough import copied_size
 from cvcodec.codec.requantise import requantise
 from cvcodec.errors import InputError, UsageError
@@ -88,7 +89,7 @@ class Sample:
                     on_notice=say,
                 )
             with file.open("rb") as stored:
-                reader = BitstreamReader(stored)
+                reader = open_reader(stored)
                 trailer, seconds = reader.trailer, reader.duration()
             assert trailer is not None
             self.pieces.append(_Piece(file, {**options.reader, **trim}, result.frames, trailer.latents))

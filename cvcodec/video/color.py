@@ -10,6 +10,7 @@ they agree with ffmpeg's own conversion: a *limited* range YUV white (235 << (n 
 exact inverse.
 """
 
+import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -219,6 +220,15 @@ def guess_matrix(width: int, height: int, primaries: str | None = None, transfer
     return "bt470bg" if height == _PAL_HEIGHT else "smpte170m"
 
 
+def _fraction(name: str, text: Any) -> Fraction:
+    """From `str` of a fraction of 32-bit integers; others would take long to compute with."""
+    found = re.fullmatch(r"(-?[0-9]{1,10})(?:/([0-9]{1,10}))?", text) if isinstance(text, str) else None
+    numerator, denominator = (int(part or 1) for part in found.groups()) if found else (0, 0)
+    if not denominator or max(abs(numerator), denominator) > 1 << 31:
+        raise ValueError(f"{name} is {ascii(text)[:40]}, wanted a fraction of 32-bit integers, as text")
+    return Fraction(numerator, denominator)
+
+
 @dataclass(frozen=True, slots=True)
 class MasteringDisplay:
     """SMPTE ST 2086: the display a picture was graded on. Chromaticities are CIE 1931 xy, luminances are cd/m2.
@@ -286,15 +296,20 @@ class MasteringDisplay:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`. Raises ValueError for anything else."""
+        values: Any = data
+        if not isinstance(values, dict):
+            raise ValueError(f"mastering display is {ascii(data)[:40]}, wanted an object")
 
         def pair(key: str) -> tuple[Fraction, Fraction] | None:
             value = data.get(key)
-            return None if value is None else (Fraction(value[0]), Fraction(value[1]))
+            if value is not None and (not isinstance(value, list) or len(value) != 2):
+                raise ValueError(f"{key} of the mastering display is {ascii(value)[:40]}, wanted two fractions")
+            return None if value is None else (_fraction(key, value[0]), _fraction(key, value[1]))
 
         def one(key: str) -> Fraction | None:
             value = data.get(key)
-            return None if value is None else Fraction(value)
+            return None if value is None else _fraction(key, value)
 
         return cls(pair("red"), pair("green"), pair("blue"), pair("white"), one("min_luminance"), one("max_luminance"))
 
@@ -320,5 +335,10 @@ class ContentLight:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`."""
-        return cls(int(data["max_content"]), int(data["max_frame_average"]))
+        """Inverse of `to_dict`. Raises ValueError for anything else."""
+        values: Any = data
+        names = ("max_content", "max_frame_average")
+        levels: list[Any] = [values.get(name) if isinstance(values, dict) else None for name in names]
+        if any(type(level) is not int or not 0 <= level < 1 << 32 for level in levels):
+            raise ValueError(f"content light is {ascii(data)[:60]}, wanted two 32-bit integers")
+        return cls(*levels)

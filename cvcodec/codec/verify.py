@@ -1,0 +1,52 @@
+"""Everything that a file holds, read as a decoder reads it, without a model: what it would refuse is refused.
+
+Owns: the order of these checks. Does not know: what each of them is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from cvcodec.bitstream import BitstreamReader, Chunk, Trailer
+from cvcodec.bitstream.copied import COPIED_TYPES
+from cvcodec.bitstream.format import CHNK, LVAR
+from cvcodec.bitstream.logvar import unpack_logvar
+from cvcodec.codec.feed import ChunkFeed
+from cvcodec.codec.headers import open_reader
+from cvcodec.codec.passthrough import PassthroughPlayer
+from cvcodec.errors import BitstreamError
+
+_AT_ONCE = 64  # latents
+
+
+def verify(source: BinaryIO) -> tuple[BitstreamReader, Trailer]:
+    """Read `source`, a file or a pipe, to its end. Raises BitstreamError for the first fault in it."""
+    reader = open_reader(source)
+    player = PassthroughPlayer()
+    feed = ChunkFeed(_chunks(reader, player), reader.header)
+    latent = 0
+    while feed.read(latent, latent + _AT_ONCE) is not None:
+        latent += _AT_ONCE
+        feed.times.clear()
+    player.check_streams()
+    assert reader.trailer is not None
+    return reader, reader.trailer
+
+
+def _chunks(reader: BitstreamReader, player: PassthroughPlayer) -> Iterator[Chunk]:
+    header = reader.header
+    before: Chunk | None = None  # the chunk whose log-variance is due
+    for record in reader.records(COPIED_TYPES):
+        if header.logvar and (record.type == LVAR) != (before is not None):
+            raise BitstreamError(f"record {record.type} at byte {record.offset}: each chunk has one log-variance")
+        if record.type == CHNK:
+            chunk = reader.decode(record)
+            yield chunk
+            before = chunk if header.logvar else None
+        elif before is not None:
+            unpack_logvar(record.payload, header, before.index, before.latent_count)
+            before = None
+        else:
+            player.feed(record.type, record.payload)
+            player.forget()

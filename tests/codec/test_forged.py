@@ -1,0 +1,140 @@
+"""What a stranger can write into a file whose checksums are right: refused at the door, by every way of reading it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cvcodec.bitstream import BitstreamReader, BitstreamWriter, ColorTags, Header, Official, Tile, Window
+from cvcodec.bitstream.copied import COPIED_TYPES, pack_streams, unpack_streams
+from cvcodec.bitstream.format import CHNK
+from cvcodec.codec.headers import info_from_header
+from cvcodec.codec.verify import verify
+from cvcodec.errors import BitstreamError
+from tests.codec.fuzz import TOLD, fuzz, make_files, ways
+
+WAYS = ("check", "check of a pipe", "decode", "decode to mp4", "salvage", "open", "dataset")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return make_files(tmp_path_factory.mktemp("forged"))[0]
+
+
+def rewritten(
+    data: bytes, change: Callable[[str, bytes], bytes] = lambda kind, payload: payload, **fields: Any
+) -> bytes:
+    """The file with other fields in its header and other payloads in its optional records."""
+    reader = BitstreamReader(io.BytesIO(data))
+    sink = io.BytesIO()
+    with BitstreamWriter(sink, reader.header.replace(**fields)) as writer:
+        for record in reader.records(COPIED_TYPES):
+            if record.type == CHNK:
+                writer.write_chunk(reader.decode(record))
+            else:
+                writer.write_record(record.type, change(record.type, record.payload))
+    return sink.getvalue()
+
+
+def refusals(data: bytes, path: Path) -> set[str]:
+    path.write_bytes(data)
+    refused = set()
+    for name, way in ways(data, path).items():
+        try:
+            way()
+        except BitstreamError:
+            refused.add(name)
+    return refused
+
+
+def metadata(**told: Any) -> dict[str, Any]:
+    return {"metadata": told}
+
+
+MASTERING = TOLD["mastering_display"]
+
+IMPOSSIBLE: dict[str, dict[str, Any]] = {
+    "blend longer than its window": {"encode_window": Window(kept=1, context_before=3, context_after=4096, blend=100)},
+    "blend of the other window": {"decode_window": Window(kept=2, blend=3)},
+    "tile smaller than its context": {"decode_tile": Tile(size=6, context=3, blend=1)},
+    "official chunk of odd length": {
+        "windows": "official",
+        "official": Official(chunk_frames=257, tile_pixels=16, tile_overlap=0.25),
+    },
+    "official tiles that leave gaps": {
+        "windows": "official",
+        "official": Official(chunk_frames=16, tile_pixels=18, tile_overlap=0.3),
+    },
+    "colours of no name": {"color": ColorTags(matrix="bt709", range="wide")},
+    "mastering display that is a number": metadata(mastering_display=2**62),
+    "mastering display of one coordinate": metadata(mastering_display={**MASTERING, "red": ["1"]}),
+    "mastering display of a fraction that takes for ever": metadata(
+        mastering_display={**MASTERING, "max_luminance": "1e999999999"}
+    ),
+    "mastering display of a division by zero": metadata(mastering_display={**MASTERING, "max_luminance": "1/0"}),
+    "content light of text": metadata(content_light={"max_content": "1000", "max_frame_average": 400}),
+    "content light that is negative": metadata(content_light={"max_content": 1000, "max_frame_average": -1}),
+    "display matrix of eight": metadata(display_matrix=[1, 0, 0, 0, 1, 0, 0, 0]),
+    "display matrix beyond 32 bits": metadata(display_matrix=[0, 2**31, 0, 0, 1, 0, 0, 0, 1]),
+    "start that is a division by zero": metadata(start_time=[1, 0]),
+    "start that is text": metadata(start_time="0"),
+    "reader of a stream before the first": metadata(source_reader={"stream": -1}),
+    "reader that is text": metadata(source_reader="\x1b[31m"),
+}
+
+
+@pytest.mark.parametrize("name", IMPOSSIBLE)
+def test_a_header_that_says_what_cannot_be_is_refused_by_every_way_of_reading(
+    data: bytes, tmp_path: Path, name: str
+) -> None:
+    assert refusals(rewritten(data, **IMPOSSIBLE[name]), tmp_path / "x.cvl") == set(WAYS)
+
+
+def test_a_header_that_says_what_can_be_is_read_by_all_and_means_what_it_says(data: bytes, tmp_path: Path) -> None:
+    told = rewritten(data, metadata=TOLD)
+    assert refusals(told, tmp_path / "x.cvl") == set()
+    info = info_from_header(BitstreamReader(io.BytesIO(told)).header)
+    assert info.mastering_display is not None
+    assert info.mastering_display.to_dict() == MASTERING
+    assert info.content_light is not None
+    assert info.content_light.to_dict() == TOLD["content_light"]
+    assert (info.display_matrix, info.start_time.denominator) == (tuple(TOLD["display_matrix"]), 3)
+
+
+def test_a_file_of_another_geometry_than_its_models_is_refused(data: bytes, tmp_path: Path) -> None:
+    header: Header = BitstreamReader(io.BytesIO(data)).header
+    assert (header.width, header.height, header.spatial_factor) == (48, 32, 4)
+    other = rewritten(data, width=24, height=16, spatial_factor=2)  # the same grid of latents
+    assert refusals(other, tmp_path / "x.cvl") == {"decode", "decode to mp4", "salvage", "open"}
+
+
+def test_parameters_of_sound_that_no_container_can_be_given_are_found_by_the_check(data: bytes, tmp_path: Path) -> None:
+    def another_codec(kind: str, payload: bytes) -> bytes:
+        if kind != "STRM":
+            return payload
+        container = unpack_streams(payload)
+        streams = tuple(replace(one, codec="flac") if one.codec == "aac" else one for one in container.streams)
+        return pack_streams(replace(container, streams=streams))
+
+    forged = rewritten(data, another_codec)
+    with pytest.raises(BitstreamError, match="wanted audio flac"):
+        verify(io.BytesIO(forged))
+    assert refusals(forged, tmp_path / "x.cvl") == {"check", "check of a pipe", "decode", "decode to mp4"}
+
+
+def test_a_sound_file_passes_the_check_from_a_file_and_from_a_pipe(tmp_path: Path) -> None:
+    for file in make_files(tmp_path):
+        assert refusals(file, tmp_path / "x.cvl") == set()
+
+
+def test_forged_files_are_clean_errors_or_results_at_little_cost(tmp_path: Path) -> None:
+    outcomes = fuzz(tmp_path, seed=0, cases=40)
+    assert outcomes["check: done"] > 2
+    assert outcomes["check: BitstreamError"] > 10
+    assert outcomes["salvage: done"] > 10
+    assert not any("several lines" in outcome for outcome in outcomes)
