@@ -41,14 +41,14 @@ format: $(VENV)/.dev ## let ruff rewrite what it can
 	$(BIN)/python -m ruff format .
 
 bench: $(VENV)/.demo ## speed of encode and decode on this machine, in Mpixel/s
-	@$(BIN)/python -m cvcodec.bench.speed $(ARGS)
+	@$(BIN)/python benchmarks/speed.py $(ARGS)
 
 ablations: $(VENV)/.demo ## the paper's Tables 6 and 7 at small scale: DATA=clips/ MINUTES=20 a row
 	@$(BIN)/cvcodec train ablations all $(CONFIG) $(if $(DATA),--data "$(DATA)") --minutes $(MINUTES) $(ARGS)
 
 grid: $(VENV)/.demo ## docs/grid.jpg: frames of the demo clip as they are, by PCA and by our models
 	@$(BIN)/python -m cvcodec.demo --fetch
-	@$(BIN)/python -m cvcodec.bench.grid --output docs/grid.jpg $(ARGS)
+	@$(BIN)/python benchmarks/grid.py --output docs/grid.jpg $(ARGS)
 
 gpu-check: $(VENV)/.demo ## parity, memory and speed on your CUDA card
 	@$(BIN)/python -m cvcodec.bench.gpu_check $(ARGS)
@@ -59,7 +59,7 @@ wheel: $(VENV)/.demo ## build dist/cvcodec-*.whl, weights included
 
 clean: ## remove what builds and tests leave behind
 	rm -rf dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find cvcodec tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find cvcodec tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## the same, and the environment and the demo's files
 	rm -rf "$(VENV)" .demo

@@ -39,3 +39,17 @@ def _empty_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
         del os.environ["CVCODEC_HOME"]
     else:
         os.environ["CVCODEC_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A weights file so small that a measurement of it takes no time."""
+    from cvcodec.bench.harness import random_model
+    from cvcodec.checkpoint import save_checkpoint
+    from cvcodec.model.mini import mini_config
+
+    config = mini_config(4, widths=(8, 8, 8), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1), window_latents=4)
+    model = random_model(config, "tiny")
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_checkpoint(path, model, statistics=model.statistics, card={})
+    return str(path)

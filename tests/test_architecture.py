@@ -123,8 +123,8 @@ def test_command_modules_import_nothing_heavy_before_a_command_runs() -> None:
 
 def test_the_readme_maps_every_component() -> None:
     text = (PACKAGE.parent / "README.md").read_text(encoding="utf-8").split("## Map of the code")[1]
-    listed = text.split("    cvcodec/\n")[1].split("    tests/")[0]
-    # Names and what they are for stand in two columns.
-    names = [name for line in listed.splitlines() for name in line[6:].partition("  ")[0].split()]
+    # Names and what they are for stand in two columns; what is in the package is indented farther.
+    listed = [line.strip() for line in text.splitlines() if line.startswith(" " * 6)]
+    names = [name for line in listed for name in line.partition("  ")[0].split()]
     assert sorted(name.removesuffix("/") for name in names) == sorted(set(RANK) - {"cvcodec"})
     assert [name for name in names if name.endswith("/") != (PACKAGE / name.removesuffix("/")).is_dir()] == []

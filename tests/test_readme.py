@@ -14,6 +14,7 @@ from cvcodec.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+HARNESS = ROOT / "cvcodec" / "bench" / "harness.py"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -51,6 +52,22 @@ def test_a_command_line_is_one_the_program_takes(line: str) -> None:
     options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
     given = [word.split("=")[0] for word in words if re.match(r"--?[a-zA-Z]", word)]
     assert [word for word in given if word not in options] == []
+
+
+def options_of(program: Path) -> set[str]:
+    """Every text in a program, and in the modules beside it that it uses, that looks like an option."""
+    text = program.read_text(encoding="utf-8")
+    used = [
+        path for path in program.parent.glob("*.py") if re.search(rf"^(import|from) {path.stem}\b", text, re.MULTILINE)
+    ]
+    return {option for path in (program, *used, HARNESS) for option in re.findall(r'"(--?[a-z-]+)"', path.read_text())}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_measuring_program_that_is_named_exists_and_has_its_options(page: Path) -> None:
+    for name, arguments in re.findall(r"python benchmarks/(\w+)\.py([^`\n#]*)", page.read_text(encoding="utf-8")):
+        given = {word for word in shlex.split(arguments) if re.match(r"--?[a-zA-Z]", word)}
+        assert given <= options_of(ROOT / "benchmarks" / f"{name}.py"), name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

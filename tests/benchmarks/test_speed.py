@@ -1,4 +1,4 @@
-"""`python -m cvcodec.bench.speed`."""
+"""`python benchmarks/speed.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvcodec.bench import harness, speed
+import speed
+from cvcodec.bench import harness
 from cvcodec.model.mini import mini_config
 from cvcodec.plan import Plan
 

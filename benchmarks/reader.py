@@ -1,4 +1,4 @@
-"""`python -m cvcodec.bench.reader`: how fast training loops get slices of latents, from .cvl files and from others.
+"""`python benchmarks/reader.py`: how fast training loops get slices of latents, from .cvl files and from others.
 
 Owns: the readers that are compared and what is timed. Every reader gives the same thing, a random slice of a random
 clip as a float32 tensor (C, n, h, w), through a `DataLoader` with 0, 2 and 4 workers, of the same latents:
@@ -269,9 +269,7 @@ def run(options: argparse.Namespace) -> list[Row]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cvcodec.bench.reader", description=(__doc__ or "").split("\n\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python benchmarks/reader.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--clips", type=int, default=48, help="default: 48")
     parser.add_argument("--frames", type=int, default=61, help="of each clip; default: 61, which are 16 latents")
     parser.add_argument("--size", type=harness.size_argument, default=(256, 256), help="WIDTHxHEIGHT; default: 256x256")

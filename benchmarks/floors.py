@@ -1,4 +1,4 @@
-"""`python -m cvcodec.bench.floors`: our models against a PCA of patches, the least that a trained model must beat.
+"""`python benchmarks/floors.py`: our models against a PCA of patches, the least that a trained model must beat.
 
 Owns: what is compared and the floors that released weights are held to. For every clip (short side 256, first 33
 frames, see `shorts`):
@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from cvcodec.bench import harness, positions, shorts
-from cvcodec.bench.patch_pca import GROUP, PatchPca
-from cvcodec.bench.shorts import Short
+import positions
+import shorts
+from cvcodec.bench import harness
 from cvcodec.codec import DEFAULT_MODEL, DecodeOptions, EncodeOptions
 from cvcodec.device import set_threads
 from cvcodec.errors import InputError
@@ -37,6 +37,8 @@ from cvcodec.metrics.lpips import Lpips
 from cvcodec.model import VideoAutoencoder
 from cvcodec.registry import load_model
 from cvcodec.video import Frame
+from patch_pca import GROUP, PatchPca
+from shorts import Short
 
 GAIN_DB = 3.0
 """PSNR above the PCA that released weights must have ..."""
@@ -246,7 +248,7 @@ def _value(number: float | None) -> float:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program."""
     parser = argparse.ArgumentParser(
-        prog="python -m cvcodec.bench.floors",
+        prog="python benchmarks/floors.py",
         description="PSNR, SSIM, LPIPS and bits of models against a PCA of patches, and by position in the group.",
     )
     add = parser.add_argument

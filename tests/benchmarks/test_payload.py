@@ -1,4 +1,4 @@
-"""`python -m cvcodec.bench.payload`."""
+"""`python benchmarks/payload.py`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvcodec.bench import harness, payload
+import payload
+from cvcodec.bench import harness
 from cvcodec.bitstream import BitstreamReader
 from cvcodec.codec import EncodeOptions, encode_file
 from cvcodec.registry import load_model

@@ -1,4 +1,4 @@
-"""`python -m cvcodec.bench.memory`, and that the commands' memory does not follow the length of the clip."""
+"""`python benchmarks/memory.py`, and that the commands' memory does not follow the length of the clip."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cvcodec.bench import memory
+import memory
 from cvcodec.errors import CvcodecError
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "wait4"), reason="peak memory is read with wait4")

@@ -1,4 +1,4 @@
-"""`python -m cvcodec.bench.compatibility` and `python -m cvcodec.bench.grid`, and the pictures they write."""
+"""`python benchmarks/compatibility.py` and `python benchmarks/grid.py`, and the pictures they write."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from cvcodec.bench import compatibility, grid, harness
-from cvcodec.bench.sheet import Cell, middle, sheet, write_picture
+import compatibility
+import grid
+from cvcodec.bench import harness
 from cvcodec.checkpoint import save_checkpoint
 from cvcodec.errors import UsageError
 from cvcodec.model.mini import MiniAutoencoder, mini_config
 from cvcodec.model.mini_inflate import inflate_mini, inflated_mini_config
 from cvcodec.training.pca import fit_pca, start_as_pca
+from sheet import Cell, middle, sheet, write_picture
 
 CPU = ["--device", "cpu", "--precision", "fp32"]
 

@@ -1,4 +1,4 @@
-"""`python -m cvcodec.bench.borders CLIPS...`: what windows do to the frames beside their borders.
+"""`python benchmarks/borders.py CLIPS...`: what windows do to the frames beside their borders.
 
 Owns: coding a clip with windows and again in one window, and PSNR by a frame's place relative to the nearest border.
 Does not know: how windows are cut (`plan`, `tiling`).
@@ -219,7 +219,7 @@ def default_frames(plan: Plan, borders: int) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program."""
     parser = argparse.ArgumentParser(
-        prog="python -m cvcodec.bench.borders",
+        prog="python benchmarks/borders.py",
         description="PSNR of frames at window borders, against their neighbours and against the clip in one window.",
     )
     add = parser.add_argument

@@ -1,4 +1,4 @@
-"""`python -m cvcodec.bench.floors`, the PCA it compares with, and the short clips it takes."""
+"""`python benchmarks/floors.py`, the PCA it compares with, and the short clips it takes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvcodec.bench import floors, harness, shorts
-from cvcodec.bench.floors import Score, Verdict
-from cvcodec.bench.patch_pca import COMPONENTS, PatchPca
+import floors
+import shorts
+from cvcodec.bench import harness
 from cvcodec.errors import InputError, UsageError
 from cvcodec.video import VideoReader
+from floors import Score, Verdict
+from patch_pca import COMPONENTS, PatchPca
 
 SMALL = ["--device", "cpu", "--precision", "fp32", "--side", "48", "--frames", "6"]
 

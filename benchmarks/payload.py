@@ -1,4 +1,4 @@
-"""`python -m cvcodec.bench.payload CLIPS...`: how small the coded symbols are, and simpler ways to store the same ones.
+"""`python benchmarks/payload.py CLIPS...`: how small the coded symbols are, and simpler ways to store the same ones.
 
 Owns: counting the same integers four ways, and the time that ours takes:
 
@@ -143,7 +143,7 @@ def markdown(found: Sequence[Sizes]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program."""
     parser = argparse.ArgumentParser(
-        prog="python -m cvcodec.bench.payload",
+        prog="python benchmarks/payload.py",
         description="Bytes of the coded symbols against zstd -19 and order-0 entropy on the same symbols.",
     )
     add = parser.add_argument

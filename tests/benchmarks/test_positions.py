@@ -7,11 +7,13 @@ import math
 import numpy as np
 import pytest
 
-from cvcodec.bench import floors, harness, positions
-from cvcodec.bench.floors import Score, Verdict
-from cvcodec.bench.patch_pca import PatchPca
-from cvcodec.bench.shorts import Short
+import floors
+import positions
+from cvcodec.bench import harness
 from cvcodec.registry import load_model
+from floors import Score, Verdict
+from patch_pca import PatchPca
+from shorts import Short
 
 
 def test_positions_count_from_the_frame_behind_the_first() -> None:

@@ -1,4 +1,4 @@
-"""`python -m cvcodec.bench.grid`: a few frames of a clip as it is, by PCA and by our models, side by side.
+"""`python benchmarks/grid.py`: a few frames of a clip as it is, by PCA and by our models, side by side.
 
 Owns: what stands in the columns. Models go through the real encode and decode at the default quality; the PCA of 4x8x8
 patches is not quantised (see `patch_pca`). The clip is scaled to short side 256, of which the middle is shown, pixel
@@ -18,10 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cvcodec.bench import harness, shorts
-from cvcodec.bench.patch_pca import PatchPca
-from cvcodec.bench.sheet import Cell, check_picture_name, middle, sheet, write_picture
-from cvcodec.bench.shorts import Short
+import shorts
+from cvcodec.bench import harness
 from cvcodec.codec import DEFAULT_MODEL, DecodeOptions, Decoder, EncodeOptions, encode_file
 from cvcodec.device import set_threads
 from cvcodec.errors import InputError, UsageError
@@ -29,6 +27,9 @@ from cvcodec.fileio import open_input
 from cvcodec.metrics import psnr
 from cvcodec.model import VideoAutoencoder
 from cvcodec.registry import load_model
+from patch_pca import PatchPca
+from sheet import Cell, check_picture_name, middle, sheet, write_picture
+from shorts import Short
 
 _CLIP = Path(".demo/bikes.mp4")
 _MODELS = ("cvvae-mini-z4", DEFAULT_MODEL)
@@ -69,7 +70,7 @@ def draw(
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program."""
     parser = argparse.ArgumentParser(
-        prog="python -m cvcodec.bench.grid",
+        prog="python benchmarks/grid.py",
         description="Frames of a clip: original, PCA of patches, and what models make of it.",
     )
     add = parser.add_argument

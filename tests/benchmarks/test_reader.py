@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvcodec.bench import reader
+import reader
 from cvcodec.registry import load_model
 from tests.dataset.small import save_small_model
 

@@ -1,4 +1,4 @@
-"""`python -m cvcodec.bench.memory`: whether the commands' memory grows with the length of the video.
+"""`python benchmarks/memory.py`: whether the commands' memory grows with the length of the video.
 
 Owns: running `cvcodec encode` and `cvcodec decode` as programs on synthetic clips of different length, and the peak of
 resident memory that the operating system reports for each.
@@ -60,9 +60,9 @@ def peak_memory(command: Sequence[str]) -> tuple[int, float]:
     """Peak resident bytes and wall seconds of a program. UsageError without POSIX, CvcodecError when it fails."""
     if not hasattr(os, "wait4"):
         raise UsageError("peak memory is read with wait4, which this system does not have; run this on Linux or macOS")
-    # The package may be run from a checkout; the program then needs to find it too.
-    package = Path(__file__).resolve().parents[2]
-    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
+    # The program must be that of this checkout.
+    checkout = Path(__file__).resolve().parents[1]
+    paths = [str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])]
     done = subprocess.run(
         [sys.executable, "-S", "-c", _LAUNCHER, *command],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
@@ -115,7 +115,7 @@ def ratios(runs: Sequence[Run]) -> dict[tuple[str, int, int], float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program. Exits with 1 when a ratio is above --limit."""
     parser = argparse.ArgumentParser(
-        prog="python -m cvcodec.bench.memory",
+        prog="python benchmarks/memory.py",
         description="Peak memory of `cvcodec encode` and `cvcodec decode` for clips of different length. "
         "What follows -- goes to both commands.",
     )

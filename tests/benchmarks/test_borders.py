@@ -1,4 +1,4 @@
-"""`python -m cvcodec.bench.borders`."""
+"""`python benchmarks/borders.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from cvcodec.bench import borders, harness
+import borders
+from cvcodec.bench import harness
 from cvcodec.model.mini import mini_config
 from cvcodec.plan import Plan
 from cvcodec.registry import load_model

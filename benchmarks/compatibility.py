@@ -1,4 +1,4 @@
-"""`python -m cvcodec.bench.compatibility`: do a video model and a 2D model read each other's latents?
+"""`python benchmarks/compatibility.py`: do a video model and a 2D model read each other's latents?
 
 Owns: what is decoded by whom, and what it is compared with. For every clip (short side 256, first 33 frames, cut to
 4k+1 frames and multiples of 8 pixels), posterior means, not quantised, pictures rounded to bytes:
@@ -31,9 +31,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cvcodec.bench import harness, shorts
-from cvcodec.bench.sheet import Cell, check_picture_name, middle, sheet, write_picture
-from cvcodec.bench.shorts import Short
+import shorts
+from cvcodec.bench import harness
 from cvcodec.device import Precision, arithmetic, select_device, select_precision, set_threads
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import atomic_output
@@ -41,6 +40,8 @@ from cvcodec.metrics import psnr
 from cvcodec.model import VideoAutoencoder
 from cvcodec.registry import load_model
 from cvcodec.training.objective import decode_pictures, encode_pictures
+from sheet import Cell, check_picture_name, middle, sheet, write_picture
+from shorts import Short
 
 GROUP = 4
 BLOCK = "bench: compatibility"
@@ -212,7 +213,7 @@ def _load(text: str, device: torch.device) -> VideoAutoencoder:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program."""
     parser = argparse.ArgumentParser(
-        prog="python -m cvcodec.bench.compatibility",
+        prog="python benchmarks/compatibility.py",
         description="PSNR of a 2D decoder on a video model's latents and of the video decoder on 2D latents.",
     )
     add = parser.add_argument

@@ -1,4 +1,4 @@
-"""`python -m cvcodec.bench.speed`: how many megapixels a second this machine encodes and decodes.
+"""`python benchmarks/speed.py`: how many megapixels a second this machine encodes and decodes.
 
 Owns: what is timed. For every model, precision and size, in both directions:
 
@@ -134,7 +134,7 @@ def _one_window(model: VideoAutoencoder, width: int, height: int, frames: int) -
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program."""
     parser = argparse.ArgumentParser(
-        prog="python -m cvcodec.bench.speed",
+        prog="python benchmarks/speed.py",
         description="Mpixel/s of encode and decode on this machine: the model call and the whole command.",
     )
     add = parser.add_argument
