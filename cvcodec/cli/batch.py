@@ -134,6 +134,10 @@ def batch(
     quiet: options.Quiet = False,
 ) -> None:
     """Encode many videos: mirrored .cvl files and an index; run it again to resume, it skips what is done."""
+    if engine == "ray":
+        from cvcodec.dataset.engines.ray_address import check_address
+
+        check_address(address)  # before anything is loaded: a wrong address is known at once
     from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions
     from cvcodec.copied import KINDS
     from cvcodec.dataset.batch import run_batch

@@ -54,10 +54,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_failed_clip_is_named_listed_and_makes_the_exit_code_1(cvcodec: Run, place: Path) -> None:
     result = cvcodec("batch", place / "v", "--out", place / "out", "-w", place / "sd.safetensors", "--retries", "0")
     assert result.returncode == 1
-    warning, last = result.stderr.splitlines()
+    warning, last, size = result.stderr.splitlines()
     assert "warning" in warning
     assert "broken.mp4" in warning
     assert "2 encoded, 0 already there, 1 failed" in last
+    assert "times the video of the sources encoded now" in size
     assert not result.stdout
     assert sorted(path.name for path in (place / "out").iterdir()) == [
         "0.cvl",
@@ -100,7 +101,7 @@ def test_damaged_sources_are_warned_of_and_counted_and_fail_where_that_is_asked_
     notes = [line for line in result.stderr.splitlines() if "note: " in line]
     assert len(notes) == 2, "what both have to say is said once, and then how many said it"
     assert "note: 2 clips in all: " in notes[1]
-    assert "2 encoded, 0 already there, 0 failed, 2 damaged; index" in result.stderr.splitlines()[-1]
+    assert "2 encoded, 0 already there, 0 failed, 2 damaged; index" in result.stderr
     strict = cvcodec(*command, "--strict", "--json")
     assert strict.returncode == 3
     assert "2 of 2 sources are damaged" in strict.stderr
