@@ -1,6 +1,6 @@
 """The JSON-lines index of a folder of .cvl files: one object a file, sorted by path.
 
-    path              of the .cvl file, relative to the folder of the index, with forward slashes
+    path              of the .cvl file, below the folder of the index and relative to it, with forward slashes
     source            the video it was made from
     source_id         identity of that video's content             settings   identity of model and options
     frames, latents   counts                                       shape      [C, t, h, w] of the latents
