@@ -22,11 +22,12 @@ from cvcodec import tiling
 from cvcodec.bitstream import Header
 from cvcodec.codec.chunks import FileChunks
 from cvcodec.codec.decode_options import DecodeOptions, DecodeResult
-from cvcodec.codec.encode import Progress, StrPath
+from cvcodec.codec.encode import StrPath
 from cvcodec.codec.feed import ChunkFeed, FrameTime
 from cvcodec.codec.headers import info_from_header
 from cvcodec.codec.latent_file import check_model
 from cvcodec.codec.notices import Notices
+from cvcodec.codec.output import Progress
 from cvcodec.codec.passthrough import PassthroughPlayer
 from cvcodec.codec.salvage import SalvagedChunks
 from cvcodec.device import set_threads

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cvcodec.codec import EncodeOptions, EncodeResult, encode_stream
-from cvcodec.codec.encode import Progress, refuse_coded
+from cvcodec.codec.encode import refuse_coded
+from cvcodec.codec.output import Progress
 from cvcodec.errors import UsageError
 from cvcodec.fileio import atomic_output
 from cvcodec.metrics.lpips import Lpips
