@@ -52,6 +52,18 @@ def refuse_address(text: str) -> None:
         raise InputError(f"{text} is an address, and this reads files; download it first, or pipe it in")
 
 
+def prepare_standard_streams() -> None:
+    """For a program: what is written to a closed standard stream (`>&-`) goes nowhere, and no file takes its number, to
+    which C libraries write; what the encoding of standard output lacks is written as `\\u` escapes."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free: the stream's own
+            if name != "stdin":
+                setattr(sys, name, os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace"))
+        elif name == "stdout" and isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def partial_path(path: StrPath) -> Path:
     """Where `atomic_output` writes, with `named_partial` or `keep_partial`, until it is finished: `OUT.cvl.partial`."""
     target = _resolve(path)
@@ -205,7 +217,9 @@ def open_input(path: StrPath) -> Iterator[BinaryIO]:
     Raises InputError for a file that is missing, is a folder or may not be read, and for `-` at a terminal.
     """
     if is_standard_stream(path):
-        if sys.stdin is None or sys.stdin.isatty():
+        if sys.stdin is None:
+            raise InputError("standard input is closed; pipe data into it or name a file")
+        if sys.stdin.isatty():
             raise InputError("standard input is a terminal; pipe data into it or name a file")
         _binary_mode(sys.stdin.fileno())
         yield cast(BinaryIO, io.BufferedReader(_ForwardOnly(_unbuffered(sys.stdin.buffer), "standard input"), 1 << 16))
@@ -282,7 +296,9 @@ class _ForwardOnly(io.RawIOBase):
 
 @contextlib.contextmanager
 def _standard_output() -> Iterator[BinaryIO]:
-    if sys.stdout is None or sys.stdout.isatty():
+    if sys.__stdout__ is None:  # `sys.stdout` may stand in for it
+        raise OutputError("standard output is closed; pipe it into a program or a file, or name a file")
+    if sys.stdout.isatty():
         raise OutputError("standard output is a terminal; pipe it into a program or a file, or name a file")
     sys.stdout.flush()
     _binary_mode(sys.stdout.fileno())

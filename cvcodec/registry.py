@@ -70,16 +70,21 @@ class ModelEntry:
 # ---------------------------------------------------------------------------------------------------- places
 
 
-def user_data_folder() -> Path:
-    """`CVCODEC_HOME`, else the platform's folder for application data. It need not exist."""
+def user_data_folder() -> Path | None:
+    """`CVCODEC_HOME`, else the platform's folder for application data. It need not exist. None where nothing says where
+    it would be: without a home folder, as in some containers.
+    """
     chosen = os.environ.get("CVCODEC_HOME")
     if chosen:
-        return Path(chosen).expanduser()
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local") / "cvcodec"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Application Support" / "cvcodec"
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "cvcodec"
+        return Path(os.path.expanduser(chosen))
+    given = {"win32": "LOCALAPPDATA", "darwin": ""}.get(sys.platform, "XDG_DATA_HOME")
+    if folder := os.environ.get(given):
+        return Path(folder) / "cvcodec"
+    home = os.path.expanduser("~")
+    if home == "~":
+        return None
+    usual = {"win32": "AppData/Local", "darwin": "Library/Application Support"}.get(sys.platform, ".local/share")
+    return Path(home) / usual / "cvcodec"
 
 
 def bundled_folders() -> list[Path]:
@@ -90,8 +95,9 @@ def bundled_folders() -> list[Path]:
     return [folder for folder in (*folders, package / "weights") if folder.is_dir()]
 
 
-def _user_folder() -> Path:
-    return user_data_folder() / "models"
+def _user_folder() -> Path | None:
+    folder = user_data_folder()
+    return None if folder is None else folder / "models"
 
 
 # ---------------------------------------------------------------------------------------------------- look up
@@ -103,7 +109,7 @@ def list_models() -> list[ModelEntry]:
     """
     entries: dict[str, ModelEntry] = {}
     for folder, bundled in (*((folder, True) for folder in bundled_folders()), (_user_folder(), False)):
-        for path in sorted(folder.glob(f"*{_SUFFIX}")) if folder.is_dir() else ():
+        for path in sorted(folder.glob(f"*{_SUFFIX}")) if folder is not None and folder.is_dir() else ():
             name = path.name.removesuffix(_SUFFIX)
             if not path.name.startswith("."):  # a file still being written
                 entries.setdefault(name, ModelEntry(name, path, bundled))
@@ -129,7 +135,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> ModelEntry:
     entry = find_model(text) if isinstance(name_or_path, str) else None
     if entry is not None:
         return entry
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))
     if path.exists():
         return ModelEntry(path.name.removesuffix(_SUFFIX), path, bundled=False)
     if text.endswith(_SUFFIX) or any(separator in text for separator in ("/", os.sep)):
@@ -197,7 +203,10 @@ def add_model(name: str, checkpoint: Checkpoint, *, dtype: torch.dtype | None = 
     for one that stands for something else.
     """
     check_new_name(name)
-    path = _user_folder() / f"{name}{_SUFFIX}"
+    folder = _user_folder()
+    if folder is None:
+        raise UsageError("there is no home folder to keep models in; name one in the environment: CVCODEC_HOME=FOLDER")
+    path = folder / f"{name}{_SUFFIX}"
     entry = ModelEntry(name, path, bundled=False)
     make_folder(path.parent)
     new = make_checkpoint(

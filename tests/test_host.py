@@ -140,30 +140,41 @@ def test_available_memory_lies_between_nothing_and_all_there_is() -> None:
     assert 16 * MIB < available <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-FAULTS = """
-import resource, sys
+ALLOCATION = """
+import ctypes
 import numpy
 from cvcodec import host
+
+class Info(ctypes.Structure):  # struct mallinfo of <malloc.h>
+    _fields_ = [(name, ctypes.c_int) for name in
+                ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keep")]
+
+mallinfo = ctypes.CDLL(None).mallinfo
+mallinfo.restype = Info
 print(host.keep_freed_memory())
-for turn in range(3):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    numpy.ones(48 << 20, numpy.uint8)  # freed at once
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+before = mallinfo().hblks
+block = numpy.ones(48 << 20, numpy.uint8)
+print(mallinfo().hblks - before)
+del block
+print(mallinfo().arena >> 20)
 """
 
 
-def _faults(**environment: str) -> tuple[bool, list[int]]:
-    """Whether the setting was made, and the page faults of taking the same 48 MiB three times."""
+def _allocation(**environment: str) -> tuple[bool, bool, int]:
+    """Whether the setting was made; whether 48 MiB were mapped for themselves, which end when they are freed; and the
+    MiB of the heap after that."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
-    output = subprocess.run(
-        [sys.executable, "-c", FAULTS], env=kept | environment, capture_output=True, text=True, check=True
+    done, mapped, heap = subprocess.run(
+        [sys.executable, "-c", ALLOCATION], env=kept | environment, capture_output=True, text=True, check=True
     ).stdout.split()
-    return output[0] == "True", [int(count) for count in output[1:]]
+    return done == "True", int(mapped) > 0, int(heap)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has this allocator")
 def test_freed_memory_is_used_again_unless_the_environment_says_otherwise() -> None:
-    done, (first, *later) = _faults()
-    assert done and max(later) < first / 10
-    done, counts = _faults(MALLOC_MMAP_THRESHOLD_="1048576")
-    assert not done and min(counts) > first / 2
+    done, mapped, heap = _allocation()
+    assert (done, mapped) == (True, False)
+    assert heap >= 48
+    done, mapped, heap = _allocation(MALLOC_MMAP_THRESHOLD_="1048576")
+    assert (done, mapped) == (False, True)
+    assert heap < 48

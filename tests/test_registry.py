@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -59,7 +61,7 @@ def test_weights_of_a_checkout_and_of_an_installed_package_are_found(
 def test_the_data_folder_is_the_platforms_unless_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("CVCODEC_HOME", "XDG_DATA_HOME", "LOCALAPPDATA"):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(Path, "home", lambda: Path("/home/me"))
+    monkeypatch.setenv("HOME", "/home/me")
     expected = {
         "linux": Path("/home/me/.local/share/cvcodec"),
         "darwin": Path("/home/me/Library/Application Support/cvcodec"),
@@ -201,3 +203,27 @@ def test_a_file_that_is_not_weights_does_not_load_by_name(home: Path) -> None:
     (home / "models" / "junk.safetensors").write_bytes(b"junk")
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         load_model("junk")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX homes")
+def test_without_a_home_there_are_the_bundled_models_and_adding_says_what_is_missing() -> None:
+    code = """
+import os, pwd
+for name in ("HOME", "XDG_DATA_HOME", "CVCODEC_HOME"):
+    os.environ.pop(name, None)
+def nobody(number):
+    raise KeyError(number)
+pwd.getpwuid = nobody
+from cvcodec import registry
+from cvcodec.errors import UsageError
+print(registry.user_data_folder(), len(registry.list_models()) > 0)
+try:
+    registry.add_model("mine", None)
+except UsageError as error:
+    print(error)
+"""
+    first, second = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert first == "None True"
+    assert "CVCODEC_HOME" in second

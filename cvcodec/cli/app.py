@@ -24,7 +24,7 @@ import typer
 from cvcodec import __version__, host
 from cvcodec.cli import batch, bench, decode, encode, eval, export, import_, info, models, report, train
 from cvcodec.errors import CvcodecError, DeviceError, OutputError
-from cvcodec.fileio import is_full
+from cvcodec.fileio import is_full, prepare_standard_streams
 
 DEBUG_VARIABLE = "CVCODEC_DEBUG"
 """Environment variable: 1 shows tracebacks."""
@@ -91,6 +91,7 @@ def run(application: typer.Typer, arguments: Sequence[str] | None = None) -> int
     `sys.excepthook`, which this sets to a short report.
     """
     sys.excepthook = _report_defect
+    prepare_standard_streams()
     _exit_on_signals()
     try:
         code = _run(application, arguments)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+_PIPE_COLUMNS = 5000
+"""More than the longest path."""
+
 _shown: list[Console] = []
 """The console of the bar that is on the screen, if one is: only that one writes above it."""
 
@@ -34,8 +37,8 @@ class _PlainConsole(Console):
     obeyed. Styles come with rich's own objects.
     """
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False)
+    def __init__(self, *, stderr: bool = False, width: int | None = None) -> None:
+        super().__init__(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """What rich makes of every string."""
@@ -49,7 +52,8 @@ def stderr_console() -> Console:
 
 def stdout_console() -> Console:
     """A console on the current standard output, for tables that a person asked for."""
-    return _PlainConsole()
+    # A program that reads a table wants all of it.
+    return _PlainConsole(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_COLUMNS)
 
 
 def show(text: str) -> None:

@@ -55,7 +55,7 @@ def read_manifest(manifest: Path) -> Iterator[Row]:
             refuse_address(text)
         except InputError as error:
             raise InputError(f"{where}: {error}") from None
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))
         if path.name in ("", ".."):
             raise InputError(f"{where}: {name} {text!r} is a folder; wanted a video")
         columns = {column: value for column, value in values.items() if column not in (name, OUTPUT)}

@@ -77,7 +77,7 @@ def open_source(source: str, *, config: Path | None = None, download: Mapping[st
     """
     if source.startswith(_HUB_SCHEME):
         return _from_hub(source, config, download or {})
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if path.is_dir():
         weights = _weights_in_folder(path)
     elif path.is_file():

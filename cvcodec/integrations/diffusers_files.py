@@ -44,7 +44,7 @@ def load(
     """A model by name, weights file, folder or repository, with weights that may be trained; see
     `DiffusersVAE.from_pretrained`."""
     text = os.fspath(name_or_path)
-    folder = Path(text).expanduser()
+    folder = Path(os.path.expanduser(text))
     if folder.is_dir():
         source = str(folder / (subfolder or ""))
     elif _REPOSITORY.fullmatch(text) and not folder.exists() and folder.suffix != ".safetensors":

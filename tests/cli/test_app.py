@@ -109,6 +109,45 @@ def test_the_version_is_that_of_the_package() -> None:
     assert (result.returncode, result.stdout) == (0, f"cvcodec {cvcodec.__version__}\n")
 
 
+@posix
+@pytest.mark.parametrize("closing", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("arguments", [["models", "list"], ["--version"]])
+def test_what_is_done_is_done_whatever_standard_streams_are_closed(closing: str, arguments: list[str]) -> None:
+    result = subprocess.run(
+        f"{sys.executable} -m cvcodec {' '.join(arguments)} {closing}", shell=True, capture_output=True, text=True
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+@posix
+def test_no_file_takes_the_number_of_a_closed_standard_stream() -> None:
+    code = (
+        "import os; from cvcodec.cli import app; app.prepare_standard_streams(); print(os.open('/', os.O_RDONLY) > 2)"
+    )
+    done = subprocess.run(f'{sys.executable} -c "{code}" <&- 2>&-', shell=True, capture_output=True, text=True)
+    assert done.stdout == "True\n"
+
+
+def test_a_terminal_without_a_names_letters_gets_escapes(tmp_path: Path) -> None:
+    (tmp_path / "\u0151.cvl").write_bytes(b"nothing")
+    code = "import sys; from cvcodec.cli import app, report; app.prepare_standard_streams(); report.show('\u0151')"
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert (done.stdout, done.returncode) == (b"\\u0151\n", 0)
+
+
+def test_a_table_in_a_pipe_is_not_cut(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.table import Table
+
+    from cvcodec.cli import report
+
+    monkeypatch.delenv("COLUMNS", raising=False)
+    table = Table("name")
+    table.add_row("long" * 60)
+    report.stdout_console().print(table)
+    assert "long" * 60 in capsys.readouterr().out
+
+
 def _error_classes(root: type[errors.CvcodecError]) -> list[type[errors.CvcodecError]]:
     return [root, *(found for child in root.__subclasses__() for found in _error_classes(child))]
 
