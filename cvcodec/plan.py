@@ -291,6 +291,14 @@ class Plan:
 
         return report
 
+    def frames_at_once(self, frames: int) -> int:
+        """The most frames of a video of `frames` that decoding holds as pixels: those of a window."""
+        if self.grid is not None:
+            chunk = self.grid.chunk_frames
+            return frames if chunk is None else min(frames, chunk + 1)
+        assert self.decode_window is not None
+        return min(frames, self.decode_window.longest(self.temporal_factor) * self.temporal_factor)
+
     def latents_to_read(self, latents: tuple[int, int], total: int) -> tuple[int, int]:
         """The latents, context included, that decoding [start, stop) of a video of `total` latents reads."""
         if self.grid is not None:

@@ -111,8 +111,9 @@ RESERVED    Types that start with X are for private use and never become part of
 
 A reader must refuse, before it allocates: every limit above and in `header`; a payload whose frames declare another
 size than the geometry wants, or more than their length can hold; more entries of the index, packets or side data than
-the bytes that stand for them. It never seeks unless it can, never trusts a length,
-and reports a missing trailer as truncation, even after every chunk was intact. It never runs code from the file.
+the bytes that stand for them. Who shows it refuses times beyond 2**32 seconds from zero. A reader never seeks unless it
+can, never trusts a length, and reports a missing trailer as truncation, even after every chunk was intact. It never
+runs code from the file.
 
 Owns: the numbers below. Does not know: how anything is read or written.
 """
@@ -188,6 +189,9 @@ MAX_COUNT = 1 << 48
 
 MAX_TRAILER = 1 << 26
 """Bytes of an unpacked trailer: about five million chunks."""
+
+MAX_SECONDS = 1 << 32
+"""How far from zero a frame, a packet or a chapter may be shown: what plays them counts in 64 bits, in finer ticks."""
 
 DIGEST_BYTES = 16
 """BLAKE2b digest that chains the records."""

@@ -30,8 +30,8 @@ from cvcodec.codec.notices import Notices
 from cvcodec.codec.output import Progress
 from cvcodec.codec.passthrough import PassthroughPlayer
 from cvcodec.codec.salvage import SalvagedChunks
-from cvcodec.device import set_threads
-from cvcodec.errors import BitstreamError, OutputError, UsageError
+from cvcodec.device import available_memory, set_threads
+from cvcodec.errors import BitstreamError, DeviceError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, atomic_path, check_output, is_standard_stream, naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.pipeline import WriteBehind, in_thread
@@ -43,6 +43,7 @@ from cvcodec.video.source import SEQUENCE_PATTERN, number_in
 from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
 
 _BEHIND_BYTES = 96 << 20  # decoded frames that may wait for the encoder of the output
+_PIXEL_BYTES = 12  # of a decoded pixel, in floats
 _PIECE_FRAMES = 8  # converted to pictures at once
 _SMALL_WINDOW_BYTES = 64 << 20  # of floats, which may wait beside the next window
 _WAITING_PARTS = 8  # of frames to be converted, about a small window
@@ -136,6 +137,21 @@ class Decoder:
         self._chunks.select(self._plan, self._bounds, self.options.frames)
         self._player: PassthroughPlayer | None = None
         self.model_seconds = 0.0
+        self._check_memory()
+
+    def _check_memory(self) -> None:
+        """DeviceError where not even the pixels of a window fit: a few bytes may stand for frames of any size."""
+        frames, available = self.expected_frames, available_memory(self._runner.device)
+        if frames is None or available is None:
+            return
+        width, height = self.header.padded_size
+        at_once = self._plan.frames_at_once(frames)
+        needed = _PIXEL_BYTES * width * height * at_once
+        if needed > available:
+            raise DeviceError(
+                f"{at_once} frames of {width}x{height} are decoded at once and take {needed / 2**30:.1f} GiB, "
+                f"{available / 2**30:.1f} GiB of memory are free; decode on a machine with more"
+            )
 
     @property
     def expected_frames(self) -> int | None:

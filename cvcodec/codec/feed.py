@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, Chunk, Header
+from cvcodec.bitstream.format import MAX_SECONDS
 from cvcodec.codec.latent_file import check_chunk_place, layers_of
 from cvcodec.errors import BitstreamError
 
@@ -80,6 +81,8 @@ class ChunkFeed:
                 raise BitstreamError(
                     f"time stamps do not increase: {pts} follows {self._last_pts} in chunk {chunk.index}"
                 )
+            if abs(pts) * self._header.time_base > MAX_SECONDS:
+                raise BitstreamError(f"time stamp {pts} in chunk {chunk.index} lies beyond {MAX_SECONDS} s")
             self._last_pts = pts
             self.times.append(
                 FrameTime(

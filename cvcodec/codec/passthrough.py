@@ -35,7 +35,7 @@ from cvcodec.bitstream.copied import (
     unpack_packets,
     unpack_streams,
 )
-from cvcodec.bitstream.format import RECORD_OVERHEAD
+from cvcodec.bitstream.format import MAX_SECONDS, RECORD_OVERHEAD
 from cvcodec.codec.packet_queue import PacketQueue
 from cvcodec.copied import KINDS, Chapter, CopiedContainer, CopiedPacket, CopiedStream
 from cvcodec.errors import BitstreamError, InputError
@@ -227,6 +227,8 @@ class PassthroughPlayer:
                 if self._container is not None:
                     raise BitstreamError("file has two STRM records")
                 self._container = unpack_streams(payload)
+                for chapter in self._container.chapters:
+                    _check_time(max(abs(chapter.start), abs(chapter.end)) * chapter.time_base, "a chapter")
             elif kind in (ATTACHMENT, PACKETS) and self._open:
                 if self._container is None and self._salvage:
                     self._say("the description of the copied streams is damaged: sound, subtitles and files are lost")
@@ -259,6 +261,8 @@ class PassthroughPlayer:
             self._passed.add(number)
         self._until[number] = packets[-1].seconds(stream.time_base)
         for packet in packets:
+            seconds = packet.seconds(stream.time_base) + packet.duration * stream.time_base
+            _check_time(seconds, f"a packet of copied stream {number}")
             if _in_range(packet, stream.time_base, stream.kind, self._begin, self._end):
                 self._queue.put(packet, packet.seconds(stream.time_base))
 
@@ -347,6 +351,11 @@ class PassthroughPlayer:
     def _say(self, notice: str) -> None:
         if self._on_notice is not None:
             self._on_notice(notice)
+
+
+def _check_time(seconds: Fraction, what: str) -> None:
+    if abs(seconds) > MAX_SECONDS:
+        raise BitstreamError(f"{what} lies at {float(seconds):g} s, times end at {MAX_SECONDS}")
 
 
 def _wanted(copier: StreamCopier, packet: CopiedPacket, begin: Fraction | None, end: Fraction | None) -> bool:

@@ -181,6 +181,15 @@ class StreamRestorer:
 
     def mux(self, packet: CopiedPacket) -> None:
         """Write one packet, in the order of time. Raises OutputError, and BitstreamError for an impossible packet."""
+        try:
+            self._mux(packet)
+        except OverflowError as error:
+            raise BitstreamError(
+                f"a packet of copied stream {packet.stream} at pts {packet.pts} cannot be shown: its time takes more "
+                "than 64 bits"
+            ) from error
+
+    def _mux(self, packet: CopiedPacket) -> None:
         stream = self._streams.get(packet.stream)
         if stream is None or self._is_gap(packet):
             return

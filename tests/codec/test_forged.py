@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cvcodec.bitstream import BitstreamReader, BitstreamWriter, ColorTags, Header, Official, Tile, Window
-from cvcodec.bitstream.copied import COPIED_TYPES, pack_streams, unpack_streams
+from cvcodec.bitstream.copied import COPIED_TYPES, pack_packets, pack_streams, unpack_packets, unpack_streams
 from cvcodec.bitstream.format import CHNK
+from cvcodec.codec import DecodeOptions, Decoder, decode
 from cvcodec.codec.headers import info_from_header
 from cvcodec.codec.verify import verify
-from cvcodec.errors import BitstreamError
+from cvcodec.errors import BitstreamError, DeviceError
 from tests.codec.fuzz import TOLD, fuzz, make_files, ways
+from tests.codec.patch_model import PatchModel
 
 WAYS = ("check", "check of a pipe", "decode", "decode to mp4", "salvage", "open", "dataset")
 
@@ -130,6 +133,42 @@ def test_parameters_of_sound_that_no_container_can_be_given_are_found_by_the_che
 def test_a_sound_file_passes_the_check_from_a_file_and_from_a_pipe(tmp_path: Path) -> None:
     for file in make_files(tmp_path):
         assert refusals(file, tmp_path / "x.cvl") == set()
+
+
+def test_packets_and_chapters_at_times_that_no_container_can_say_are_refused(data: bytes, tmp_path: Path) -> None:
+    def late_packets(kind: str, payload: bytes) -> bytes:
+        if kind != "PKTS":
+            return payload
+        first, *others = unpack_packets(payload)
+        return pack_packets([first, *(one._replace(pts=2**61, dts=2**61) for one in others)])
+
+    def late_chapters(kind: str, payload: bytes) -> bytes:
+        if kind != "STRM":
+            return payload
+        container = unpack_streams(payload)
+        assert container.chapters
+        return pack_streams(replace(container, chapters=tuple(replace(one, end=2**62) for one in container.chapters)))
+
+    for change in (late_packets, late_chapters):
+        with pytest.raises(BitstreamError, match="times end at"):
+            verify(io.BytesIO(rewritten(data, change)))
+        refused = refusals(rewritten(data, change), tmp_path / "x.cvl")
+        assert refused == {"check", "check of a pipe", "decode", "decode to mp4"}
+    assert refusals(rewritten(data, time_base=Fraction(2**31 - 1, 7)), tmp_path / "x.cvl") >= {"check", "decode"}
+
+
+def test_frames_that_memory_cannot_hold_are_refused_before_the_model_runs(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = PatchModel()  # windows of two latents, one of context on either side: 16 frames, the file has 15
+    options = DecodeOptions(device="cpu", precision="fp32")
+    needed = 48 * 32 * 15 * 3 * 4
+    monkeypatch.setattr(decode, "available_memory", lambda device: needed - 1)
+    with pytest.raises(DeviceError, match="15 frames of 48x32"):
+        Decoder(io.BytesIO(data), model=model, options=options)
+    assert model.decoded == []
+    monkeypatch.setattr(decode, "available_memory", lambda device: needed)
+    assert len(list(Decoder(io.BytesIO(data), model=model, options=options).frames())) == 15
 
 
 def test_forged_files_are_clean_errors_or_results_at_little_cost(tmp_path: Path) -> None:
