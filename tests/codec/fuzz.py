@@ -294,7 +294,7 @@ def ways(data: bytes, path: Path) -> dict[str, Callable[[], object]]:
 
 def fuzz(folder: Path, *, seed: int, cases: int | None = None, seconds: float | None = None) -> Counter[str]:
     """Outcomes by the way of reading. Anything that is no error of ours is a defect, and raised; so is what costs more
-    than `SECONDS` or `MEMORY`, or is sound to `info --check` and refused elsewhere."""
+    than `SECONDS` or `MEMORY`."""
     files = make_files(folder)
     path = folder / "forged.cvl"
     outcomes: Counter[str] = Counter()
