@@ -33,6 +33,7 @@ from torch import Tensor
 
 import shorts
 from cvcodec.bench import harness
+from cvcodec.bench.blocks import check_block, update_block
 from cvcodec.device import Precision, arithmetic, select_device, select_precision, set_threads
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import atomic_output
@@ -235,7 +236,7 @@ def _run(options: argparse.Namespace) -> int:
     precision = select_precision(options.precision, device)
     if options.picture is not None:
         check_picture_name(options.picture)
-    harness.check_block(options.update, BLOCK)
+    check_block(options.update, BLOCK)
     clips = shorts.chosen(options)
     image = _load(options.image, device)
     videos = [_load(name, device) for name in options.video]
@@ -269,7 +270,7 @@ def _run(options: argparse.Namespace) -> int:
             file.write((json.dumps(record, indent=1) + "\n").encode())
     if options.picture is not None:
         write_picture(options.picture, draw(shown))
-    harness.update_block(options.update, BLOCK, table)
+    update_block(options.update, BLOCK, table)
     return 0
 
 

@@ -27,6 +27,7 @@ from pathlib import Path
 import positions
 import shorts
 from cvcodec.bench import harness
+from cvcodec.bench.blocks import check_block, update_block
 from cvcodec.codec import DEFAULT_MODEL, DecodeOptions, EncodeOptions
 from cvcodec.device import set_threads
 from cvcodec.errors import InputError
@@ -266,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     set_threads(options.threads)
-    harness.check_block(options.update, BLOCK)
+    check_block(options.update, BLOCK)
     clips = shorts.chosen(options)
     models = [load_model(name) for name in options.weights or _MODELS]
     if options.fit:
@@ -304,7 +305,7 @@ def _run(options: argparse.Namespace) -> int:
         sys.stdout.write(markdown(verdicts) + "\n")
     for verdict in verdicts:
         harness.note(f"{verdict.model}: {'; '.join(verdict.missed) or 'all floors are reached'}")
-    harness.update_block(options.update, BLOCK, markdown(verdicts))
+    update_block(options.update, BLOCK, markdown(verdicts))
     return 0
 
 

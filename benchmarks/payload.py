@@ -30,6 +30,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from cvcodec.bench import harness
+from cvcodec.bench.blocks import check_block, update_block
 from cvcodec.bitstream.entropy import encode_symbols
 from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, LatentFile, encode_file
 from cvcodec.codec.headers import make_quantizer
@@ -161,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    harness.check_block(options.update, BLOCK)
+    check_block(options.update, BLOCK)
     set_threads(options.threads)
     found: list[Sizes] = []
     with tempfile.TemporaryDirectory(prefix="cvcodec-bench-") as name:
@@ -185,7 +186,7 @@ def _run(options: argparse.Namespace) -> int:
     table = markdown(found)
     if not options.json:
         sys.stdout.write(table + "\n")
-    harness.update_block(options.update, BLOCK, table)
+    update_block(options.update, BLOCK, table)
     return 0
 
 

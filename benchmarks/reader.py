@@ -35,6 +35,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 from cvcodec.bench import harness
+from cvcodec.bench.blocks import check_block, update_block
+from cvcodec.bench.machine import describe_machine, machine_facts
 from cvcodec.bitstream import BitstreamReader, BitstreamWriter, Chunk
 from cvcodec.codec import DEFAULT_QUALITY, EncodeOptions, encode_file
 from cvcodec.codec.headers import make_quantizer
@@ -288,16 +290,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UsageError(f"wanted at least {_SHARDS} clips, and clips no shorter than slices")
         if options.repeats < 1:
             raise UsageError(f"--repeats {options.repeats}: wanted at least 1")
-        harness.check_block(options.update, BLOCK)
-        facts = harness.machine_facts(torch.device("cpu"))  # before the run, whose own load says nothing
-        machine = harness.describe_machine(facts)
+        check_block(options.update, BLOCK)
+        facts = machine_facts(torch.device("cpu"))  # before the run, whose own load says nothing
+        machine = describe_machine(facts)
         rows = run(options)
         if options.json:
             for row in rows:
                 harness.show_json({**asdict(row), **facts, "clips": options.clips, "frames": options.frames})
         else:
             _show(rows, options, machine)
-        harness.update_block(options.update, BLOCK, markdown(rows, options, machine))
+        update_block(options.update, BLOCK, markdown(rows, options, machine))
         return 0
 
     return harness.run_program(work)

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from cvcodec import tiling
 from cvcodec.bench import harness
+from cvcodec.bench.machine import describe_machine, machine_facts
 from cvcodec.codec import DecodeOptions, DecodeResult, EncodeOptions, EncodeResult, decode_file, encode_file
 from cvcodec.device import select_device, select_precision, set_threads
 from cvcodec.errors import DeviceError, InputError
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     device = select_device(options.device)
     threads = set_threads(options.threads)
-    facts = harness.machine_facts(device)
+    facts = machine_facts(device)
     if options.json:
         harness.show_json({"machine": facts})
     cases: list[Case] = []
@@ -194,7 +195,7 @@ def _run(options: argparse.Namespace) -> int:
                     if options.json:
                         harness.show_json(dataclasses.asdict(case))
     if not options.json:
-        _show(cases, harness.describe_machine(facts))
+        _show(cases, describe_machine(facts))
     return 0
 
 

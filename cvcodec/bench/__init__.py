@@ -1,7 +1,18 @@
-"""Rate and distortion of cvcodec's models beside conventional encoders (`rd`, `cvcodec bench`); checks of a device.
+"""Rate and distortion of cvcodec's models beside conventional encoders, on the same clips: `cvcodec bench`.
 
-    gpu_check    parity, windows, memory and speed on a CUDA or MPS device              (make gpu-check)
+settings      what is tried: qualities of our models, CRFs and presets of encoders
+clips         what it is tried on: files as they are, or after the protocol of the CV-VAE paper
+measure       one clip in one setting: encode, decode, time, measure -> a `Row`
+cache         rows and pictures on disk, so that a run can be stopped and go on
+run           all clips in all settings
+bjontegaard   the distance between two curves: BD-rate
+summary       rows -> means over clips, BD-rates, matched rates, tables in Markdown
+curves        rows -> curves, drawn
+report        everything on one page
+machine       what a reader needs to judge figures from a machine
+blocks        marked blocks of a text that a measurement fills in
 
-`harness` is what measuring programs share, those of `benchmarks/` in a checkout among them. `device_checks` and
-`device_speed` are what gpu_check checks and times. Nothing here is imported by the codec.
+Beside these `gpu_check`, with `device_checks` and `device_speed`: parity, windows, memory and speed on a CUDA or MPS
+device (`make gpu-check`); and `harness`, which it shares with the measuring programs in `benchmarks/` of a checkout.
+Nothing here is imported by the codec.
 """

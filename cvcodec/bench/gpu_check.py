@@ -24,6 +24,7 @@ from cvcodec import registry
 from cvcodec.bench import device_checks, device_speed, harness
 from cvcodec.bench.device_checks import Check, Subject
 from cvcodec.bench.device_speed import Speed
+from cvcodec.bench.machine import describe_machine, machine_facts
 from cvcodec.device import select_device, select_precision, set_threads
 from cvcodec.errors import DeviceError
 from cvcodec.fileio import atomic_output
@@ -75,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     device = _device(options.device)
     set_threads(None)
-    facts = harness.machine_facts(device)
+    facts = machine_facts(device)
     precisions = list(_available(options.precision, device))
     checks: list[Check] = []
     speeds: list[Speed] = []
@@ -99,7 +100,7 @@ def _run(options: argparse.Namespace) -> int:
         "speed": [dataclasses.asdict(row) for row in speeds],
     }
     _write_report(options.output, report)
-    _show(checks, speeds, harness.describe_machine(facts))
+    _show(checks, speeds, describe_machine(facts))
     failed = sum(not check.passed for check in checks)
     harness.note(
         f"{len(checks)} checks on {facts['device_name'] or device}: "

@@ -1,4 +1,4 @@
-"""What the measurements share: synthetic clips, models to measure, timing, machine facts, tables and JSON lines.
+"""What the measurements share: synthetic clips, models to measure, timing, tables and JSON lines.
 
 Owns: all that a benchmark needs besides what it measures.
 Does not know: any one measurement.
@@ -10,8 +10,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
-import platform
 import re
 import statistics
 import sys
@@ -29,13 +27,11 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from cvcodec import __version__, host, registry
-from cvcodec.bench.rd.summary import replace_block
+from cvcodec import host, registry
 from cvcodec.checkpoint import default_statistics
 from cvcodec.codec import DEFAULT_MODEL
 from cvcodec.device import release_memory
-from cvcodec.errors import CvcodecError, UsageError
-from cvcodec.fileio import atomic_output
+from cvcodec.errors import CvcodecError
 from cvcodec.model import ModelConfig, VideoAutoencoder, build_model
 from cvcodec.model.mini import mini_config
 from cvcodec.model.official_config import config_from_official
@@ -180,55 +176,6 @@ def peak_bytes(device: torch.device, work: Callable[[], object]) -> tuple[int, i
     return before, torch.cuda.max_memory_allocated(device)
 
 
-# ---------------------------------------------------------------------------------------------------- machine
-
-
-def machine_facts(device: torch.device) -> dict[str, Any]:
-    """What a reader needs to judge figures from this machine; plain JSON types."""
-    return {
-        "cvcodec": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "cpu": _cpu_name(),
-        "usable_cpus": host.usable_cpus(),
-        "threads": torch.get_num_threads(),
-        "bf16_instructions": _bf16_instructions(),
-        "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "device": str(device),
-        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-    }
-
-
-def describe_machine(facts: Mapping[str, Any]) -> str:
-    """`machine_facts` as a sentence."""
-    bf16 = facts["bf16_instructions"] or "no"
-    device = f", {facts['device_name'] or facts['device']}" if facts["device"] != "cpu" else ""
-    load = "" if facts["load_1min"] is None else f", load {facts['load_1min']}"
-    return (
-        f"{facts['cpu']}, {facts['threads']} threads on {facts['usable_cpus']} usable CPUs{load}, "
-        f"{bf16} bf16 instructions{device}; torch {facts['torch']}, cvcodec {facts['cvcodec']}"
-    )
-
-
-def _bf16_instructions() -> str | None:
-    if hasattr(torch.cpu, "get_capabilities"):
-        capabilities = torch.cpu.get_capabilities()
-        amx, avx512 = capabilities.get("amx_bf16"), capabilities.get("avx512_bf16")
-    else:
-        amx, avx512 = torch.cpu._is_amx_tile_supported(), torch.cpu._is_avx512_bf16_supported()
-    return "AMX" if amx else "AVX-512" if avx512 else None
-
-
-def _cpu_name() -> str:
-    try:
-        listing = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        listing = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", listing, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 # ---------------------------------------------------------------------------------------------------- output
 
 
@@ -248,31 +195,6 @@ def show_json(record: Mapping[str, Any]) -> None:
     """One JSON object on a line of standard output; NaN and the infinities become null."""
     sys.stdout.write(json.dumps(finite(record), allow_nan=False) + "\n")
     sys.stdout.flush()
-
-
-def check_block(path: Path | None, name: str) -> None:
-    """UsageError unless `update_block` can do its work; for the beginning of a run that takes long. None: nothing."""
-    if path is not None:
-        replace_block(_read(path), name, "")
-
-
-def update_block(path: Path | None, name: str, content: str) -> None:
-    """Replace what stands between `<!-- NAME -->` and `<!-- /NAME -->` in a text file. UsageError without these.
-
-    Does nothing for None.
-    """
-    if path is None:
-        return
-    after = replace_block(_read(path), name, content)
-    with atomic_output(path, overwrite=True) as file:
-        file.write(after.encode())
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"{path} cannot be updated: {error.strerror or error}") from error
 
 
 def finite(value: Any) -> Any:

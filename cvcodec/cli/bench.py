@@ -1,4 +1,4 @@
-"""`cvcodec bench`: rate and distortion of models and encoders. Owns its options and files; `bench.rd` does the work."""
+"""`cvcodec bench`: rate and distortion of models and encoders. Owns its options and files; `bench` does the work."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from cvcodec.cli import options, report
 from cvcodec.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
-    from cvcodec.bench.rd.measure import Row, Workbench
-    from cvcodec.bench.rd.settings import Setting
+    from cvcodec.bench.measure import Row, Workbench
+    from cvcodec.bench.settings import Setting
     from cvcodec.model.base import VideoAutoencoder
 
 _WHAT = "What is compared"
@@ -165,14 +165,14 @@ def bench(
 
     Results are kept as they come; the same command goes on where it was stopped.
     """
-    from cvcodec.bench import harness
-    from cvcodec.bench.rd import settings as tried
-    from cvcodec.bench.rd.clips import distinct_names, open_clip
-    from cvcodec.bench.rd.measure import check_stride
-    from cvcodec.bench.rd.run import run
+    from cvcodec.bench import settings as tried
+    from cvcodec.bench.blocks import check_block
+    from cvcodec.bench.clips import distinct_names, open_clip
+    from cvcodec.bench.measure import check_stride
+    from cvcodec.bench.run import run
     from cvcodec.device import set_threads
 
-    harness.check_block(update, QUALITY_BLOCK if quality_table else RATE_BLOCK)
+    check_block(update, QUALITY_BLOCK if quality_table else RATE_BLOCK)
     check_stride(lpips_every)
     set_threads(threads)
     encoders = () if quality_table else tried.CRFS.keys() if against is None else against
@@ -230,8 +230,8 @@ def _workbench(
 ) -> Workbench:
     from importlib.metadata import version
 
-    from cvcodec.bench.rd.cache import Cache
-    from cvcodec.bench.rd.measure import METRICS, Workbench
+    from cvcodec.bench.cache import Cache
+    from cvcodec.bench.measure import METRICS, Workbench
     from cvcodec.codec import DEFAULT_MODEL
     from cvcodec.metrics.lpips import Lpips
     from cvcodec.registry import load_model
@@ -280,13 +280,14 @@ def _write(
     import json
     from importlib.metadata import version
 
-    from cvcodec.bench import harness
-    from cvcodec.bench.rd import html, plot, summary
-    from cvcodec.bench.rd.measure import source_key
+    from cvcodec.bench import curves, summary
+    from cvcodec.bench.machine import describe_machine, machine_facts
+    from cvcodec.bench.measure import source_key
+    from cvcodec.bench.report import page
     from cvcodec.device import select_device
     from cvcodec.fileio import atomic_output, make_folder
 
-    machine = harness.machine_facts(select_device(bench.device))
+    machine = machine_facts(select_device(bench.device))
     invocation = shlex.join(["cvcodec", *sys.argv[1:]])
     found = summary.to_dict(rows, anchor)
     record = {"machine": machine, "command": invocation, "protocol": protocol, "av": version("av"), **found}
@@ -294,7 +295,18 @@ def _write(
     def picture(name: str) -> Path:
         return bench.cache.picture(source_key(clips[name]) if name in clips else name)
 
-    page = html.page(
+    metrics = summary.metrics_of(rows)
+    drawn: dict[str | None, bytes] = {}
+    files: dict[str, bytes] = {}
+    try:
+        drawn[None] = curves.draw(rows, metrics, kind="svg")
+        # The means show these; a clip shows what is asked for first.
+        few = [metric for metric in metrics if metric.key not in ("psnr_y_db", "ssim")]
+        drawn |= {clip: curves.draw(rows, few, clip, kind="svg") for clip in summary.clips_of(rows)}
+        files |= {f"curves.{kind}": curves.draw(rows, few, kind=kind) for kind in ("png", "svg")}
+    except MissingDependencyError as error:
+        report.note(str(error))
+    text = page(
         rows,
         anchor=anchor,
         facts={
@@ -307,20 +319,12 @@ def _write(
             "LPIPS": f"{bench.lpips.name}: {summary.sampling(rows)}" if bench.lpips else "not measured",
             "PyAV": version("av"),
         },
-        machine=harness.describe_machine(machine),
+        machine=describe_machine(machine),
         invocation=invocation,
         picture_of=picture,
+        curves=drawn,
     )
-    files = {"report.html": page.encode(), "bench.json": json.dumps(harness.finite(record), indent=1).encode()}
-    panels: list[plot.Panel] = [
-        (f"{metric.label}, mean over clips", metric.label, html.lines_of(rows, metric), metric.key == "lpips")
-        for metric in html.charted(rows)
-        if metric.key in ("psnr_db", "ms_ssim", "lpips")
-    ]
-    try:
-        files |= {f"curves.{kind}": plot.draw(panels, kind=kind) for kind in ("png", "svg")}
-    except MissingDependencyError as error:
-        report.note(str(error))
+    files |= {"report.html": text.encode(), "bench.json": json.dumps(report.jsonable(record), indent=1).encode()}
     make_folder(folder)
     for name, data in files.items():
         with atomic_output(folder / name, overwrite=True) as file:
@@ -330,8 +334,8 @@ def _write(
 
 def _tell(rows: list[Row], anchor: str | None, *, quality_table: bool, update: Path | None, json: bool) -> None:
     """Tables on standard output, or rows as JSON lines; and into the file that is to be updated."""
-    from cvcodec.bench import harness
-    from cvcodec.bench.rd import summary
+    from cvcodec.bench import summary
+    from cvcodec.bench.blocks import update_block
 
     text = summary.quality_table(rows)
     if anchor and not quality_table:
@@ -342,7 +346,7 @@ def _tell(rows: list[Row], anchor: str | None, *, quality_table: bool, update: P
         parts += [summary.difference_table(found, summary.speeds(rows)), *summary.warnings(rows)]
         parts += [summary.same_rate_table(same, anchor)] if same else []
         text = "\n\n".join(parts)
-    harness.update_block(update, QUALITY_BLOCK if quality_table else RATE_BLOCK, text)
+    update_block(update, QUALITY_BLOCK if quality_table else RATE_BLOCK, text)
     if json:
         for row in rows:
             report.emit({"command": "bench", **{k: v for k, v in row.to_dict().items() if k != "command"}})

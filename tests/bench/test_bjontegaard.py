@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from cvcodec.bench.rd.bjontegaard import Curve, bd_rate, interpolate, percent
+from cvcodec.bench.bjontegaard import Curve, bd_rate, interpolate, percent
 
 ANCHOR = [(9487.76, 40.037), (4593.60, 38.615), (2486.44, 36.845), (1358.24, 34.851)]
 TEST = [(9787.80, 40.121), (4469.00, 38.651), (2451.52, 36.970), (1356.24, 34.987)]

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from cvcodec.bench import harness
+from cvcodec.bench.machine import describe_machine, machine_facts
 from cvcodec.errors import InputError
 from cvcodec.model import build_model
 
@@ -86,6 +87,6 @@ def test_an_error_of_ours_becomes_one_line_and_its_exit_code(capsys: pytest.Capt
 
 
 def test_machine_facts_are_json_and_name_the_threads() -> None:
-    facts = harness.machine_facts(torch.device("cpu"))
+    facts = machine_facts(torch.device("cpu"))
     assert json.loads(json.dumps(facts))["threads"] == torch.get_num_threads()
-    assert f"{facts['threads']} threads" in harness.describe_machine(facts)
+    assert f"{facts['threads']} threads" in describe_machine(facts)

@@ -3,7 +3,7 @@
 BD-rates are averaged over clips as logarithms, so that twice and half the rate cancel; a clip whose curves reach no
 common quality is left out and counted. SSIM and MS-SSIM enter as -10 log10(1 - x) (dB), LPIPS with its sign turned.
 
-Owns: these numbers and words. Does not know: where rows come from, pages, charts.
+Owns: these numbers and words. Does not know: where rows come from, pages, curves.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from cvcodec.bench.rd.bjontegaard import bd_rate, interpolate, percent
-from cvcodec.bench.rd.measure import Row
-from cvcodec.errors import UsageError
+from cvcodec.bench.bjontegaard import bd_rate, interpolate, percent
+from cvcodec.bench.measure import Row
 
 LOW_BPP = 0.1
 """Rates below are low: where a perceptual comparison is of interest."""
@@ -64,6 +63,11 @@ def series_of(rows: Iterable[Row]) -> list[str]:
     """Names of the curves, ours first, in order."""
     ordered = sorted(on_curves(rows), key=lambda row: row.codec != "cvcodec")
     return list(dict.fromkeys(row.series for row in ordered))
+
+
+def metrics_of(rows: Sequence[Row]) -> list[Metric]:
+    """The metrics that have values."""
+    return [metric for metric in METRICS if any(getattr(row, metric.key) is not None for row in rows)]
 
 
 def sampling(rows: Iterable[Row]) -> str:
@@ -264,15 +268,6 @@ def same_rate_table(found: Sequence[AtSameRate], other: str) -> str:
         for entry in found
     ]
     return "\n".join(lines)
-
-
-def replace_block(text: str, name: str, content: str) -> str:
-    """`text` with everything between `<!-- NAME -->` and `<!-- /NAME -->` replaced. UsageError where these are not."""
-    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
-        raise UsageError(f"the file has no block to replace: it wants one line {begin} and, below it, {end}")
-    head, tail = text.index(begin) + len(begin), text.index(end)
-    return f"{text[:head]}\n{content.strip()}\n{text[tail:]}"
 
 
 def to_dict(rows: Sequence[Row], anchor: str | None) -> dict[str, Any]:

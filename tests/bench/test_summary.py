@@ -1,14 +1,17 @@
-"""Tables, means and charts of made-up rows."""
+"""Tables, means, curves and the page of made-up rows."""
 
+import base64
 import dataclasses
-import math
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from cvcodec.bench.rd import chart, html, summary
-from cvcodec.bench.rd.measure import Row
-from cvcodec.errors import UsageError
+from cvcodec.bench import curves, summary
+from cvcodec.bench.blocks import replace_block
+from cvcodec.bench.measure import Row
+from cvcodec.bench.report import page
+from cvcodec.errors import MissingDependencyError, UsageError
 
 
 def make_row(series: str, clip: str, value: float | None, bpp: float, psnr: float, lpips: float | None = None) -> Row:
@@ -89,8 +92,7 @@ def test_bd_rates_of_short_clips_carry_a_warning_everywhere(frames, warned):
     found = summary.warnings(rows)
     assert len(found) == (warned is not None)
     assert summary.to_dict(rows, "libx264 slow")["warnings"] == found
-    page = html.page(rows, anchor="libx264 slow", facts={}, machine="m", invocation="i", picture_of=lambda name: None)
-    assert ("say little (b: " in page) == bool(found)
+    assert ("say little (b: " in page_of(rows, anchor="libx264 slow")) == bool(found)
     assert all(f"(b: {frames} frames; 33 or more" in text for text in found)
     everywhere = summary.warnings([dataclasses.replace(row, frames=5) for row in rows])
     assert "(all clips: 5 frames" in everywhere[0]
@@ -116,43 +118,75 @@ def test_the_quality_table_has_a_line_for_each_quality_and_one_for_latents():
 
 def test_a_block_of_a_file_is_replaced_and_nothing_else():
     text = "one\n<!-- x -->\nold\n<!-- /x -->\ntwo\n"
-    assert summary.replace_block(text, "x", "new\n") == "one\n<!-- x -->\nnew\n<!-- /x -->\ntwo\n"
+    assert replace_block(text, "x", "new\n") == "one\n<!-- x -->\nnew\n<!-- /x -->\ntwo\n"
     for wrong in ("nothing", "<!-- /x --><!-- x -->", text + text):
         with pytest.raises(UsageError, match="block"):
-            summary.replace_block(wrong, "x", "new")
+            replace_block(wrong, "x", "new")
 
 
-def test_a_chart_is_well_formed_and_puts_points_where_they_belong():
-    lines = [chart.Line("a<b", "#123456", True, [(0.01, 20.0, "q 1"), (0.1, 30.0, "q 2"), (1.0, 40.0, "q 3")])]
-    root = ElementTree.fromstring(chart.chart("PSNR & more", "dB", lines))
-    circles = [(float(c.get("cx")), float(c.get("cy"))) for c in root.iter("{http://www.w3.org/2000/svg}circle")]
-    (x0, y0), (x1, y1), (x2, y2) = circles
-    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.2)  # decades
-    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.2)
-    assert y0 > y1 > y2
-    falling = ElementTree.fromstring(chart.chart("LPIPS", "LPIPS", lines, falling=True))
-    heights = [float(c.get("cy")) for c in falling.iter("{http://www.w3.org/2000/svg}circle")]
-    assert heights[0] < heights[1] < heights[2]
-    assert chart.chart("nothing", "dB", []) == ""
+def points_drawn(axes):
+    """Of each curve the pixels of its points, as numpy arrays (points, 2)."""
+    return {line.get_label(): axes.transData.transform(line.get_xydata()) for line in axes.get_lines()}
 
 
-@pytest.mark.parametrize(("low", "high"), [(0.011, 0.52), (23.1, 41.0), (5.0, 5.0), (0.0, 0.0), (-3.0, 1e-4)])
-def test_ticks_are_round_enclose_the_values_and_are_few(low, high):
-    ticks = chart._ticks(low, high)
-    assert ticks[0] <= low
-    assert ticks[-1] >= high
-    assert 2 <= len(ticks) <= 9
-    steps = {round(b - a, 9) for a, b in zip(ticks[:-1], ticks[1:], strict=True)}
-    assert len(steps) == 1
-    step = steps.pop()
-    assert round(step / 10 ** math.floor(math.log10(step) + 1e-9), 6) in (1, 2, 5)
+def test_curves_are_where_their_points_are():
+    drawn = curves.figure(make_rows(), [summary.METRICS[0], summary.METRICS[-1]], "a")
+    psnr, lpips = drawn.axes
+    assert [axes.get_title() for axes in drawn.axes] == ["PSNR RGB (dB), a", "LPIPS, a"]
+    for axes in (psnr, lpips):  # both have better pictures farther up, as small values of LPIPS are good
+        (first, *others) = points_drawn(axes)["ours"]
+        assert all(point[0] > first[0] and point[1] > first[1] for point in others)
+    across = points_drawn(psnr)["libx264 slow"][:, 0]
+    assert across[1:] - across[:-1] == pytest.approx([across[1] - across[0]] * 4), "each point has twice the rate"
+    half = points_drawn(psnr)["ours"][:, 0]
+    assert across - half == pytest.approx([across[1] - across[0]] * 5), "ours has half the rate"
+
+
+def test_two_presets_of_an_encoder_share_a_colour_and_one_is_dashed():
+    rows = [*make_rows(), *(dataclasses.replace(row, series="libx264 fast") for row in make_rows() if row.preset)]
+    (axes,) = curves.figure(rows, summary.METRICS[:1]).axes
+    looks = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axes.get_lines()}
+    assert list(looks) == ["ours", "libx264 slow", "libx264 fast"]
+    assert looks["libx264 slow"] == (looks["libx264 fast"][0], "-")
+    assert looks["libx264 fast"][1] == "--"
+    assert looks["ours"][0] != looks["libx264 slow"][0]
+
+
+def test_ticks_of_rates_are_numbers_a_person_reads():
+    drawn = curves.figure(make_rows(), summary.METRICS[:1])
+    drawn.canvas.draw()
+    (axes,) = drawn.axes
+    low, high = axes.get_xlim()
+    shown = {float(label.get_text()) for label in axes.get_xticklabels() if low <= label.get_position()[0] <= high}
+    assert {0.02, 0.05, 0.1, 0.2} <= shown
+
+
+@pytest.mark.parametrize("name", ["a<b & c", "$x^2$", "a\x1b[31mb"])
+def test_names_stand_in_an_svg_as_they_are_and_control_characters_do_not(name):
+    rows = [dataclasses.replace(row, series=name) for row in make_rows() if row.codec == "cvcodec"]
+    root = ElementTree.fromstring(curves.draw(rows, summary.METRICS[:1], kind="svg"))
+    texts = ["".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert name.replace("\x1b", "\\x1b") in texts
+
+
+def page_of(rows, *, anchor=None, **changes):
+    given = {"facts": {}, "machine": "m", "invocation": "i", "picture_of": lambda name: None, "curves": {}}
+    return page(rows, anchor=anchor, **given | changes)
 
 
 def test_the_page_escapes_names_and_shows_every_curve():
     rows = [make_row("ours", "<clip>", 10 * i, 0.01 * 2**i, 20 + i) for i in range(3)]
-    text = html.page(
-        rows, anchor=None, facts={"a": "<b>"}, machine="m", invocation="cvcodec bench", picture_of=lambda name: None
-    )
+    drawn = {name: curves.draw(rows, summary.METRICS[:1], name, kind="svg") for name in (None, "<clip>")}
+    text = page_of(rows, facts={"a": "<b>"}, curves=drawn)
     assert "<clip>" not in text
     assert "&lt;clip&gt;" in text
-    assert text.count("<polyline") == 2  # means, and the clip
+    assert "&lt;b&gt;" in text
+    for image in drawn.values():
+        assert text.count(base64.b64encode(image).decode()) == 1
+    assert "<img" not in page_of(rows), "without curves the page is without them"
+
+
+def test_without_matplotlib_the_way_to_get_it_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(MissingDependencyError, match=r'pip install "cvcodec\[plot\]"'):
+        curves.figure(make_rows(), summary.METRICS[:1])

@@ -13,10 +13,10 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from cvcodec.bench.rd.bjontegaard import Curve
-from cvcodec.bench.rd.clips import Clip
-from cvcodec.bench.rd.measure import Row, Workbench
-from cvcodec.bench.rd.settings import Setting
+from cvcodec.bench.bjontegaard import Curve
+from cvcodec.bench.clips import Clip
+from cvcodec.bench.measure import Row, Workbench
+from cvcodec.bench.settings import Setting
 from cvcodec.video.encoders import encoder_named
 
 Notice = Callable[[str], None]

@@ -1,19 +1,18 @@
 """Everything a bench found, on one page that needs nothing else: curves as SVG, frames as PNG inside it.
 
-Owns: the page. Does not know: how numbers come about.
+Owns: the page. Does not know: how numbers come about, how curves are drawn (`curves`).
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
-from cvcodec.bench.rd import chart, summary
-from cvcodec.bench.rd.chart import Line
-from cvcodec.bench.rd.measure import Row
+from cvcodec.bench import summary
+from cvcodec.bench.measure import Row
 
 PictureOf = Callable[[str], Path | None]
 """From the key of a row, or the name of a clip, to its picture."""
@@ -27,9 +26,8 @@ body { margin: 0 auto; max-width: 1180px; padding: 24px; font: 15px/1.5 system-u
   background: var(--page); }
 h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 20px; margin: 40px 0 8px; } h3 { font-size: 16px; }
 p.dim, figcaption, .dim { color: var(--dim); font-size: 13px; }
-.charts, .frames { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(320px, 1fr)); }
-.frames { grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); }
-figure { margin: 0; } figure img { width: 100%; image-rendering: pixelated; display: block; }
+.frames { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(230px, 1fr)); }
+figure { margin: 0; } figure img { width: 100%; display: block; } .frames img { image-rendering: pixelated; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: 3px 10px; text-align: right; border-bottom: 1px solid var(--grid); white-space: nowrap; }
@@ -37,31 +35,6 @@ th:first-child, td:first-child { text-align: left; } th { color: var(--dim); fon
 code, pre { font: 12px/1.5 ui-monospace, monospace; } pre { background: var(--wash); padding: 12px; overflow-x: auto; }
 details { margin: 12px 0; } summary { cursor: pointer; }
 """
-
-
-def lines_of(rows: Sequence[Row], metric: summary.Metric, clip: str | None = None) -> list[Line]:
-    """The curves of a clip, or the means over clips."""
-    names = summary.series_of(rows)
-    lines = []
-    for series in names:
-        own = [row for row in summary.on_curves(rows) if row.series == series]
-        found = (
-            summary.mean_points(rows, series, metric) if clip is None else summary.points(rows, clip, series, metric)
-        )
-        words = {row.bpp: row.point for row in own if row.clip == clip}
-        ours = own[0].codec == "cvcodec"
-        points = [(rate, value, words.get(rate, "")) for rate, value in found]
-        # Two presets of an encoder share a colour; the second is dashed.
-        codecs = list(dict.fromkeys(name.split()[0] for name in names))
-        same = [name for name in names if name.split()[0] == series.split()[0]]
-        color = chart.COLORS[codecs.index(series.split()[0]) % len(chart.COLORS)]
-        lines.append(Line(series, color, not ours and same.index(series) > 0, points))
-    return lines
-
-
-def charted(rows: Sequence[Row]) -> list[summary.Metric]:
-    """The metrics that have values."""
-    return [metric for metric in summary.METRICS if any(getattr(row, metric.key) is not None for row in rows)]
 
 
 def page(
@@ -72,10 +45,12 @@ def page(
     machine: str,
     invocation: str,
     picture_of: PictureOf,
+    curves: Mapping[str | None, bytes],
 ) -> str:
-    """The page. `facts`: name -> value lines of its head; `invocation`: the command that made it."""
+    """The page. `facts`: name -> value lines of its head; `invocation`: the command that made it; `curves`: of a clip,
+    and under None the means, as SVG; what is not there is left out."""
     clips = summary.clips_of(rows)
-    metrics = charted(rows)
+    metrics = summary.metrics_of(rows)
     parts = [
         "<!doctype html>",
         '<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
@@ -85,7 +60,7 @@ def page(
         f"<pre>{escape(invocation)}</pre>",
         "<table>" + "".join(_pair(name, value) for name, value in facts.items()) + "</table>",
         "<h2>Means over clips</h2>",
-        _charts(rows, metrics, None),
+        _curves(curves, None),
     ]
     if anchor:
         found = summary.differences(rows, anchor)
@@ -106,7 +81,7 @@ def page(
                 _markdown(summary.same_rate_table(same, anchor)),
             ]
     for clip in clips:
-        parts += [f"<h2>{escape(clip)}</h2>", _charts(rows, metrics, clip), _frames(rows, clip, picture_of)]
+        parts += [f"<h2>{escape(clip)}</h2>", _curves(curves, clip), _frames(rows, clip, picture_of)]
     parts += [
         "<h2>Every encode</h2><details><summary>Numbers</summary>",
         _all(rows, metrics),
@@ -121,17 +96,11 @@ def _pair(name: str, value: Any) -> str:
     return f"<tr><td>{escape(name)}</td><td>{escape(str(value))}</td></tr>"
 
 
-def _charts(rows: Sequence[Row], metrics: Sequence[summary.Metric], clip: str | None) -> str:
-    drawn = []
-    for metric in metrics:
-        if metric.key in ("psnr_y_db", "ssim") and clip is not None:
-            continue  # the means show them; a clip shows what is asked for first
-        lines = lines_of(rows, metric, clip)
-        svg = chart.chart(metric.label, metric.label, lines, falling=metric.key == "lpips")
-        drawn.append(f"<figure>{svg}</figure>")
-    if clip is None and drawn:
-        drawn.append(f"<figure>{chart.legend(lines_of(rows, metrics[0]))}</figure>")
-    return f'<div class="charts">{"".join(drawn)}</div>'
+def _curves(curves: Mapping[str | None, bytes], clip: str | None) -> str:
+    if clip not in curves:
+        return ""
+    name = f"curves of {clip}" if clip is not None else "curves, means over clips"
+    return f'<figure class="curves">{_image("svg+xml", curves[clip], name)}</figure>'
 
 
 def _frames(rows: Sequence[Row], clip: str, picture_of: PictureOf) -> str:
@@ -157,9 +126,12 @@ def _caption(row: Row) -> str:
 def _figure(path: Path | None, caption: str) -> str:
     if path is None or not path.exists():
         return ""
-    data = base64.b64encode(path.read_bytes()).decode()
-    name = escape(caption)
-    return f'<figure><img alt="{name}" src="data:image/png;base64,{data}"><figcaption>{name}</figcaption></figure>'
+    image = _image("png", path.read_bytes(), caption)
+    return f"<figure>{image}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def _image(kind: str, data: bytes, name: str) -> str:
+    return f'<img alt="{escape(name)}" src="data:image/{kind};base64,{base64.b64encode(data).decode()}">'
 
 
 def _markdown(text: str) -> str:

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
+from cvcodec.bench import clips, measure, settings, summary
+from cvcodec.bench.cache import Cache
 from cvcodec.bench.harness import write_clip
-from cvcodec.bench.rd import clips, measure, settings, summary
-from cvcodec.bench.rd.cache import Cache
-from cvcodec.bench.rd.measure import Workbench
-from cvcodec.bench.rd.run import matching_settings, run
+from cvcodec.bench.measure import Workbench
+from cvcodec.bench.run import matching_settings, run
 from cvcodec.codec import EncodeOptions, encode_stream
 from cvcodec.codec.requantise import requantise
 from cvcodec.errors import InputError, UsageError
@@ -324,8 +324,10 @@ def test_the_command_writes_a_page_that_needs_nothing_else_json_and_plots(folder
     assert result.returncode == 0, result.stderr
     page = Page()
     page.feed((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
-    assert all(link.startswith("data:image/png;base64,") for link in page.links)
-    assert {"svg", "polyline", "table"} <= set(page.tags)
+    kinds = [link.partition(",")[0] for link in page.links]
+    assert set(kinds) == {"data:image/svg+xml;base64", "data:image/png;base64"}
+    assert kinds.count("data:image/svg+xml;base64") == 1 + 2  # means, and each clip
+    assert "table" in page.tags
     record = json.loads((tmp_path / "out" / "bench.json").read_text())
     assert record["anchor"] == "libx264 medium"
     assert len([row for row in record["rows"] if row["matched"] is None]) == 2 * (3 + 4)

@@ -29,9 +29,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cvcodec.bench.rd.cache import Cache
-from cvcodec.bench.rd.clips import Clip
-from cvcodec.bench.rd.settings import Setting, command
+from cvcodec.bench.cache import Cache
+from cvcodec.bench.clips import Clip
+from cvcodec.bench.settings import Setting, command
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
 from cvcodec.codec.requantise import RateDistortion, requantise
 from cvcodec.device import select_device
