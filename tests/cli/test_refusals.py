@@ -76,7 +76,7 @@ from tests.codec.models import save_model, tiny_mini
         (["export", "a.cvl", "b"], 2, "b: wanted a .safetensors or .npy file"),
         (["import", "absent.npy", "b.cvl"], 3, "absent.npy: no such file"),
         (["import", ".", "b.cvl"], 3, ". is a folder; name a file"),
-        (["import", "a.cvl", "b.cvl"], 3, "a.cvl cannot be read as latents"),
+        (["import", "a.cvl", "b.cvl"], 3, "a.cvl holds no latents that can be read"),
         (["import", "a.npy", "b.mp4"], 2, "import writes a .cvl file, not b.mp4; name it b.cvl"),
         (["import", "a.npy", "b.cvl", "-q", "50", "--latents", "fp16"], 2, "themselves: leave out --quality"),
     ],
