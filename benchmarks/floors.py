@@ -131,7 +131,6 @@ def measure(
         encode = dataclasses.replace(encode, quality=quality)
     options = Comparison(
         measure={"metrics": metrics, "lpips": lpips},
-        reader={},
         decode=DecodeOptions(device=device, precision=precision),
     )
     with tempfile.TemporaryDirectory(prefix="cvcodec-bench-") as folder:

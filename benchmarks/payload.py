@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from cvcodec.bench import harness
 from cvcodec.bench.blocks import check_block, update_block
 from cvcodec.bitstream.entropy import encode_symbols
-from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, LatentFile, encode_file
+from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, LatentFile, ReaderOptions, encode_file
 from cvcodec.codec.headers import make_quantizer
 from cvcodec.codec.requantise import RateDistortion, quantised
 from cvcodec.device import set_threads
@@ -97,7 +97,7 @@ def measure(
     """Encode a clip's latents once, and count its symbols at every quality."""
     model = load_model(weights)
     stored = folder / "payload.cvl"
-    options = EncodeOptions(latents="fp32", threads=threads, kinds=(), tags=False, reader={"frames": frames})
+    options = EncodeOptions(latents="fp32", threads=threads, kinds=(), tags=False, reader=ReaderOptions(frames=frames))
     begun = time.process_time()
     encode_file(clip, stored, model=model, options=options, overwrite=True)
     encode_seconds = time.process_time() - begun

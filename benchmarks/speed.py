@@ -27,7 +27,15 @@ from torch import Tensor
 from cvcodec import tiling
 from cvcodec.bench import harness
 from cvcodec.bench.machine import describe_machine, machine_facts
-from cvcodec.codec import DecodeOptions, DecodeResult, EncodeOptions, EncodeResult, decode_file, encode_file
+from cvcodec.codec import (
+    DecodeOptions,
+    DecodeResult,
+    EncodeOptions,
+    EncodeResult,
+    ReaderOptions,
+    decode_file,
+    encode_file,
+)
 from cvcodec.device import select_device, select_precision, set_threads
 from cvcodec.errors import DeviceError, InputError
 from cvcodec.model import VideoAutoencoder
@@ -88,7 +96,7 @@ def measure(
     coded, decoded = folder / "speed.cvl", folder / "speed.mp4"
 
     def encode(count: int) -> EncodeResult:
-        options = EncodeOptions(device=device, precision=precision, threads=threads, reader={"frames": count})
+        options = EncodeOptions(device=device, precision=precision, threads=threads, reader=ReaderOptions(frames=count))
         return encode_file(clip, coded, model=model, options=options, overwrite=True)
 
     def decode() -> DecodeResult:

@@ -19,7 +19,15 @@ from cvcodec.errors import CvcodecError
 if TYPE_CHECKING:
     import os
 
-    from cvcodec.codec import DecodeOptions, EncodeOptions, LatentFile, decode_file, encode_file
+    from cvcodec.codec import (
+        DecodeOptions,
+        EncodeOptions,
+        LatentFile,
+        ReaderOptions,
+        WriterOptions,
+        decode_file,
+        encode_file,
+    )
     from cvcodec.evaluation import evaluate
     from cvcodec.model.base import VideoAutoencoder
     from cvcodec.registry import list_models, load_model
@@ -31,6 +39,8 @@ __all__ = [
     "DecodeOptions",
     "EncodeOptions",
     "LatentFile",
+    "ReaderOptions",
+    "WriterOptions",
     "__version__",
     "decode_file",
     "encode_file",
@@ -44,6 +54,8 @@ _HOMES = {
     "DecodeOptions": "cvcodec.codec",
     "EncodeOptions": "cvcodec.codec",
     "LatentFile": "cvcodec.codec",
+    "ReaderOptions": "cvcodec.codec",
+    "WriterOptions": "cvcodec.codec",
     "decode_file": "cvcodec.codec",
     "encode_file": "cvcodec.codec",
     "evaluate": "cvcodec.evaluation",

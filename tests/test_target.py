@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cvcodec.bench.harness import random_model, write_clip
-from cvcodec.codec import DecodeOptions, EncodeOptions, encode_stream
+from cvcodec.codec import DecodeOptions, EncodeOptions, ReaderOptions, encode_stream
 from cvcodec.errors import UsageError
 from cvcodec.evaluation.sources import Comparison, round_trip
 from cvcodec.model.mini import mini_config
@@ -39,13 +39,15 @@ def clip(tmp_path_factory):
 
 def encoded_size(clip: Path, model, quality: float, **reader) -> int:
     sink = io.BytesIO()
-    options = EncodeOptions(device="cpu", precision="fp32", threads=1, window=2, quality=quality, reader=reader)
+    options = EncodeOptions(
+        device="cpu", precision="fp32", threads=1, window=2, quality=quality, reader=ReaderOptions(**reader)
+    )
     return encode_stream(clip, sink, model=model, options=options).size_bytes
 
 
 def test_a_size_of_a_short_video_is_met_to_the_byte_and_not_passed(clip, model):
     wanted = encoded_size(clip, model, 63.7, frames=13)
-    options = EncodeOptions(device="cpu", precision="fp32", threads=1, window=2, reader={"frames": 13})
+    options = EncodeOptions(device="cpu", precision="fp32", threads=1, window=2, reader=ReaderOptions(frames=13))
     found = find_quality(clip, Target("size", wanted), model=model, options=options)
     assert found.whole
     assert found.frames == 13
@@ -71,16 +73,16 @@ def test_a_bitrate_is_the_size_over_the_duration(clip, model):
 
 def test_a_psnr_is_reached_with_the_least_quality_that_does(clip):
     model = PatchModel()
-    options = EncodeOptions(device="cpu", precision="fp32", threads=1, window=2, reader={"frames": 13})
+    options = EncodeOptions(device="cpu", precision="fp32", threads=1, window=2, reader=ReaderOptions(frames=13))
 
     def psnr(quality: float) -> float:
         comparison = Comparison(
             measure={"metrics": ("psnr",)},
-            reader={"frames": 13},
+            reader=ReaderOptions(frames=13),
             decode=DecodeOptions(device="cpu", precision="fp32", threads=1),
         )
         encode = EncodeOptions(
-            device="cpu", precision="fp32", threads=1, window=2, reader={"frames": 13}, quality=quality
+            device="cpu", precision="fp32", threads=1, window=2, reader=ReaderOptions(frames=13), quality=quality
         )
         value = round_trip(clip, model, encode, comparison).mean("psnr_db")
         assert value is not None
@@ -215,7 +217,7 @@ def test_pieces_of_a_trim_and_of_uneven_times_have_frames(tmp_path, model):
     film(tmp_path / "a.mp4", frames=40, video_pts=ticks)
     assert find_quality(tmp_path / "a.mp4", Target("psnr", 1), model=model, options=OPTIONS).pieces == 3
     film(tmp_path / "b.mkv", Track(seconds=9.0), frames=90)
-    options = dataclasses.replace(OPTIONS, reader={"start": 0.4, "duration": 1.2})
+    options = dataclasses.replace(OPTIONS, reader=ReaderOptions(start=0.4, duration=1.2))
     found = find_quality(tmp_path / "b.mkv", Target("bitrate", 1e6), model=model, options=options)
     assert (found.pieces, found.frames) == (3, 15)
 
@@ -248,7 +250,7 @@ def test_files_count_in_a_size_and_other_pictures_do_not(tmp_path, model):
 def test_sound_outside_a_trim_does_not_count(tmp_path, model):
     film(tmp_path / "a.mkv", Track("pcm_s16le", seconds=9.0), frames=40)
     for trim in ({"end": 0.8}, {"frames": 20}):
-        options = dataclasses.replace(OPTIONS, reader=trim)
+        options = dataclasses.replace(OPTIONS, reader=ReaderOptions(**trim))
         result = encode_stream(tmp_path / "a.mkv", io.BytesIO(), model=model, options=options)
         with search._sampled(tmp_path / "a.mkv", Target("size", 1e6), model, options, None, None) as sample:
             assert sample.copied == pytest.approx(result.copied_bytes, rel=0.01)
@@ -287,7 +289,7 @@ def test_a_pipe_is_given_only_what_is_small_enough(clip, model, tmp_path, monkey
 def test_urls_and_odd_names_are_taken_as_they_are(clip, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "12:30.mp4").write_bytes(clip.read_bytes())
-    options = dataclasses.replace(OPTIONS, reader={"frames": 5})
+    options = dataclasses.replace(OPTIONS, reader=ReaderOptions(frames=5))
     for source in ("12:30.mp4", f"file://{clip}"):
         assert find_quality(source, Target("size", 1e6), model=model, options=options).frames == 5
 

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cvcodec.codec import ReaderOptions
 from cvcodec.errors import InputError
 from cvcodec.fileio import atomic_path, make_folder, open_input
 from cvcodec.video import Color, Frame, VideoInfo, VideoReader, VideoWriter
@@ -33,11 +34,11 @@ _READ = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """Frames that every setting gets. `reader`: arguments of `VideoReader` beside the path."""
+    """Frames that every setting gets."""
 
     name: str
     path: Path
-    reader: dict[str, Any] = field(default_factory=dict)
+    reader: ReaderOptions = field(default_factory=ReaderOptions)
     digest: str
     """Of the file's bytes, the protocol and the stretch: 24 hexadecimal digits."""
     width: int
@@ -54,7 +55,7 @@ class Clip:
 
     def open(self) -> VideoReader:
         """A reader of the frames."""
-        return VideoReader(self.path, **self.reader)
+        return VideoReader(self.path, **self.reader.arguments())
 
 
 def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:
@@ -76,29 +77,28 @@ def distinct_names(paths: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def open_clip(path: Path, name: str, *, protocol: str, reader: dict[str, Any], folder: Path) -> Clip:
+def open_clip(path: Path, name: str, *, protocol: str, reader: ReaderOptions, folder: Path) -> Clip:
     """What is measured of a file, under a name. `folder`: where frames are kept that are not the file's own.
 
     Raises InputError where it cannot be read, or is too short for the protocol.
     """
-    reader = {name: value for name, value in reader.items() if value is not None}
     digest = hashlib.sha256()
     with open_input(path) as file:
         while piece := file.read(_READ):
             digest.update(piece)
-    digest.update(repr((protocol, sorted(reader.items()))).encode())
+    digest.update(repr((protocol, sorted(reader.arguments().items()))).encode())
     identity = digest.hexdigest()[:24]
-    with VideoReader(path, **reader) as source:
+    with VideoReader(path, **reader.arguments()) as source:
         color = source.info.color
     if protocol == "cvvae":
         kept = folder / f"{identity}.mkv"
         if not kept.exists():
             make_folder(folder)
             _keep(path, reader, kept)
-            kept_path, reader = kept, {}
+        kept_path, reader = kept, ReaderOptions()
     else:
         kept_path = path
-    with VideoReader(kept_path, **reader) as source:
+    with VideoReader(kept_path, **reader.arguments()) as source:
         info, frames, begin, end = source.info, 0, 0, 0
         for frame in source:
             begin = frame.pts if not frames else begin
@@ -117,8 +117,8 @@ def open_clip(path: Path, name: str, *, protocol: str, reader: dict[str, Any], f
     )
 
 
-def _keep(path: Path, reader: dict[str, Any], kept: Path) -> None:
-    with VideoReader(path, **reader) as source, atomic_path(kept, overwrite=True) as target:
+def _keep(path: Path, reader: ReaderOptions, kept: Path) -> None:
+    with VideoReader(path, **reader.arguments()) as source, atomic_path(kept, overwrite=True) as target:
         info = source.info
         with VideoWriter(
             target,

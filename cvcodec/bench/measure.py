@@ -288,7 +288,7 @@ class Workbench:
                 setting,
                 clip.path.name,
                 weights=self.weights.get(setting.model, setting.model),
-                trim=clip.reader,
+                trim=clip.reader.arguments(),
             ),
             key=key,
             lpips_every=self.lpips_every,

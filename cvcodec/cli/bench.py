@@ -170,6 +170,7 @@ def bench(
     from cvcodec.bench.clips import distinct_names, open_clip
     from cvcodec.bench.measure import check_stride
     from cvcodec.bench.run import run
+    from cvcodec.codec import ReaderOptions
     from cvcodec.device import set_threads
 
     check_block(update, QUALITY_BLOCK if quality_table else RATE_BLOCK)
@@ -195,7 +196,7 @@ def bench(
         *tried.model_settings(list(bench.models), steps, unquantised=quality_table or protocol == "cvvae"),
         *tried.encoder_settings(list(encoders), kinds, dict.fromkeys(encoders, crfs) if crfs else None),
     ]
-    trim = {"start": start, "frames": frames}
+    trim = ReaderOptions(start=start, frames=frames)
     kept = bench.cache.folder / "clips"
     opened = [
         open_clip(path, name, protocol=protocol, reader=trim, folder=kept)

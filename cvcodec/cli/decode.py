@@ -104,7 +104,7 @@ def decode(
     quiet: options.Quiet = False,
 ) -> None:
     """Decode a .cvl file to a video with the source's frames, times, colours and size."""
-    from cvcodec.codec import DecodeOptions, decode_file
+    from cvcodec.codec import DecodeOptions, WriterOptions, decode_file
     from cvcodec.copied import KINDS
     from cvcodec.device import set_threads
     from cvcodec.fileio import is_standard_stream
@@ -140,7 +140,6 @@ def decode(
         elif not quiet:
             report.say(f"{destination}: {record['pictures']} pictures, {record['width']}x{record['height']}")
         return
-    given = {"codec": codec, "crf": crf, "preset": preset, "chroma": chroma, "container": container}
     chosen = DecodeOptions(
         start=start,
         end=end,
@@ -153,7 +152,7 @@ def decode(
         tags=metadata,
         layers=layers,
         salvage=salvage,
-        writer={key: value for key, value in given.items() if value is not None},
+        writer=WriterOptions(codec=codec, crf=crf, preset=preset, chroma=chroma, container=container),
     )
     with report.progress("decode", quiet=quiet) as meter:
         result = decode_file(

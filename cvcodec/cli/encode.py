@@ -128,7 +128,7 @@ def encode(
     quiet: options.Quiet = False,
 ) -> None:
     """Encode a video: any container, size, frame count and colour; no frame is dropped, nothing is resized."""
-    from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, encode_file
+    from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, ReaderOptions, encode_file
     from cvcodec.codec.notices import Notices
     from cvcodec.copied import KINDS
     from cvcodec.fileio import check_output, is_standard_stream, open_input
@@ -163,15 +163,15 @@ def encode(
         threads=threads,
         kinds=KINDS if audio else (),
         tags=metadata,
-        reader={
-            "start": start,
-            "end": end,
-            "duration": duration,
-            "frames": frames,
-            "stream": stream,
-            "rotate": rotate,
-            "deinterlace": deinterlace,
-        },
+        reader=ReaderOptions(
+            start=start,
+            end=end,
+            duration=duration,
+            frames=frames,
+            stream=stream,
+            rotate=rotate,
+            deinterlace=deinterlace,
+        ),
     )
     with ExitStack() as stack:
         opened: Any = stack.enter_context(open_input(source)) if piped_in else source

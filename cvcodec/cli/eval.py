@@ -125,7 +125,7 @@ def evaluate(
     Metrics see the model's own output, before any output codec, unless RECON is a video file. Y of two videos is what
     both store, where that can be compared; else it comes from RGB.
     """
-    from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, DecodeOptions, EncodeOptions
+    from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, DecodeOptions, EncodeOptions, ReaderOptions
     from cvcodec.device import select_device
     from cvcodec.evaluation import sources
     from cvcodec.fileio import check_output, is_standard_stream
@@ -164,7 +164,7 @@ def evaluate(
             lpips = Lpips.load(lpips_net, lpips_variant, backbone=lpips_backbone, download=download)
         except ValueError as error:
             raise UsageError(str(error)) from error
-    trims = {"start": start, "end": end, "frames": frames}
+    trim = ReaderOptions(start=start, end=end, frames=frames)
     with ExitStack() as stack:
         meter = stack.enter_context(report.progress("eval", quiet=quiet))
         shared = sources.Comparison(
@@ -177,7 +177,7 @@ def evaluate(
                 "on_progress": meter,
                 "on_pair": None if video is None else stack.enter_context(_comparison(video, kind, overwrite)).add,
             },
-            reader={name: value for name, value in trims.items() if value is not None},
+            reader=trim,
             decode=DecodeOptions(
                 start=start, end=end, frames=frames, device=device, precision=precision, threads=threads
             ),
@@ -203,7 +203,7 @@ def evaluate(
                 device=device,
                 precision=precision,
                 threads=threads,
-                reader=dict(shared.reader),
+                reader=trim,
             )
             clip = reference or stack.enter_context(sources.selfcheck_clip())
             result = sources.round_trip(clip, load_model(weights or DEFAULT_MODEL), encode, shared)

@@ -15,6 +15,7 @@ from cvcodec.codec.encode import encode_file, encode_stream
 from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
 from cvcodec.codec.headers import DEFAULT_MODEL, DEFAULT_QUALITY
 from cvcodec.codec.latent_file import LatentFile
+from cvcodec.codec.video_options import ReaderOptions, WriterOptions
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -25,6 +26,8 @@ __all__ = [
     "EncodeOptions",
     "EncodeResult",
     "LatentFile",
+    "ReaderOptions",
+    "WriterOptions",
     "decode_file",
     "encode_file",
     "encode_stream",

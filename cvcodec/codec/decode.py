@@ -71,12 +71,12 @@ def decode_file(
     BrokenPipeError when nobody reads standard output any more.
     """
     options = options or DecodeOptions()
-    sequence = is_image_sequence(destination, options.writer.get("container"))
+    sequence = is_image_sequence(destination, options.writer.container)
     if sequence:
         check_sequence(destination, overwrite=overwrite)
     else:
         check_output(destination, overwrite=overwrite, inputs=[source])
-        if not is_standard_stream(destination) and options.writer.get("container") is None:
+        if not is_standard_stream(destination) and options.writer.container is None:
             container_for(destination)  # refuses a name that means no format, before anything is decoded
     with ExitStack() as stack:
         stack.enter_context(naming_damage(source))
@@ -164,7 +164,7 @@ class Decoder:
         expected = self.expected_frames
         with ExitStack() as stack:
             player = self._open_player()
-            options = player.writer_options(self.header.time_base) | self.options.writer
+            options = player.writer_options(self.header.time_base) | self.options.writer.arguments()
             writer = VideoWriter.like(target, self.info, label=label, **options)
             behind: WriteBehind[Frame] | None = None
             closing = False

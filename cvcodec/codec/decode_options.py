@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from cvcodec.codec.run_options import RunOptions
 from cvcodec.codec.salvage import LostFrames
+from cvcodec.codec.video_options import WriterOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,7 @@ class DecodeOptions(RunOptions):
     """Layers to decode from, of files that have two; `base` leaves the enhancement layer unread."""
     salvage: bool = False
     """Decode what is intact of a damaged file, at its own times, instead of refusing it."""
-    writer: dict[str, Any] = field(default_factory=dict)
-    """Further arguments for `VideoWriter`: codec, crf, preset, chroma, container, ..."""
+    writer: WriterOptions = field(default_factory=WriterOptions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ def encode_stream(
     options, started, notices = options or EncodeOptions(), time.perf_counter(), Notices(on_notice)
     set_threads(options.threads)
     recorder = PassthroughRecorder(kinds=options.kinds, metadata=options.tags, on_notice=notices)
-    with closing(ReaderAhead(source, on_packet=recorder.on_packet, **options.reader)) as ahead:
+    with closing(ReaderAhead(source, on_packet=recorder.on_packet, **options.reader.arguments())) as ahead:
         reader, info = ahead.reader, ahead.reader.info
         recorder.begin(reader)
         notices.extend(reader.notices)

@@ -9,6 +9,7 @@ from typing import Any
 from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind, Layers
 from cvcodec.codec.requantise import RateDistortion
 from cvcodec.codec.run_options import RunOptions
+from cvcodec.codec.video_options import ReaderOptions
 from cvcodec.plan import WindowMode
 
 
@@ -36,8 +37,7 @@ class EncodeOptions(RunOptions):
     """Latents kept per window; None: the model's, smaller if memory is short."""
     tile: int | None = None
     """Side of a tile in latents, 0: whole frames; None: the model's, smaller if memory is short."""
-    reader: dict[str, Any] = field(default_factory=dict)
-    """Further arguments for `VideoReader`: stream, start, end, duration, frames, rotate, deinterlace, ..."""
+    reader: ReaderOptions = field(default_factory=ReaderOptions)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ Does not know: frames, models' insides, files.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, Literal, TypeVar
 
@@ -18,6 +18,7 @@ from cvcodec import __version__, tiling
 from cvcodec.bitstream import ENHANCEMENT, BitstreamReader, ColorTags, Enhancement, Header
 from cvcodec.bitstream.wire import Readable
 from cvcodec.checkpoint import default_statistics
+from cvcodec.codec.video_options import ReaderOptions
 from cvcodec.errors import BitstreamError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.plan import Plan
@@ -170,17 +171,17 @@ def _metadata(info: VideoInfo) -> dict[str, Any]:
     return values
 
 
-def reader_metadata(reader: Mapping[str, Any]) -> dict[str, Any]:
+def reader_metadata(reader: ReaderOptions) -> dict[str, Any]:
     """Header metadata that say how the source was read; nothing where that is the default. A rotation that was not
     applied is in the header anyway."""
-    settings = {name: reader.get(name) for name in _READER_DEFAULTS}
+    settings = {name: getattr(reader, name) for name in _READER_DEFAULTS}
     changed = {name: value for name, value in settings.items() if value not in (None, _READER_DEFAULTS[name])}
     return {_SOURCE_READER: changed} if changed else {}
 
 
-def reader_settings(header: Header) -> dict[str, Any]:
-    """Arguments for `VideoReader` that differ from its defaults and give the pictures that a file was made of. Raises
-    BitstreamError for impossible values."""
+def reader_options(header: Header) -> ReaderOptions:
+    """How the source was read whose pictures a file was made of, trims aside. Raises BitstreamError for impossible
+    values."""
     stored = header.metadata.get(_SOURCE_READER, {})
     if not isinstance(stored, dict):
         raise BitstreamError(f"the header's {_SOURCE_READER} is {ascii(stored)[:40]}, wanted an object")
@@ -188,9 +189,7 @@ def reader_settings(header: Header) -> dict[str, Any]:
     stream, deinterlace, background = (settings.get(name, value) for name, value in _READER_DEFAULTS.items())
     if type(stream) is not int or stream < 0 or type(deinterlace) is not bool or background not in tuple(BACKGROUNDS):
         raise BitstreamError(f"the header says that the source was read as it cannot be: {ascii(settings)[:80]}")
-    if header.rotation or "display_matrix" in header.metadata:
-        settings["rotate"] = False
-    return settings
+    return ReaderOptions(**settings, rotate=not (header.rotation or "display_matrix" in header.metadata))
 
 
 def check_header(header: Header) -> None:
@@ -198,7 +197,7 @@ def check_header(header: Header) -> None:
     not doubt them. Whoever opens a file calls it, or `open_reader`, first."""
     Plan.from_header(header)
     info_from_header(header)
-    reader_settings(header)
+    reader_options(header)
 
 
 def open_reader(source: Readable) -> BitstreamReader:

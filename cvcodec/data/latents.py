@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from cvcodec.bitstream import Header
 from cvcodec.codec import LatentFile
-from cvcodec.codec.headers import info_from_header, reader_settings
+from cvcodec.codec.headers import info_from_header, reader_options
 from cvcodec.data.checks import check_choice, check_columns, check_latents, check_one_space, check_whole
 from cvcodec.data.clips import ClipCache
 from cvcodec.data.index import Record, describe, read_index
@@ -182,7 +182,7 @@ def _source_frames(source: str, header: Header, pts: NDArray[np.int64]) -> NDArr
     from cvcodec.video import VideoReader
 
     start = int(pts[0]) * header.time_base - info_from_header(header).start_time
-    with VideoReader(source, start=start, frames=len(pts), **reader_settings(header)) as reader:
+    with VideoReader(source, start=start, frames=len(pts), **reader_options(header).arguments()) as reader:
         frames = list(reader)
     if [frame.pts for frame in frames] != pts.tolist():
         raise InputError(f"{source} has other frames than when it was encoded; encode it again")

@@ -99,7 +99,7 @@ class Outcome:
 
 def settings_id(model: VideoAutoencoder, options: EncodeOptions) -> str:
     """16 hex digits: everything that decides which latents a source becomes, devices and threads aside."""
-    values = asdict(options)
+    values = asdict(options) | {"reader": options.reader.arguments()}
     for name in ("device", "threads", "metadata"):
         del values[name]
     if options.latents != "quantised":

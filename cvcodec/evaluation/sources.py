@@ -15,14 +15,14 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cvcodec.bitstream import Header
 from cvcodec.bitstream.copied import copied_bytes
-from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
-from cvcodec.codec.headers import open_reader, reader_settings
+from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, ReaderOptions, encode_file
+from cvcodec.codec.headers import open_reader, reader_options
 from cvcodec.evaluation.measure import evaluate
 from cvcodec.evaluation.report import Rate, Report
 from cvcodec.evaluation.selfcheck import HEIGHT, TIME_BASE, WIDTH, selfcheck_frames
@@ -48,17 +48,17 @@ class Comparison:
 
     measure: dict[str, Any]
     """Arguments of `evaluate`: metrics, lpips, device, align, keep, on_progress."""
-    reader: dict[str, Any]
-    """Arguments of `VideoReader` for the reference (and RECON): start, end, frames, ..."""
     decode: DecodeOptions
+    reader: ReaderOptions = field(default_factory=ReaderOptions)
+    """For the reference (and RECON)."""
     on_notice: Callable[[str], None] | None = None
 
 
 def compare_videos(reference: Path, test: Path, options: Comparison) -> Report:
     """RECON, a video file, against REF. Raises InputError or UsageError."""
     with (
-        closing(ReaderAhead(reference, stored_luma=True, **options.reader)) as reference_ahead,
-        closing(ReaderAhead(test, stored_luma=True, **options.reader)) as test_ahead,
+        closing(ReaderAhead(reference, stored_luma=True, **options.reader.arguments())) as reference_ahead,
+        closing(ReaderAhead(test, stored_luma=True, **options.reader.arguments())) as test_ahead,
     ):
         left, right = reference_ahead.reader, test_ahead.reader
         report = evaluate(
@@ -76,7 +76,7 @@ def compare_videos(reference: Path, test: Path, options: Comparison) -> Report:
         )
         if not (test.is_file() or is_sequence(str(test))):
             report.notes.append(f"{test} is read only once, so its bytes and its rate are not known")
-        elif not options.reader.keys() & {"start", "end", "duration", "frames"}:
+        elif not options.reader.is_trimmed:
             # The bytes are those of the whole file, so a trim has no rate; its frames are known only now.
             held = stream_bytes(test)
             seconds = held.duration or right.info.duration
@@ -97,8 +97,8 @@ def compare_file(file: Path, reference: Path, model: Model, options: Comparison,
         source = stack.enter_context(open_input(file))
         decoder = Decoder(source, model=model, options=options.decode, on_notice=options.on_notice)
         header = decoder.header
-        reading = _reading(header, reference)
-        ahead = stack.enter_context(closing(ReaderAhead(reference, **{**reading, **options.reader})))
+        reading = _reading(header, reference).arguments()
+        ahead = stack.enter_context(closing(ReaderAhead(reference, **reading | options.reader.arguments())))
         left = ahead.reader
         how = " read with " + ", ".join(f"{name} {value}" for name, value in reading.items()) if reading else ""
         return evaluate(
@@ -124,12 +124,12 @@ def _scale(color: Color) -> tuple[str, str | None]:
     return color.range, matrix_name(color.matrix)
 
 
-def _reading(header: Header, reference: Path) -> dict[str, Any]:
-    """How a file's source was read, as arguments for `VideoReader`."""
-    settings = reader_settings(header)
-    if settings.get("stream") and reference.is_file() and probe(reference).stream_count == 1:
-        del settings["stream"]  # somebody took the stream out of the source
-    return settings
+def _reading(header: Header, reference: Path) -> ReaderOptions:
+    """How a file's source was read."""
+    reading = reader_options(header)
+    if reading.stream and reference.is_file() and probe(reference).stream_count == 1:
+        reading = replace(reading, stream=None)  # somebody took the stream out of the source
+    return reading
 
 
 def round_trip(video: Path, model: VideoAutoencoder, encode: EncodeOptions, options: Comparison) -> Report:

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from cvcodec.bitstream import BitstreamReader
-from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, EncodeResult, encode_stream
+from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, EncodeResult, ReaderOptions, encode_stream
 from cvcodec.codec.headers import open_reader
 from cvcodec.codec.passthrough import copied_size
 from cvcodec.codec.requantise import requantise
@@ -46,8 +46,8 @@ _EXACT = 200.0
 class _Piece:
     file: Path
     """Its latents, fp32."""
-    reader: dict[str, Any]
-    """Arguments of `VideoReader` that give its frames."""
+    reader: ReaderOptions
+    """What gives its frames."""
     frames: int
     latents: int
 
@@ -71,7 +71,7 @@ class Sample:
         self._places = places = _find_places(source, options.reader, length)
         self.total_frames, self.duration_s, self.whole = places.frames, places.duration_s, places.whole
         self.pieces = []
-        for number, trim in enumerate(places.trims):
+        for number, reading in enumerate(places.trims):
             file = folder / f"{number}.cvl"
             with file.open("wb") as sink:
                 result = encode_stream(
@@ -84,7 +84,7 @@ class Sample:
                         layers="base" if options.layers == "base" else "all",
                         kinds=(),
                         tags=False,
-                        reader={**options.reader, **trim},
+                        reader=reading,
                     ),
                     on_notice=say,
                 )
@@ -92,7 +92,7 @@ class Sample:
                 reader = open_reader(stored)
                 trailer, seconds = reader.trailer, reader.duration()
             assert trailer is not None
-            self.pieces.append(_Piece(file, {**options.reader, **trim}, result.frames, trailer.latents))
+            self.pieces.append(_Piece(file, reading, result.frames, trailer.latents))
             if self.whole:
                 self.total_frames, self.duration_s = result.frames, float(seconds) or self.duration_s
         self._scale = 1.0
@@ -122,7 +122,7 @@ class Sample:
             kinds=options.kinds,
             metadata=options.tags,
             begin=places.start,
-            end=places.begin + Fraction(self.duration_s) if options.reader.get("frames") else places.end,
+            end=places.begin + Fraction(self.duration_s) if options.reader.frames else places.end,
         )
 
     def _quantised(self, piece: _Piece, quality: float) -> io.BytesIO:
@@ -153,7 +153,7 @@ class Sample:
             options=DecodeOptions(device=options.device, precision=options.precision, threads=options.threads),
             on_notice=lambda text: None,
         )
-        with VideoReader(self._source, **piece.reader) as reference:
+        with VideoReader(self._source, **piece.reader.arguments()) as reference:
             info = reference.info
             report = evaluate(
                 reference,
@@ -176,8 +176,7 @@ class Sample:
 class _Places:
     """Where the pieces lie, and what of the video they stand for."""
 
-    trims: list[dict[str, Any]]
-    """Arguments of `VideoReader`."""
+    trims: list[ReaderOptions]
     frames: int
     duration_s: float
     whole: bool
@@ -191,10 +190,10 @@ class _Places:
     """Index of the video."""
 
 
-def _find_places(source: str, reader: dict[str, Any], length: int) -> _Places:
+def _find_places(source: str, reader: ReaderOptions, length: int) -> _Places:
     """Raises InputError where the trim leaves no frames."""
-    held = stream_bytes(source, stream=reader.get("stream"))
-    with VideoReader(source, **reader) as video:
+    held = stream_bytes(source, stream=reader.stream)
+    with VideoReader(source, **reader.arguments()) as video:
         info, (start, end), expected = video.info, video.time_range, video.expected_frames
     seconds, count = held.duration or info.duration, held.frames or info.frames
     first = info.start_pts * info.time_base
@@ -203,22 +202,23 @@ def _find_places(source: str, reader: dict[str, Any], length: int) -> _Places:
     if seconds and count:
         duration = max(Fraction(0), (first + seconds if end is None else min(first + seconds, end)) - begin)
         total = round(count * duration / seconds)
-        if reader.get("frames") is not None and reader["frames"] < total:
-            total = reader["frames"]
+        if reader.frames is not None and reader.frames < total:
+            total = reader.frames
             duration = total * seconds / count
-    trims: list[dict[str, Any]] = [{}]
+    trims = [reader]
     if total > PIECES[0] * length and duration:
         pieces = max(PIECES[0], min(PIECES[1], math.ceil(duration / SECONDS_PER_PIECE)))
         apart = duration / pieces
         spare = max(apart - length * duration / total, Fraction(0)) / 2
         last = held.last if held.last is not None else begin + duration  # a last frame may stand for long
         trims = [
-            {
-                "start": min(begin + number * apart + spare, last) - info.start_time,
-                "end": None if end is None else end - info.start_time,
-                "duration": None,
-                "frames": length,
-            }
+            dataclasses.replace(
+                reader,
+                start=min(begin + number * apart + spare, last) - info.start_time,
+                end=None if end is None else end - info.start_time,
+                duration=None,
+                frames=length,
+            )
             for number in range(pieces)
         ]
     total = total or _count(source, reader)
@@ -234,8 +234,8 @@ def _find_places(source: str, reader: dict[str, Any], length: int) -> _Places:
     )
 
 
-def _count(source: str, reader: dict[str, Any]) -> int:
-    with VideoReader(source, **reader) as video:
+def _count(source: str, reader: ReaderOptions) -> int:
+    with VideoReader(source, **reader.arguments()) as video:
         frames = sum(1 for _ in video)
     if not frames:
         raise InputError("the source has no frames in the range that was asked for")

@@ -21,7 +21,7 @@ from cvcodec.bench.cache import Cache
 from cvcodec.bench.harness import write_clip
 from cvcodec.bench.measure import Workbench
 from cvcodec.bench.run import matching_settings, run
-from cvcodec.codec import EncodeOptions, encode_stream
+from cvcodec.codec import EncodeOptions, ReaderOptions, encode_stream
 from cvcodec.codec.requantise import requantise
 from cvcodec.errors import InputError, UsageError
 from cvcodec.metrics import backbones, lpips_weights
@@ -59,7 +59,7 @@ def bench(tiny_weights, tmp_path_factory):
 def opened(folder):
     return [
         clips.open_clip(
-            folder / f"clip{seed}.mp4", f"clip{seed}", protocol="source", reader={"frames": None}, folder=folder
+            folder / f"clip{seed}.mp4", f"clip{seed}", protocol="source", reader=ReaderOptions(), folder=folder
         )
         for seed in range(2)
     ]
@@ -78,8 +78,10 @@ def test_a_clip_is_named_by_its_bytes_and_its_stretch(folder, opened):
     first = opened[0]
     assert (first.width, first.height, first.frames, first.name) == (WIDTH, HEIGHT, FRAMES, "clip0")
     assert first.duration_s == pytest.approx(FRAMES / 25)
-    again = clips.open_clip(folder / "clip0.mp4", "clip0", protocol="source", reader={}, folder=folder)
-    shorter = clips.open_clip(folder / "clip0.mp4", "clip0", protocol="source", reader={"frames": 5}, folder=folder)
+    again = clips.open_clip(folder / "clip0.mp4", "clip0", protocol="source", reader=ReaderOptions(), folder=folder)
+    shorter = clips.open_clip(
+        folder / "clip0.mp4", "clip0", protocol="source", reader=ReaderOptions(frames=5), folder=folder
+    )
     assert again.digest == first.digest
     assert len({first.digest, shorter.digest, opened[1].digest}) == 3
     assert shorter.frames == 5
@@ -236,7 +238,9 @@ def test_matching_interpolates_crf_over_the_logarithm_of_the_rate(rows):
 
 def test_the_paper_s_protocol_takes_every_third_frame_and_the_middle(tmp_path):
     write_clip(tmp_path / "long.mp4", 300, 270, 100)
-    clip = clips.open_clip(tmp_path / "long.mp4", "long", protocol="cvvae", reader={}, folder=tmp_path / "kept")
+    clip = clips.open_clip(
+        tmp_path / "long.mp4", "long", protocol="cvvae", reader=ReaderOptions(), folder=tmp_path / "kept"
+    )
     assert (clip.width, clip.height, clip.frames, clip.name) == (256, 256, 33, "long")
     with VideoReader(tmp_path / "long.mp4") as reader:
         source = [frame for index, frame in enumerate(reader) if index % 3 == 0]
@@ -249,7 +253,9 @@ def test_the_paper_s_protocol_takes_every_third_frame_and_the_middle(tmp_path):
             assert kept.pts * reader.info.time_base == pytest.approx(float(frame.pts / 25), abs=1e-3)
     write_clip(tmp_path / "short.mp4", 64, 64, 96)
     with pytest.raises(InputError, match="too few frames"):
-        clips.open_clip(tmp_path / "short.mp4", "short", protocol="cvvae", reader={}, folder=tmp_path / "kept")
+        clips.open_clip(
+            tmp_path / "short.mp4", "short", protocol="cvvae", reader=ReaderOptions(), folder=tmp_path / "kept"
+        )
 
 
 def test_lpips_of_every_third_frame_is_that_of_the_whole_metric_and_others_are_left_out():

@@ -13,7 +13,8 @@ import av
 import pytest
 
 from cvcodec.bitstream import BitstreamReader
-from cvcodec.codec.headers import reader_settings
+from cvcodec.codec import ReaderOptions
+from cvcodec.codec.headers import reader_options
 from cvcodec.errors import BitstreamError
 from cvcodec.video import VideoReader
 from tests.cli.programs import COUNT, HEIGHT, WIDTH, one_line
@@ -107,9 +108,9 @@ def test_what_was_not_deinterlaced_is_compared_as_stored(here: Path) -> None:
 def test_readings_that_cannot_be_are_damage(here: Path, stored: Any) -> None:
     with open("a.cvl", "rb") as file:
         header = BitstreamReader(file).header
-    assert reader_settings(header) == {}
+    assert reader_options(header) == ReaderOptions()
     with pytest.raises(BitstreamError, match="source"):
-        reader_settings(header.replace(metadata={"source_reader": stored}))
+        reader_options(header.replace(metadata={"source_reader": stored}))
 
 
 def test_a_bitrate_is_that_of_the_picture_where_sound_lasts_longer(here: Path) -> None:

@@ -14,7 +14,16 @@ import pytest
 import torch
 
 from cvcodec.bitstream import BitstreamReader, BitstreamWriter
-from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, decode, decode_file, encode_file, encode_stream
+from cvcodec.codec import (
+    DecodeOptions,
+    Decoder,
+    EncodeOptions,
+    WriterOptions,
+    decode,
+    decode_file,
+    encode_file,
+    encode_stream,
+)
 from cvcodec.errors import (
     BitstreamError,
     CvcodecError,
@@ -31,7 +40,7 @@ from tests.codec.models import save_model, tiny_mini
 from tests.codec.patch_model import PatchModel
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
-FFV1 = DecodeOptions(**CPU, writer={"codec": "ffv1"})
+FFV1 = DecodeOptions(**CPU, writer=WriterOptions(codec="ffv1"))
 PICTURES = noise(21, 10, 12)
 
 
@@ -236,7 +245,7 @@ def test_outputs_are_refused_as_promised(path: Path) -> None:
     ):
         with pytest.raises(OutputError, match=words):
             decode_file(path, str(folder / destination), model=PatchModel(), options=DecodeOptions(**CPU))
-    for writer, kind in (({"codec": "libsvtav1"}, None), ({"codec": "ffv1", "crf": 3.0}, UsageError)):
+    for writer, kind in ((WriterOptions(codec="libsvtav1"), None), (WriterOptions(codec="ffv1", crf=3.0), UsageError)):
         options = DecodeOptions(**CPU, writer=writer)
         if kind is None:
             assert decode_file(path, folder / "av1.mkv", model=PatchModel(), options=options).frames == len(PICTURES)
@@ -266,7 +275,7 @@ def test_a_sequence_is_refused_over_existing_images_and_removed_when_decoding_fa
 def test_an_encoders_size_limit_is_an_error_of_ours(tmp_path: Path) -> None:
     (tmp_path / "a.cvl").write_bytes(encoded(noise(2, 2, 3), PatchModel(), latents="fp32"))
     with pytest.raises(OutputError, match="cannot encode 3x2"):
-        options = DecodeOptions(**CPU, writer={"codec": "libsvtav1"})
+        options = DecodeOptions(**CPU, writer=WriterOptions(codec="libsvtav1"))
         decode_file(tmp_path / "a.cvl", tmp_path / "out.mp4", model=PatchModel(), options=options)
     result = decode_file(tmp_path / "a.cvl", tmp_path / "out.mp4", model=PatchModel(), options=DecodeOptions(**CPU))
     assert [notice for notice in result.notices if "4:4:4" in notice]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cvcodec.bitstream import BitstreamReader
-from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, decode_file, encode_file, encode_stream
+from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, WriterOptions, decode_file, encode_file, encode_stream
 from cvcodec.video import Frame
 from tests.codec.clips import noise, read_rgb, write_rgb
 from tests.codec.patch_model import CHANNELS, FRAMES, SIDE, PatchModel
@@ -147,7 +147,7 @@ def test_a_file_decoded_with_ffv1_holds_the_very_pixels_times_and_durations(tmp_
         tmp_path / "a.cvl",
         tmp_path / "out.mkv",
         model=PatchModel(),
-        options=DecodeOptions(device="cpu", precision="fp32", writer={"codec": "ffv1"}),
+        options=DecodeOptions(device="cpu", precision="fp32", writer=WriterOptions(codec="ffv1")),
     )
     assert (result.frames, result.width, result.height) == (10, 11, 13)
     shown = read_rgb(str(tmp_path / "out.mkv"))
@@ -161,7 +161,7 @@ def test_ten_bits_decoded_with_ffv1_hold_the_very_code_values(tmp_path: Path) ->
     pictures = noise(6, 10, 9, bit_depth=10)
     write_rgb(str(tmp_path / "in.nut"), pictures, bit_depth=10)
     encode_file(tmp_path / "in.nut", tmp_path / "a.cvl", model=PatchModel(), options=FP32)
-    ffv1 = DecodeOptions(device="cpu", precision="fp32", writer={"codec": "ffv1"})
+    ffv1 = DecodeOptions(device="cpu", precision="fp32", writer=WriterOptions(codec="ffv1"))
     decode_file(tmp_path / "a.cvl", tmp_path / "out.mkv", model=PatchModel(), options=ffv1)
     for frame, picture in zip(read_rgb(str(tmp_path / "out.mkv")), pictures, strict=True):
         np.testing.assert_array_equal(frame.pixels, picture)

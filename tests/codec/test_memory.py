@@ -18,6 +18,7 @@ PROGRAM = """
 import ctypes, json, resource, sys
 from fractions import Fraction
 import numpy as np
+from cvcodec.codec import WriterOptions
 from cvcodec.codec import DecodeOptions, EncodeOptions, decode, decode_file, encode, encode_file
 from cvcodec.video import Color, Frame, VideoWriter
 from tests.codec.models import tiny_mini
@@ -37,7 +38,7 @@ for count in (short, short, long):
             writer.write(Frame(np.ascontiguousarray(canvas[:, number % 64 : number % 64 + 64]), pts=number))
     options = EncodeOptions(device="cpu", precision="fp32", threads=1)
     encode_file(f"{folder}/in.mkv", f"{folder}/a.cvl", model=model, options=options, overwrite=True)
-    options = DecodeOptions(device="cpu", precision="fp32", threads=1, writer={"codec": "ffv1", "threads": 1})
+    options = DecodeOptions(device="cpu", precision="fp32", threads=1, writer=WriterOptions(codec="ffv1", threads=1))
     result = decode_file(f"{folder}/a.cvl", f"{folder}/out.mkv", model=model, options=options, overwrite=True)
     assert result.frames == count
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

@@ -30,7 +30,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cvcodec.codec import DecodeOptions, EncodeOptions, decode_file, encode_file
+from cvcodec.codec import DecodeOptions, EncodeOptions, ReaderOptions, WriterOptions, decode_file, encode_file
 from tests.codec.clips import read_rgb
 from tests.codec.movies import CHAPTERS, Track, film, streams, times
 from tests.codec.patch_model import PatchModel
@@ -128,12 +128,17 @@ def by_ffmpeg(path: Path, source: Source) -> list[NDArray[Any]]:
     return pictures
 
 
-def through(source: Path, target: Path, *, reader: dict[str, Any] | None = None, **writer: Any) -> None:
+def through(source: Path, target: Path, *, reader: ReaderOptions | None = None, **writer: Any) -> None:
     """Encode and decode."""
     coded = target.with_suffix(".cvl")
-    options = EncodeOptions(latents="fp32", device="cpu", precision="fp32", reader=reader or {})
+    options = EncodeOptions(latents="fp32", device="cpu", precision="fp32", reader=reader or ReaderOptions())
     encode_file(source, coded, model=PatchModel(), options=options, overwrite=True)
-    decode_file(coded, target, model=PatchModel(), options=DecodeOptions(device="cpu", precision="fp32", writer=writer))
+    decode_file(
+        coded,
+        target,
+        model=PatchModel(),
+        options=DecodeOptions(device="cpu", precision="fp32", writer=WriterOptions(**writer)),
+    )
 
 
 # ----------------------------------------------------------------------------------------------------- colour
@@ -175,7 +180,7 @@ def test_colours_are_ffmpegs_and_keep_their_tags(row: str, tmp_path: Path) -> No
         tmp_path / "rgb.cvl",
         tmp_path / "yuv.mp4",
         model=PatchModel(),
-        options=DecodeOptions(device="cpu", writer={"chroma": chroma, "preset": "ultrafast"}),
+        options=DecodeOptions(device="cpu", writer=WriterOptions(chroma=chroma, preset="ultrafast")),
     )
     with av.open(str(tmp_path / "yuv.mp4")) as container:
         context = container.streams.video[0].codec_context
@@ -263,7 +268,7 @@ def test_times_and_shapes_are_the_sources(row: str, tmp_path: Path) -> None:
 def test_a_rotation_that_is_not_applied_is_kept_with_its_tag(degrees: int, tmp_path: Path) -> None:
     source, path, target = Source(rotation=degrees), tmp_path / "in.mp4", tmp_path / "out.mp4"
     source.write(path, "libx264")
-    through(path, target, reader={"rotate": False}, codec="ffv1")
+    through(path, target, reader=ReaderOptions(rotate=False), codec="ffv1")
     assert facts(target) == facts(path)
     for shown, wanted in zip(read_rgb(str(target)), by_ffmpeg(path, source), strict=True):
         assert np.abs(shown.pixels.astype(int) - wanted.astype(int)).max() <= 1

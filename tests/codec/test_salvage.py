@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cvcodec.bitstream import BitstreamReader
-from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, decode_file, encode_stream
+from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, WriterOptions, decode_file, encode_stream
 from cvcodec.errors import BitstreamError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.registry import load_model
@@ -89,7 +89,7 @@ def test_of_a_truncated_file_comes_what_is_whole(data: bytes, pictures: list[Any
     (tmp_path / "cut.cvl").write_bytes(cut)
     with pytest.raises(BitstreamError):
         decode_file(tmp_path / "cut.cvl", tmp_path / "out.mkv", model=PatchModel())
-    options = DecodeOptions(salvage=True, device="cpu", precision="fp32", writer={"codec": "ffv1"})
+    options = DecodeOptions(salvage=True, device="cpu", precision="fp32", writer=WriterOptions(codec="ffv1"))
     result = decode_file(tmp_path / "cut.cvl", tmp_path / "out.mkv", model=PatchModel(), options=options)
     assert (result.frames, result.lost_frames) == (count, None)
     (lost,) = result.lost

@@ -12,14 +12,23 @@ import torch
 
 from cvcodec.bitstream import BitstreamReader
 from cvcodec.bitstream.copied import copied_bytes
-from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, decode_file, encode_file, encode_stream
+from cvcodec.codec import (
+    DecodeOptions,
+    Decoder,
+    EncodeOptions,
+    ReaderOptions,
+    WriterOptions,
+    decode_file,
+    encode_file,
+    encode_stream,
+)
 from cvcodec.errors import OutputError
 from tests.codec.clips import Pipe, Sink
 from tests.codec.movies import CHAPTERS, Track, film, streams, times
 from tests.codec.patch_model import PatchModel
 
 LOSSLESS = EncodeOptions(latents="fp32", precision="fp32", device="cpu")
-FAST: dict[str, Any] = {"preset": "ultrafast"}
+FAST = WriterOptions(preset="ultrafast")
 
 
 def reversible() -> PatchModel:
@@ -111,6 +120,8 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
     film(str(source), Track("aac", seconds=3), Track("ac3", seconds=2), subtitle="mov_text", frames=75)
     files = [tmp_path / f"{number}.cvl" for number in range(3)]
     for number, file in enumerate(files):
-        options = EncodeOptions(latents="fp32", precision="fp32", device="cpu", reader={"threads": number + 1})
+        options = EncodeOptions(
+            latents="fp32", precision="fp32", device="cpu", reader=ReaderOptions(threads=number + 1)
+        )
         encode_file(str(source), file, model=reversible(), options=options)
     assert len({file.read_bytes() for file in files}) == 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cvcodec.bitstream import BitstreamReader
-from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_stream
+from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, ReaderOptions, encode_stream
 from cvcodec.errors import CvcodecError, UsageError
 from tests.codec.clips import Pipe, Watched, noise, write_rgb
 from tests.codec.models import tiny_mini, tiny_official
@@ -45,7 +45,7 @@ def source(tmp_path: Path) -> str:
 
 def encode(video: Any, **reader: Any) -> bytes:
     sink = io.BytesIO()
-    options = EncodeOptions(latents="fp32", device="cpu", precision="fp32", reader=reader)
+    options = EncodeOptions(latents="fp32", device="cpu", precision="fp32", reader=ReaderOptions(**reader))
     encode_stream(video, sink, model=PatchModel(), options=options)
     return sink.getvalue()
 

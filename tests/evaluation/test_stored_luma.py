@@ -83,7 +83,7 @@ def measured(name: str, key: str, reference: Path, test: Path) -> list[float]:
 
 
 def report(reference: Path, test: Path) -> Report:
-    options = Comparison(measure={"metrics": ("psnr", "ssim")}, reader={}, decode=DecodeOptions())
+    options = Comparison(measure={"metrics": ("psnr", "ssim")}, decode=DecodeOptions())
     return compare_videos(reference, test, options)
 
 
