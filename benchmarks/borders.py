@@ -217,7 +217,7 @@ def default_frames(plan: Plan, borders: int) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program."""
+    """Run the program with these arguments, or the process's own; its exit code."""
     parser = argparse.ArgumentParser(
         prog="python benchmarks/borders.py",
         description="PSNR of frames at window borders, against their neighbours and against the clip in one window.",

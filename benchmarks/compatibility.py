@@ -212,7 +212,7 @@ def _load(text: str, device: torch.device) -> VideoAutoencoder:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program."""
+    """Run the program with these arguments, or the process's own; its exit code."""
     parser = argparse.ArgumentParser(
         prog="python benchmarks/compatibility.py",
         description="PSNR of a 2D decoder on a video model's latents and of the video decoder on 2D latents.",

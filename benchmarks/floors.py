@@ -246,7 +246,7 @@ def _value(number: float | None) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program."""
+    """Run the program with these arguments, or the process's own; its exit code."""
     parser = argparse.ArgumentParser(
         prog="python benchmarks/floors.py",
         description="PSNR, SSIM, LPIPS and bits of models against a PCA of patches, and by position in the group.",

@@ -68,7 +68,7 @@ def draw(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program."""
+    """Run the program with these arguments, or the process's own; its exit code."""
     parser = argparse.ArgumentParser(
         prog="python benchmarks/grid.py",
         description="Frames of a clip: original, PCA of patches, and what models make of it.",

@@ -55,7 +55,7 @@ class Sizes:
     zstd_bytes: int
     order0_bytes: float
     coding_seconds: float
-    """Processor time."""
+    """Processor time of making payloads of the symbols."""
     encode_seconds: float
     """Processor time of an encode of the same frames that stores floats: reading, network, writing."""
 
@@ -66,7 +66,7 @@ class Sizes:
 
     @property
     def against_order0(self) -> float:
-        """Payload over the entropy."""
+        """Payload over the entropy; 1 where there is none, as of symbols that are all alike."""
         return self.payload_bytes / self.order0_bytes if self.order0_bytes else 1.0
 
     @property
@@ -142,7 +142,7 @@ def markdown(found: Sequence[Sizes]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program."""
+    """Run the program with these arguments, or the process's own; its exit code."""
     parser = argparse.ArgumentParser(
         prog="python benchmarks/payload.py",
         description="Bytes of the coded symbols against zstd -19 and order-0 entropy on the same symbols.",

@@ -62,7 +62,7 @@ _REPEATS = 1000  # slices of each clip that can be drawn
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One reader."""
+    """What one reader takes on disk and gives in a second."""
 
     reader: str
     disk_mb: float
@@ -145,13 +145,13 @@ class Files(Dataset[Tensor]):
 
 
 def read_torch(path: Path, choose: Callable[[int], slice]) -> Tensor:
-    """A .pt file, whole."""
+    """A slice of a .pt file, which is loaded whole for it."""
     latent: Tensor = torch.load(path, weights_only=True)
     return latent[:, choose(latent.shape[1])].clone()
 
 
 def read_torch_mapped(path: Path, choose: Callable[[int], slice]) -> Tensor:
-    """A .pt file, mapped."""
+    """A slice of a .pt file that is mapped, so that only its pages are read."""
     latent: Tensor = torch.load(path, weights_only=True, mmap=True)
     return latent[:, choose(latent.shape[1])].clone()
 
@@ -270,7 +270,7 @@ def run(options: argparse.Namespace) -> list[Row]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program."""
+    """Run the program with these arguments, or the process's own; its exit code."""
     parser = argparse.ArgumentParser(prog="python benchmarks/reader.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--clips", type=int, default=48, help="default: 48")
     parser.add_argument("--frames", type=int, default=61, help="of each clip; default: 61, which are 16 latents")

@@ -30,7 +30,7 @@ _RATE = 25  # of the lossless file; nothing here depends on it
 
 @dataclass(frozen=True)
 class Short:
-    """One clip."""
+    """Frames as they are measured: the beginning of a clip, scaled; in memory."""
 
     name: str
     pixels: NDArray[np.uint8]

@@ -141,7 +141,7 @@ def _one_window(model: VideoAutoencoder, width: int, height: int, frames: int) -
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The program."""
+    """Run the program with these arguments, or the process's own; its exit code."""
     parser = argparse.ArgumentParser(
         prog="python benchmarks/speed.py",
         description="Mpixel/s of encode and decode on this machine: the model call and the whole command.",

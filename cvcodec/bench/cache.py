@@ -32,7 +32,7 @@ class Cache:
         return hashlib.sha256(text.encode()).hexdigest()[:24]
 
     def load(self, key: str) -> dict[str, Any] | None:
-        """The row, or None."""
+        """The row that was kept; None where there is none that can be read."""
         try:
             row = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):

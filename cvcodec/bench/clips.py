@@ -27,7 +27,7 @@ from cvcodec.fileio import atomic_path, make_folder, open_input
 from cvcodec.video import Color, Frame, VideoInfo, VideoReader, VideoWriter
 
 SIDE, FRAMES, STRIDE = 256, 33, 3
-"""Of protocol `cvvae`."""
+"""Of protocol `cvvae`: pixels of the square, frames, and how far these are apart in the source."""
 
 _READ = 1 << 20
 

@@ -41,9 +41,9 @@ class Setting:
     codec: str
     """`cvcodec`, or the name of an encoder."""
     model: str = ""
-    """Name of our model."""
+    """Name of our model; empty for an encoder."""
     preset: str = ""
-    """Of the encoder."""
+    """What the encoder calls its speed (`veryslow`, `2`); empty for a model."""
     value: float | None
     """Quality, or CRF; None for a model's latents without quantisation."""
 
@@ -65,7 +65,7 @@ class Setting:
         return f"{'q' if self.ours else 'CRF'} {self.value:g}"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON types."""
+        """The fields in JSON types, which name a result in the cache."""
         return {"codec": self.codec, "model": self.model, "preset": self.preset, "value": self.value}
 
 

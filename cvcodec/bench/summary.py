@@ -55,7 +55,7 @@ def on_curves(rows: Iterable[Row]) -> list[Row]:
 
 
 def clips_of(rows: Iterable[Row]) -> list[str]:
-    """Names, in order."""
+    """Names of the clips, in the order of their first rows."""
     return list(dict.fromkeys(row.clip for row in rows))
 
 
@@ -130,7 +130,7 @@ class Difference:
 
     @property
     def counted(self) -> int:
-        """Clips in the mean."""
+        """How many clips the mean is of: those whose curves reach a common quality."""
         return sum(value is not None for value in self.clips.values())
 
 
@@ -253,7 +253,7 @@ def _percent(entry: Difference) -> str:
 
 
 def same_rate_table(found: Sequence[AtSameRate], other: str) -> str:
-    """Clip by clip."""
+    """How often ours is better, and the two values of each point."""
     better = sum(entry.ours < entry.theirs if entry.metric == "lpips" else entry.ours > entry.theirs for entry in found)
     label = next((metric.label for metric in METRICS if found and metric.key == found[0].metric), "value")
     lines = [
@@ -271,7 +271,7 @@ def same_rate_table(found: Sequence[AtSameRate], other: str) -> str:
 
 
 def to_dict(rows: Sequence[Row], anchor: str | None) -> dict[str, Any]:
-    """Everything, in JSON types."""
+    """All rows and what is made of them, in JSON types: the content of bench.json."""
     found = differences(rows, anchor) if anchor else []
     return {
         "anchor": anchor,

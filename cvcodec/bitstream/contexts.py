@@ -51,7 +51,7 @@ class Channel(NamedTuple):
     """Index into `SCALES`; bits 0 to 4."""
 
     def to_byte(self) -> int:
-        """The stored form."""
+        """Predictors and scale in the bits that the fields name, as a payload stores them."""
         return self.later << 6 | (self.first == SPACE) << 5 | self.code
 
     @classmethod
@@ -115,7 +115,7 @@ def looks_back(channels: list[Channel], latents: int) -> Ints:
 
 
 def scales_of(channels: list[Channel]) -> Ints:
-    """(C,) scales."""
+    """(C,): the entry of `SCALES` that each channel names."""
     scales: Ints = SCALES[[channel.code for channel in channels]]
     return scales
 

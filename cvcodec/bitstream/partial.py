@@ -42,7 +42,7 @@ class PartialFile:
 
     @property
     def index(self) -> tuple[IndexEntry, ...]:
-        """The intact chunks."""
+        """Where the intact chunks are and what they hold."""
         return tuple(self.ledger.entries)
 
     @property

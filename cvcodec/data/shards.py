@@ -52,7 +52,7 @@ class Sample:
 
     @property
     def description(self) -> dict[str, Any]:
-        """The sample's JSON object."""
+        """What is said of the latents beside them (layout, factor, columns ...). InputError where it cannot be read."""
         try:
             values = json.loads(self.files[DESCRIPTION])
         except (KeyError, ValueError, RecursionError) as error:
@@ -81,7 +81,7 @@ def sample_bytes(files: Mapping[str, bytes]) -> int:
 
 
 def write_sample(tar: tarfile.TarFile, sample: Sample) -> None:
-    """Append a sample."""
+    """Append a sample: a file for each of its parts, KEY.PART, without times or owners, so that equal is equal."""
     for name, data in sample.files.items():
         entry = tarfile.TarInfo(f"{sample.key}.{name}")
         entry.size, entry.mode, entry.mtime = len(data), 0o644, 0

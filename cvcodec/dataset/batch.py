@@ -37,7 +37,7 @@ Engine = Callable[[Sequence[Task]], Iterator[Outcome]]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did."""
+    """How many clips a run encoded and left as they were, which failed, and where its index is."""
 
     encoded: int
     skipped: int

@@ -54,7 +54,7 @@ EXPORT_KEY, HEADER_KEY = "cvcodec.export", "cvcodec.header"
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote."""
+    """Which clips an export wrote for which diffusion model, into how many files and bytes."""
 
     target: Target
     shape: tuple[int, ...]

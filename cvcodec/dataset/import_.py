@@ -33,7 +33,7 @@ _DEFAULT_RATE = Fraction(24)
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import wrote."""
+    """The file that an import made: its extent, and what the latents were taken for."""
 
     frames: int
     latents: int

@@ -31,7 +31,7 @@ class Export:
     mode: Mode | None = None
     frames: int | None = None
     chunks: tuple[int, ...] | None = None
-    """Latents of each chunk."""
+    """Latents of each chunk of the exported file, which an import cuts at the same places."""
 
 
 def read_export(text: str) -> Export:

@@ -37,7 +37,7 @@ class Target:
     mode: Mode
     """Whether an import takes the latents for those of one video (4 frames each, after the first) or of pictures."""
     channels: int | None = None
-    """None: any."""
+    """Of the latents it takes; None where it takes any."""
     scaling_factor: float = 1.0
     shift_factor: float = 0.0
 

@@ -52,7 +52,7 @@ class ComparisonVideo:
         self._writer.write(Frame(even, pts=pts))
 
     def close(self) -> None:
-        """Finish the file."""
+        """Write what the encoder still holds and the end of the file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -120,7 +120,7 @@ def compare_file(file: Path, reference: Path, model: Model, options: Comparison,
 
 
 def _scale(color: Color) -> tuple[str, str | None]:
-    """What stored luma means."""
+    """Range and matrix: luma of two videos can be compared as stored where both agree."""
     return color.range, matrix_name(color.matrix)
 
 

@@ -104,7 +104,7 @@ class DiffusersVAE(ModelMixin):
 
     @property
     def device(self) -> torch.device:
-        """Of the weights."""
+        """Where the weights are, and what `encode` and `decode` compute on."""
         return next(self.model.parameters()).device
 
     @property

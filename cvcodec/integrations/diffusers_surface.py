@@ -65,19 +65,15 @@ class VAEConfig(SimpleNamespace):
         return len(vars(self))
 
     def get(self, name: str, default: Any = None) -> Any:
-        """As of a dict."""
         return vars(self).get(name, default)
 
     def keys(self) -> KeysView[str]:
-        """As of a dict."""
         return vars(self).keys()
 
     def values(self) -> ValuesView[Any]:
-        """As of a dict."""
         return vars(self).values()
 
     def items(self) -> ItemsView[str, Any]:
-        """As of a dict."""
         return vars(self).items()
 
 
@@ -98,14 +94,14 @@ class _Output:
 
 @dataclasses.dataclass
 class EncoderOutput(_Output):
-    """What `encode` gives."""
+    """`encode(x)`: `.latent_dist`, to be sampled or read."""
 
     latent_dist: LatentDistribution
 
 
 @dataclasses.dataclass
 class DecoderOutput(_Output):
-    """What `decode` gives."""
+    """`decode(z)`: `.sample`, pixels in [-1, 1]."""
 
     sample: Tensor
 

@@ -87,7 +87,6 @@ class Encoder(nn.Module):
         self.conv_out = FrameConv(width, 2 * config.latent_channels, time=time)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """See the class."""
         frames = self.conv_in(frames)
         for level in self.down:
             frames = level(frames)
@@ -122,7 +121,6 @@ class Decoder(nn.Module):
         self.conv_out = FrameConv(width, RGB, time=time)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """See the class."""
         frames = self.mid(self.conv_in(frames))
         for level in reversed(self.up):
             frames = level(frames)

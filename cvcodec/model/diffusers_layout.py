@@ -82,7 +82,6 @@ class Encoder(nn.Module):
         self.conv_out = parts.conv(width, 2 * config.latent_channels)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """See the class."""
         frames = self.conv_in(frames)
         for level in self.down_blocks:
             frames = level(frames)
@@ -109,7 +108,6 @@ class Decoder(nn.Module):
         self.conv_out = parts.conv(width, RGB)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """See the class."""
         frames = self.mid_block(self.conv_in(frames))
         for level in self.up_blocks:
             frames = level(frames)

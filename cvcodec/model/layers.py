@@ -27,7 +27,7 @@ class ClipNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width))
 
     def forward(self, frames: Tensor, *, silu: bool = False) -> Tensor:
-        """Normalised frames, same shape."""
+        """`frames` (T, B, H, W, C), normalised over each clip; with `silu` the activation as well."""
         if torch.is_grad_enabled():
             normed = F.group_norm(frames.permute(1, 4, 0, 2, 3), self.groups, self.weight, self.bias, self.eps)
             normed = normed.permute(2, 0, 3, 4, 1).contiguous()
@@ -160,7 +160,6 @@ class Level(nn.Module):
                 self.add_module(name, part)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames to frames."""
         for part in self.children():
             for layer in part if isinstance(part, nn.ModuleList) else (part,):
                 frames = layer(frames)
@@ -197,7 +196,6 @@ class LdmAttention(nn.Module):
         return mixed.view(frames.shape)
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames to frames."""
         return frames + self.spatial(frames)
 
 
@@ -213,7 +211,6 @@ class LdmSpatioTemporalAttention(LdmAttention):
         self.q_t, self.k_t, self.v_t, self.proj_out_t = (nn.Linear(width, width) for _ in range(4))
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames to frames."""
         count, *position, width = frames.shape
         series = self.norm_t(self.spatial(frames).view(count, -1, width).transpose(0, 1))  # (B*H*W, T, C)
         mixed: Tensor = self.proj_out_t(_attend(self.q_t(series), self.k_t(series), self.v_t(series)))
@@ -230,7 +227,6 @@ class DiffusersAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Frames to frames."""
         pixels = self.group_norm(_one_clip_per_frame(frames)).flatten(2, 3).squeeze(0)
         mixed: Tensor = self.to_out[0](_attend(self.to_q(pixels), self.to_k(pixels), self.to_v(pixels)))
         return frames + mixed.view(frames.shape)

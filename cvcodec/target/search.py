@@ -69,7 +69,7 @@ class Found:
     """What the pieces say of the whole: in the target's unit."""
     pieces: int
     frames: int
-    """Of all pieces."""
+    """How many frames all pieces have together."""
     whole: bool
     """Whether the pieces are the whole video, so that the prediction is a measurement."""
     tried: tuple[tuple[float, float], ...]

@@ -37,16 +37,6 @@ MATRICES: dict[str, int] = {
 }
 """Matrix names and their H.273 numbers (ITU-T H.273 table 4)."""
 
-MATRIX_COEFFICIENTS: dict[str, tuple[Fraction, Fraction]] = {
-    "bt709": (Fraction("0.2126"), Fraction("0.0722")),
-    "fcc": (Fraction("0.30"), Fraction("0.11")),
-    "bt470bg": (Fraction("0.299"), Fraction("0.114")),
-    "smpte170m": (Fraction("0.299"), Fraction("0.114")),
-    "smpte240m": (Fraction("0.212"), Fraction("0.087")),
-    "bt2020nc": (Fraction("0.2627"), Fraction("0.0593")),
-}
-"""(Kr, Kb) of each matrix that can be converted (ITU-T H.273 table 4)."""
-
 RANGES: dict[str, int] = {"limited": 1, "full": 2}
 """Range names and FFmpeg's AVColorRange numbers."""
 

@@ -144,7 +144,7 @@ class Decoder:
 
     @property
     def time_base(self) -> Fraction:
-        """Seconds per tick."""
+        """Seconds that a time stamp of the stream counts in; milliseconds where it does not say."""
         return as_fraction(self.stream.time_base) or Fraction(1, 1000)
 
     def stream_bytes(self, first: int, last: int) -> int:
@@ -400,7 +400,7 @@ class _RecentPackets:
             self._count = 0
 
     def packets(self) -> list[Any]:
-        """In decoding order."""
+        """Those that are kept, in the order they were decoded in."""
         return [packet for group in self._groups for packet, _ in group]
 
     def errors_before(self) -> int:

@@ -14,15 +14,12 @@ from typing import BinaryIO
 
 from cvcodec.errors import OutputError
 from cvcodec.fileio import replacing
-from cvcodec.video.color import Color
 from cvcodec.video.container_sink import rgb_to_packet
 from cvcodec.video.convert import RgbWriter
 from cvcodec.video.frame import Frame
 from cvcodec.video.libav import reason
 from cvcodec.video.sink import OutputFile, OutputSpec
 from cvcodec.video.source import SEQUENCE_PATTERN, number_in, numbered
-
-_JPEG_COLOR = Color("bt470bg", "full")  # JFIF: BT.601, full range
 
 
 class ImageSink:

@@ -38,13 +38,13 @@ class Sink(Protocol):
     notices: list[str]
 
     def write(self, frame: Frame) -> None:
-        """Append a frame."""
+        """Append a frame, whose pts is larger than that of the one before."""
 
     def close(self) -> None:
-        """Finish."""
+        """Write what encoder and muxer still hold, and the end of the file."""
 
     def abort(self) -> None:
-        """Give up."""
+        """Close without finishing; what has been written is no use. Never raises."""
 
 
 class OutputFile:

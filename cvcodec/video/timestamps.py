@@ -144,12 +144,12 @@ class _Follower(NamedTuple):
     """Where a stream that is not decoded is."""
 
     part: int
-    """Behind so many joints."""
+    """How many joints of the recording it is behind."""
     begin: Fraction
     """Seconds at which its last packet begins, as in the file."""
     end: Fraction
     moved: Fraction
-    """`end` as mended."""
+    """`end` on the clock that goes on over joints."""
 
 
 class FrameClock:

@@ -50,7 +50,7 @@ class PictureBytes:
         self._headers = sum(unit.size for unit in held if unit.header)
 
     def add(self, packet: bytes) -> None:
-        """Count one more packet."""
+        """Count the user data of a packet, and note parameter sets in it."""
         for unit in self._split(packet):
             self.user_data += unit.user_data
             self._repeated |= unit.header

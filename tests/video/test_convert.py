@@ -8,12 +8,23 @@ import numpy as np
 import pytest
 
 from cvcodec.errors import InputError
-from cvcodec.video.color import MATRIX_COEFFICIENTS, Color
+from cvcodec.video.color import Color
 from cvcodec.video.convert import RgbReader, RgbWriter
 
 PATCH = 16
 FILTER_NAMES = {"smpte170m": "bt601", "bt709": "bt709", "bt2020nc": "bt2020", "smpte240m": "smpte240m"}
 FLAGS = "bicubic+accurate_rnd+full_chroma_int+full_chroma_inp"
+
+
+KR_KB = {
+    "bt709": (0.2126, 0.0722),
+    "fcc": (0.30, 0.11),
+    "bt470bg": (0.299, 0.114),
+    "smpte170m": (0.299, 0.114),
+    "smpte240m": (0.212, 0.087),
+    "bt2020nc": (0.2627, 0.0593),
+}
+"""ITU-T H.273 table 4."""
 
 
 def patches(make: Any, pixel_format: str, full: bool, *, seed: int = 0) -> tuple[av.VideoFrame, np.ndarray]:
@@ -33,7 +44,7 @@ def patches(make: Any, pixel_format: str, full: bool, *, seed: int = 0) -> tuple
 
 def rgb_by_the_standard(yuv: np.ndarray, matrix: str, full: bool, bits: int) -> np.ndarray:
     """H.273 equations; limited-range white lands on 255 << (bits - 8), as in ffmpeg."""
-    kr, kb = (float(k) for k in MATRIX_COEFFICIENTS[matrix])
+    kr, kb = KR_KB[matrix]
     scale, top = 1 << (bits - 8), (1 << bits) - 1
     y, u, v = (yuv[..., i].astype(np.float64) for i in range(3))
     if full:
@@ -100,7 +111,7 @@ def test_rgb_becomes_yuv_by_the_standard(make: Any, matrix: str, full: bool, bit
     pixels = random.integers(0, white + 1, (32, 48, 3)).astype(np.uint8 if bits == 8 else np.uint16)
     writer = RgbWriter(48, 32, bits, "yuv444p" + ("" if bits == 8 else "10le"), color)
     y, u, v = (view.astype(np.float64) for view in make.plane_views(writer(pixels)))
-    kr, kb = (float(k) for k in MATRIX_COEFFICIENTS[matrix])
+    kr, kb = KR_KB[matrix]
     red, green, blue = (pixels[..., i] / white for i in range(3))
     luma = kr * red + (1 - kr - kb) * green + kb * blue
     cb, cr = (blue - luma) / (2 * (1 - kb)), (red - luma) / (2 * (1 - kr))
