@@ -13,7 +13,7 @@ import pytest
 
 from cvcodec.bench.harness import random_model, write_clip
 from cvcodec.codec import DecodeOptions, EncodeOptions, ReaderOptions, encode_stream
-from cvcodec.errors import UsageError
+from cvcodec.errors import InputError, UsageError
 from cvcodec.evaluation.sources import Comparison, round_trip
 from cvcodec.model.mini import mini_config
 from cvcodec.target import Target, find_quality, search
@@ -286,12 +286,13 @@ def test_a_pipe_is_given_only_what_is_small_enough(clip, model, tmp_path, monkey
     assert len(came[0]) == result.size_bytes <= wanted
 
 
-def test_urls_and_odd_names_are_taken_as_they_are(clip, model, tmp_path, monkeypatch):
+def test_a_name_with_a_colon_is_a_file_and_an_address_is_refused(clip, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "12:30.mp4").write_bytes(clip.read_bytes())
     options = dataclasses.replace(OPTIONS, reader=ReaderOptions(frames=5))
-    for source in ("12:30.mp4", f"file://{clip}"):
-        assert find_quality(source, Target("size", 1e6), model=model, options=options).frames == 5
+    assert find_quality("12:30.mp4", Target("size", 1e6), model=model, options=options).frames == 5
+    with pytest.raises(InputError, match="is an address"):
+        find_quality(f"file://{clip}", Target("size", 1e6), model=model, options=options)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
