@@ -12,9 +12,11 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+_IMPORTED = time.monotonic()
 _UNLIMITED_V1 = 1 << 60
 """Control groups v1 write "no limit" as a number close to 2**63."""
 
@@ -56,6 +58,15 @@ def usable_cpus() -> int:
         count = os.cpu_count() or 1
     quota = cgroup_cpu_quota()
     return count if quota is None else max(1, min(count, math.ceil(quota)))
+
+
+def process_age() -> float:
+    """Seconds since this process was started; where the system does not tell, since this module was imported."""
+    started = re.search(r"\)(?: \S+){19} (\d+)", _read(Path("/proc/self/stat")))  # field 22 of proc(5), in clock ticks
+    uptime = _read(Path("/proc/uptime")).split()
+    if started is None or not uptime:
+        return time.monotonic() - _IMPORTED
+    return max(0.0, float(uptime[0]) - int(started[1]) / os.sysconf("SC_CLK_TCK"))
 
 
 def meminfo_available(root: Path = Path("/")) -> int | None:

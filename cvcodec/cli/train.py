@@ -48,7 +48,7 @@ def _train_command(job: Job) -> Callable[..., None]:
         result = train(job, TrainConfig(**whole))
         if json:
             report.emit({"command": "train", "job": job, **dataclasses.asdict(result)})
-        if not result.finished:
+        if result.interrupted:
             raise typer.Exit(128 + signal.SIGINT)
 
     hints = typing.get_type_hints(TrainConfig)
@@ -118,6 +118,51 @@ def plot(
         report.emit({"command": "train plot", "output": drawn})
     else:
         report.show(str(drawn))
+
+
+@app.command("pack")
+def pack(
+    data: Annotated[list[str], typer.Argument(help="Folders, lists and manifests, as for --data.", metavar="DATA...")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to make; its MANIFEST.tsv is the new --data.")],
+    megabytes: Annotated[float, typer.Option("--megabytes", help="Largest size of the folder, in MiB.")] = 40.0,
+    short_side: Annotated[int, typer.Option("--short-side", help="Pixels that clips are scaled down to.")] = 256,
+    frames: Annotated[int, typer.Option("--frames", help="First frames of each video; 0: all.")] = 0,
+    codec: Annotated[str, typer.Option("--codec", help="Encoder, as for decode.")] = "libx265",
+    preset: Annotated[str, typer.Option("--preset", help="Of the encoder.")] = "medium",
+    val_fraction: Annotated[float, typer.Option("--val-fraction", help="As for video-vae.")] = 0.1,
+    json: options.Json = False,
+) -> None:
+    """Scale training clips and photos down and code them again, so that they fit a number of bytes: for a machine that
+    is reached through a narrow door, or rented for a short while."""
+    from cvcodec.training.pack import pack as make_pack
+
+    packed = make_pack(
+        data, output, budget_bytes=int(megabytes * 2**20), short_side=short_side, frames=frames, codec=codec,
+        preset=preset, val_fraction=val_fraction, report=lambda line: typer.echo(line, err=True),
+    )  # fmt: skip
+    if json:
+        report.emit({"command": "train pack", **dataclasses.asdict(packed)})
+    else:
+        typer.echo(
+            f"{packed.videos} videos ({packed.frames} frames) at CRF {packed.crf:g} and {packed.photos} photos, "
+            f"{packed.size_bytes / 2**20:.1f} MiB in {packed.folder}"
+        )
+
+
+@app.command("join")
+def join(
+    run: Annotated[Path, typer.Argument(help="Run folder.", metavar="RUN")],
+    json: options.Json = False,
+) -> None:
+    """Join the pieces that --state-pieces left: state.pt and model.safetensors in the run folder."""
+    from cvcodec.training.pieces import write_joined
+
+    written = write_joined(run)
+    if json:
+        report.emit({"command": "train join", "outputs": written})
+    else:
+        for path in written:
+            typer.echo(path)
 
 
 @app.command("ablations")

@@ -67,6 +67,12 @@ class TrainConfig:
     )
     steps: int = _option("Run", 0, "Length of the run in steps; resumes bit for bit. Give this or --minutes.")
     minutes: float = _option("Run", 0.0, "Length of the run in minutes of training; the schedule follows the clock.")
+    max_minutes: float = _option(
+        "Run",
+        0.0,
+        "Wall time of the process, start and compilation included, after which it saves and ends, to be continued by "
+        "--resume; without --steps and --minutes also the length of the schedule. 0: no limit.",
+    )
     clock: Literal["wall", "cpu"] = _option(
         "Run", "wall", "What --minutes counts: wall, or cpu: processor time of all threads, fair on a shared machine."
     )
@@ -96,6 +102,11 @@ class TrainConfig:
         (),
         "CLIPSxFRAMESxSIZE[*WEIGHT][@START]: shapes drawn by weight among those with the largest START (share of the "
         "run) that was passed. All processes together make CLIPS clips a step.",
+    )
+    fill_device: bool = _option(
+        "Data",
+        False,
+        "Take so many times the clips of --batches, a power of two found by a short probe, that the device is busy.",
     )
     strides: tuple[int, ...] = _option("Data", (1, 1, 1, 2, 3), "Frame strides to draw from (repeat to weigh).")
     photo_share: float = _option("Data", 0.18, "Share of clips made from photos by synthetic pan and zoom.")
@@ -132,6 +143,9 @@ class TrainConfig:
     pca: bool = _option("Model", True, "Start the patch shortcut of a fresh mini model as a PCA of training patches.")
     freeze: Literal["none", "encoder", "decoder"] = _option(
         "Model", "none", "Part that stays as it is: none, encoder or decoder."
+    )
+    compile: Literal["auto", "yes", "no"] = _option(
+        "Model", "auto", "torch.compile of the networks and the rate model: yes, no, or auto: on CUDA."
     )
     gradient_checkpointing: bool = _option("Model", False, "Recompute activations in the backward pass: less memory.")
 
@@ -224,6 +238,12 @@ class TrainConfig:
     # ------------------------------------------------------------------------------------------------ reports
     log_every: int = _option("Reports", 50, "Steps between lines of the log.")
     checkpoint_minutes: float = _option("Reports", 4.0, "Minutes between saved states.")
+    state_pieces: Literal["no", "exact", "half"] = _option(
+        "Reports",
+        "no",
+        "Save states and weights in pieces of at most 15 MiB, in the folder pieces, which --resume reads; half: "
+        "all in 16 bits, a third of the size.",
+    )
     validate_minutes: float = _option("Reports", 12.0, "Minutes between validations; 0: none by the clock.")
     validate_every: int = _option("Reports", 0, "Steps between validations; 0: none by steps.")
     validate_first: bool = _option("Reports", True, "Validate before the first step, too.")
@@ -243,7 +263,7 @@ class TrainConfig:
             for number in value if isinstance(value, tuple) else (value,):
                 if isinstance(number, int | float) and not (0 <= number < math.inf) and item.name != "seed":
                     raise UsageError(f"{item.name} is {number}; wanted a number from 0")
-        if (self.steps > 0) == (self.minutes > 0):
+        if (self.steps > 0 and self.minutes > 0) or not (self.steps or self.minutes or self.max_minutes):
             raise UsageError(
                 f"give the length of the run in steps or in minutes (got {self.steps} and {self.minutes:g})"
             )

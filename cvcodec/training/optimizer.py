@@ -35,21 +35,28 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # losses are not re-evaluated here
         """One update."""
         for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
+            gradients = [parameter.grad for parameter in parameters]
+            for parameter in parameters:
+                if not self.state[parameter]:
+                    self.state[parameter]["momentum"] = torch.zeros_like(parameter)
+            momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+            torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+            updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
             by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum"] = torch.zeros_like(parameter)
-                momentum: Tensor = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(momentum, group["momentum"]).flatten(1)
-                by_shape[update.shape[0], update.shape[1]].append((parameter, update))
+            for parameter, update in zip(parameters, updates, strict=True):
+                matrix = update.flatten(1)
+                by_shape[matrix.shape[0], matrix.shape[1]].append((parameter, matrix))
             for (rows, columns), pairs in by_shape.items():  # small matrices are quicker in one batch
                 directions = orthogonalize(torch.stack([update for _, update in pairs]), group["iterations"])
                 rate = group["lr"] * max(1.0, rows / columns) ** 0.5
-                for (parameter, _), direction in zip(pairs, directions, strict=True):
-                    parameter.add_(direction.reshape(parameter.shape).to(parameter.dtype), alpha=-rate)
+                steps = [
+                    direction.reshape(parameter.shape).to(parameter.dtype)
+                    for (parameter, _), direction in zip(pairs, directions, strict=True)
+                ]
+                torch._foreach_add_([parameter for parameter, _ in pairs], steps, alpha=-rate)
 
 
 def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:

@@ -15,6 +15,7 @@ from cvcodec.training.log import LOG_NAME, read_log
 
 _SIZE_INCHES = (11.0, 8.0)
 _DPI = 110
+_OF_THE_MACHINE = ("seconds", "mpixel_per_s", "data_wait_share", "peak_memory_gb", "learning_rate_factor")
 
 
 def plot_runs(runs: Sequence[Path], output: Path) -> Path:
@@ -72,6 +73,6 @@ def _panel_of(event: str, name: str) -> int | None:
         return 0
     if name.startswith("bits_per_pixel"):
         return 1
-    if event == "validation" or name in ("seconds", "mpixel_per_s", "learning_rate_factor"):
+    if event == "validation" or name in _OF_THE_MACHINE:
         return None
     return 2 if name in ("loss", "distortion", "nll_per_frame") else 3

@@ -3,28 +3,34 @@
 Owns: the order of things in a run, its clock, what a state holds. Does not know: command lines.
 
 A run folder holds config.toml, log.jsonl, state.pt (everything that the next step depends on), model.safetensors (the
-averaged weights with their statistics, renewed at each validation and at the end) and grid-*.png.
+averaged weights with their statistics, renewed at each validation and at the end) and grid-*.png; with --state-pieces
+the folder `pieces` instead of state.pt.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load as load_weights
 from torch import Tensor
 
+from cvcodec import host
 from cvcodec.calibration import measure_statistics
 from cvcodec.device import arithmetic, select_device, select_precision
 from cvcodec.errors import NumericalError, OutputError, UsageError
 from cvcodec.metrics.lpips import Lpips
 from cvcodec.quantization import STEP_OCTAVES_LIMIT, LatentStatistics
+from cvcodec.training.acceleration import Compiler, busy_factor
 from cvcodec.training.adversary import Adversary
 from cvcodec.training.config import BatchShape, Job, TrainConfig
 from cvcodec.training.data import RunData
@@ -34,16 +40,18 @@ from cvcodec.training.loader import Batch, BatchLoader, active_shapes
 from cvcodec.training.log import RunLog
 from cvcodec.training.objective import Objective
 from cvcodec.training.optimizer import MovingAverage, Optimizers, schedule
-from cvcodec.training.outputs import store_weights, write_grid
+from cvcodec.training.outputs import WEIGHTS_NAME, store_weights, write_grid
+from cvcodec.training.pieces import join_pieces
 from cvcodec.training.profiling import StepProfiler, phase, write_profile
 from cvcodec.training.recorded import changes, read_config, write_config
 from cvcodec.training.start import Start, start_model
-from cvcodec.training.state import STATE_NAME, load_state, save_state
+from cvcodec.training.state import halved, has_state, load_state, save_state, save_state_in_pieces
 from cvcodec.training.validation import Validator
 
 _PCA_CLIPS = 640
 _PCA_SHAPE = BatchShape(1, 9, 96)
 _LEAST_UNIT_STEP = 1e-3  # of a channel that hardly varies
+_LEAST_RESERVE = 3.0  # seconds that saving takes at least
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,42 @@ class Result:
     """How a run ended."""
 
     finished: bool
-    """False: a signal stopped it; --resume continues it."""
+    """False: a signal or the limit of wall time stopped it; --resume continues it."""
     step: int
     minutes: float
     validation: dict[str, float]
     """The last one's numbers; empty when there was none."""
     folder: Path
+    interrupted: bool = False
+    """Whether a signal stopped it."""
+
+
+class Lease:
+    """The wall time that this process may take, its start included; without a limit it never ends."""
+
+    def __init__(self, minutes: float) -> None:
+        self._end = time.monotonic() - host.process_age() + 60 * minutes if minutes else math.inf
+        self._begun = time.monotonic()
+        self._reserve = _LEAST_RESERVE
+
+    def begin(self) -> None:
+        """Training starts now: `share` counts from here."""
+        self._begun = time.monotonic()
+
+    def keep(self, seconds: float) -> None:
+        """What comes after the last step takes so long."""
+        self._reserve = max(self._reserve, 1.3 * seconds)
+
+    @property
+    def over(self) -> bool:
+        """Whether no step should begin any more."""
+        return time.monotonic() >= self._end - self._reserve
+
+    @property
+    def share(self) -> float:
+        """Of the time for training, what has passed."""
+        now = time.monotonic()
+        return (now - self._begun) / max(1e-9, self._end - self._reserve - self._begun) if now < self._end else 1.0
 
 
 def train(job: Job, config: TrainConfig) -> Result:
@@ -64,6 +102,8 @@ def train(job: Job, config: TrainConfig) -> Result:
     device = select_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True  # batches have few shapes
     with process_group(device.type) as processes:
         if device.type == "cuda" and processes.count > 1:
             device = torch.device("cuda", processes.local_rank)
@@ -82,6 +122,8 @@ class Trainer:
         self.job, self.config, self.folder = job, config, folder
         self.device, self.processes, self.log = device, processes, log
         self.precision = select_precision(config.precision, device)
+        wanted = config.compile == "yes" or (config.compile == "auto" and device.type == "cuda")
+        self._compiler = Compiler(log.say, enabled=wanted)
         state = self._state() if config.resume else None
         self.data = RunData(config, log.say, processes=processes, device=device)
         log.say(f"{self.data.describe()}; {self.precision} on {device}, {processes.count} process(es)")
@@ -114,6 +156,10 @@ class Trainer:
                 f"{f'none of the {held} files held out gives a clip' if held else '0 files are held out'}, so nothing "
                 "is validated; raise --val-fraction, give more files, or name the split in a manifest"
             )
+        self.shapes = config.batch_shapes
+        self._lease = Lease(config.max_minutes)
+        self._begun_at = 0.0  # progress when this process took the run up
+        self._clips_factor = 1
         self._profiler = StepProfiler(config.profile if processes.is_main else 0, device)
         self._clock = time.process_time if config.clock == "cpu" else time.monotonic
         self.step = 0
@@ -121,8 +167,11 @@ class Trainer:
         self._losses = torch.zeros((), device=device)  # of all steps of this process
         self.validation: dict[str, float] = {}
         self.reported_at = -1
+        self._compiler.compile(self._networks(), retains_graph=self.adversary is not None)
         if state is not None:
             self._load(state)
+        elif config.fill_device:
+            self._fill_device()
 
     # ------------------------------------------------------------------------------------------------ the loop
 
@@ -130,12 +179,15 @@ class Trainer:
         """Train until the budget is spent or `interrupted` is set; then save."""
         if self.step == 0 and self.config.validate_first:
             self._report()
+        self._lease.begin()
         last_saved = last_report = time.monotonic()
         finished = False
         with self._loaders() as batch_of:
             while True:
                 progress, stop, report = self.processes.agree(
-                    progress=self.progress, stop=interrupted.is_set(), report=self._due(last_report)
+                    progress=self.progress,
+                    stop=interrupted.is_set() or self._lease.over,
+                    report=self._due(last_report),
                 )
                 finished = progress >= 1
                 if finished or stop:
@@ -150,12 +202,13 @@ class Trainer:
                     self.save()
                     last_saved = time.monotonic()
         self.save()
-        if finished:
+        stopped = self.processes.agree(progress=0.0, stop=interrupted.is_set(), report=False)[1] and not finished
+        if not stopped:
             self._report()
-        else:
+        if not finished:
             self.log.say(f"stopped at step {self.step}; continue with --resume")
         self.log.write("end", step=self.step, minutes=self.minutes, finished=finished)
-        return Result(finished, self.step, self.minutes, self.validation, self.folder)
+        return Result(finished, self.step, self.minutes, self.validation, self.folder, interrupted=stopped)
 
     @property
     def minutes(self) -> float:
@@ -165,7 +218,11 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Share of the budget that is spent."""
-        return self.step / self.config.steps if self.config.steps else self.minutes / self.config.minutes
+        if self.config.steps:
+            return self.step / self.config.steps
+        if self.config.minutes:
+            return self.minutes / self.config.minutes
+        return self._begun_at + (1 - self._begun_at) * self._lease.share
 
     def _step(self, batch_of: _BatchSource, progress: float) -> None:
         self._profiler.before_step()
@@ -175,7 +232,8 @@ class Trainer:
         terms = self._train_on(batch, progress)
         elapsed = time.monotonic() - began
         self.seconds += self._clock() - began_clock
-        self.log.add({**terms, "seconds": elapsed, "mpixel": batch.pixels[:, 0].numel() * self.processes.count / 1e6})
+        mpixel = batch.pixels[:, 0].numel() * self.processes.count / 1e6
+        self.log.add({**terms, "seconds": elapsed, "data_wait": batch_of.waited, "mpixel": mpixel})
         self.log.show(self.progress, f"step {self.step}")
         profiled = self._profiler.after_step(batch.pixels[:, 0].numel() / 1e6)
         if profiled is not None:
@@ -184,6 +242,9 @@ class Trainer:
             self._check_finite()
             means = self.processes.average_values(self.log.take_averages())
             means["mpixel_per_s"] = means.pop("mpixel") / means["seconds"]
+            means["data_wait_share"] = means.pop("data_wait") / means["seconds"]
+            if self.device.type == "cuda":
+                means["peak_memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
             factor = schedule(self.step, progress, self.config)
             self.log.write(
                 "train", step=self.step, minutes=self.minutes, progress=progress, **means, learning_rate_factor=factor
@@ -237,6 +298,7 @@ class Trainer:
     def _report(self) -> None:
         """Measure the averaged weights, store them, draw the grid."""
         self.reported_at = self.step
+        began = time.monotonic()
         if self.processes.is_main:
             with self._averaged():
                 if self.validator.clips:
@@ -252,6 +314,7 @@ class Trainer:
                 store_weights(self, self._statistics())
             self._draw_grid()
         self.processes.wait()
+        self._lease.keep(time.monotonic() - began)
 
     def _draw_grid(self) -> None:
         if self.processes.is_main and self.validator.clips:
@@ -273,7 +336,7 @@ class Trainer:
         clips = self.data.extra_clips(self.config.statistics_clips, shape)
         was_training = self.model.training
         self.model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), self._compiler.off():
             statistics = measure_statistics(self.model, (self._mean_latent(clip) for clip in clips))
         self.model.train(was_training)
         return statistics
@@ -293,6 +356,8 @@ class Trainer:
             "job": self.job,
             "config": self.config.to_toml(),
             "step": self.step,
+            "progress": self.progress,
+            "clips_factor": self._clips_factor,
             "seconds": self.seconds,
             "unit_step": list(self.unit_step),
             "model": self.model.state_dict(),
@@ -302,8 +367,22 @@ class Trainer:
             "adversary": self.adversary.state_dict() if self.adversary is not None else None,
             "random": torch.get_rng_state(),
         }
-        save_state(self.folder, parts)
+        if self.config.state_pieces == "no":
+            save_state(self.folder, parts)
+        else:
+            self._save_pieces(parts)
         self.log.write("state", step=self.step, minutes=self.minutes)
+
+    def _save_pieces(self, parts: dict[str, Any]) -> None:
+        """The state and the present weights; in the half form the average is what the weights hold."""
+        with self._averaged():
+            store_weights(self, self._statistics())
+        if self.config.state_pieces == "half":
+            parts["average"] = None
+            parts["model"] = halved(parts["model"], torch.float16)
+            parts["optimizers"] = halved(parts["optimizers"], torch.bfloat16)
+            parts["adversary"] = halved(parts["adversary"], torch.bfloat16)
+        save_state_in_pieces(self.folder, parts, {WEIGHTS_NAME: self.folder / WEIGHTS_NAME})
 
     def _state(self) -> dict[str, Any]:
         parts = load_state(self.folder)
@@ -325,12 +404,66 @@ class Trainer:
         except (RuntimeError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise UsageError(f"{self.folder} was begun with other options ({reason}); see its config.toml") from error
-        self.average.load(parts["average"])
+        self.average.load(parts["average"] or self._stored_average())
         torch.set_rng_state(parts["random"])
+        self._begun_at = parts.get("progress", 0.0)
+        self._set_clips_factor(parts.get("clips_factor", 1))
         self.log.say(f"resumed at step {self.step}, minute {self.minutes:.1f}")
         if self.processes.is_main and (changed := changes(read_config(self.folder), self.config)):
             self.log.say(f"settings changed since the run began: {', '.join(changed)}")
             write_config(self.folder, self.config)
+
+    def _stored_average(self) -> list[Tensor]:
+        stored = load_weights(join_pieces(self.folder)[WEIGHTS_NAME])
+        return [stored[name] for name, _ in self.model.named_parameters()]
+
+    # ------------------------------------------------------------------------------------------------ acceleration
+
+    def _networks(self) -> list[torch.nn.Module]:
+        """What a step spends its time in."""
+        models = [model for model in (self.model, self.objective.image_model) if model is not None]
+        parts = [model.get_submodule(name) for model in models for name in ("encoder", "decoder")]
+        return [*parts, self.objective.rate]
+
+    def _set_clips_factor(self, factor: int) -> None:
+        self._clips_factor = factor
+        self.shapes = tuple(
+            dataclasses.replace(shape, clips=factor * shape.clips) for shape in self.config.batch_shapes
+        )
+
+    def _fill_device(self) -> None:
+        """Choose how many times the clips of the config are taken, by the shape with the most pixels."""
+        largest = max(self.config.batch_shapes, key=lambda shape: shape.clips * shape.frames * shape.size**2)
+
+        def step(factor: int) -> None:
+            self._rehearse(dataclasses.replace(largest, clips=factor * largest.clips))
+
+        with self._compiler.off():
+            factor, speeds = busy_factor(step, self.device)
+        factor = round(self.processes.agree(progress=factor, stop=False, report=False)[0])
+        self._set_clips_factor(factor)
+        shown = ", ".join(f"{speed / speeds[1]:.1f} at {factor}" for factor, speed in speeds.items())
+        self.log.say(f"{self._clips_factor} times the clips of --batches (relative throughput {shown})")
+
+    def rehearse(self, shapes: Sequence[BatchShape]) -> None:
+        """Have the networks compiled for batches of these shapes."""
+        for shape in shapes:
+            what = f"{shape.clips}x{shape.frames}x{shape.size}"
+            self._compiler.rehearse(functools.partial(self._rehearse, shape), what)
+
+    def _rehearse(self, shape: BatchShape) -> None:
+        """A step on a grey batch without its update."""
+        clips = shape.clips // self.processes.count
+        size = (clips, shape.frames, shape.size, shape.size, 3)
+        grey = torch.zeros(size, device=self.device).permute(0, 4, 1, 2, 3)
+        batch = Batch(self.step, tuple(range(clips)), grey)
+        judged = self.objective(self.model, batch, progress=1.0, arithmetic=self.arithmetic)
+        loss = judged.loss
+        if self.adversary is not None:
+            loss = loss + self.adversary.generator_term(judged, self._last_layer())
+        loss.backward()
+        for parameter in self.optimizers.parameters:
+            parameter.grad = None
 
     # ------------------------------------------------------------------------------------------------ pieces
 
@@ -342,7 +475,8 @@ class Trainer:
     def _averaged(self) -> Iterator[None]:
         self.average.swap()
         try:
-            yield
+            with self._compiler.off():
+                yield
         finally:
             self.average.swap()
 
@@ -373,14 +507,21 @@ class _BatchSource:
         self._trainer = trainer
         self._shapes: tuple[BatchShape, ...] = ()
         self._loader: BatchLoader[Any, Any] | None = None
+        self.waited = 0.0
+        """Seconds, for the last batch."""
 
     def __call__(self, progress: float) -> Batch[Tensor]:
-        shapes = active_shapes(self._trainer.config.batch_shapes, progress)
+        trainer = self._trainer
+        shapes = active_shapes(trainer.shapes, progress)
         if self._loader is None or shapes != self._shapes:
             self.close()
             self._shapes = shapes
-            self._loader = self._trainer.data.loader(shapes, start=self._trainer.step)
-        return self._trainer.data.on_device(self._loader.next())
+            self._loader = trainer.data.loader(shapes, start=trainer.step)
+            trainer.rehearse(shapes)
+        began = time.monotonic()
+        batch = self._loader.next()
+        self.waited = time.monotonic() - began
+        return trainer.data.on_device(batch)
 
     def close(self) -> None:
         """Stop the threads."""
@@ -391,7 +532,7 @@ class _BatchSource:
 def _prepare_folder(config: TrainConfig, processes: Processes) -> Path:
     folder = Path(config.output)
     if processes.is_main:
-        if (folder / STATE_NAME).exists() and not config.resume:
+        if has_state(folder) and not config.resume:
             raise UsageError(f"{folder} already holds a run; give --resume to continue it, or another --output")
         try:
             folder.mkdir(parents=True, exist_ok=True)
