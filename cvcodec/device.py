@@ -149,6 +149,18 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
+def to_host(tensor: Tensor) -> Tensor:
+    """`tensor` in the CPU's memory; from CUDA by way of pinned memory, which is several times as fast as other."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu()
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    copy.copy_(tensor, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record(torch.cuda.current_stream(tensor.device))
+    done.synchronize()
+    return copy
+
+
 def available_memory(device: torch.device) -> int | None:
     """Bytes `device` could still give to tensors; None where it does not tell.
 

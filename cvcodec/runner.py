@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cvcodec.device import Precision, arithmetic, dtype_of, select_device, select_precision
+from cvcodec.device import Precision, arithmetic, dtype_of, select_device, select_precision, to_device, to_host
 from cvcodec.errors import NumericalError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.printable import printable
@@ -45,7 +45,7 @@ def frames_to_tensor(frames: list[NDArray[Any]]) -> Tensor:
 
 def tensor_to_frames(clip: Tensor, bit_depth: int) -> NDArray[Any]:
     """Code values (1, 3, T, H, W) to pictures (T, H, W, 3), uint8 or uint16, contiguous."""
-    pictures = clip[0].permute(1, 2, 3, 0).contiguous().cpu().numpy()
+    pictures = to_host(clip[0].permute(1, 2, 3, 0).contiguous()).numpy()
     return pictures if bit_depth == 8 else pictures.astype(np.uint16)
 
 
@@ -102,8 +102,8 @@ class ModelRunner:
 
     def encode(self, frames: Tensor, bit_depth: int) -> Tensor:
         """Code values (1, 3, T, H, W), host or device, to moments (1, 2C + E, t, h, w) float32 on the device."""
-        if self.device.type == "cuda" and frames.device.type == "cpu":
-            frames = frames.pin_memory().to(self.device, non_blocking=True)
+        if frames.device.type == "cpu":
+            frames = to_device(frames, self.device)
         return self._run("moments", normalise(frames.to(self.device), bit_depth))
 
     def decode(self, latent: Tensor, quality: float | None = None) -> Tensor:

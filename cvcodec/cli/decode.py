@@ -38,10 +38,11 @@ def decode(
     ],
     weights: options.Weights = None,
     codec: Annotated[
-        Literal["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1"] | None,
+        Literal["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "h264_nvenc", "hevc_nvenc"] | None,
         typer.Option(
             "--codec",
-            help="Video encoder. ffv1 stores the decoded RGB exactly. Default: libx264, for HDR libx265.",
+            help="Video encoder. ffv1 stores the decoded RGB exactly; _nvenc: on an NVIDIA card. Default: libx264, for "
+            "HDR libx265.",
             rich_help_panel=_VIDEO,
         ),
     ] = None,

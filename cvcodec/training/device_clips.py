@@ -147,7 +147,7 @@ class DeviceClips:
     ) -> None:
         """Decodes all pieces of all files, by as many threads as there are processors. InputError where none can be."""
         keys = [(file, segment) for file in files for segment in range(file.segments(segment_frames))]
-        with ThreadPoolExecutor(host.usable_cpus(), thread_name_prefix="decode") as pool:
+        with ThreadPoolExecutor(host.usable_cpus(), "decode", initializer=torch.set_num_threads, initargs=(1,)) as pool:
             decoded = list(pool.map(lambda key: decode(*key), keys))
         self._pieces: dict[tuple[MediaFile, int], StoredPiece] = {}
         count = 0

@@ -457,13 +457,15 @@ class Trainer:
         size = (clips, shape.frames, shape.size, shape.size, 3)
         grey = torch.zeros(size, device=self.device).permute(0, 4, 1, 2, 3)
         batch = Batch(self.step, tuple(range(clips)), grey)
-        judged = self.objective(self.model, batch, progress=1.0, arithmetic=self.arithmetic)
-        loss = judged.loss
-        if self.adversary is not None:
-            loss = loss + self.adversary.generator_term(judged, self._last_layer())
-        loss.backward()
-        for parameter in self.optimizers.parameters:
-            parameter.grad = None
+        try:
+            judged = self.objective(self.model, batch, progress=1.0, arithmetic=self.arithmetic)
+            loss = judged.loss
+            if self.adversary is not None:
+                loss = loss + self.adversary.generator_term(judged, self._last_layer())
+            loss.backward()
+        finally:  # memory may have run out half way
+            for parameter in self.optimizers.parameters:
+                parameter.grad = None
 
     # ------------------------------------------------------------------------------------------------ pieces
 

@@ -163,6 +163,8 @@ class ContainerSink:
                 context.open()
             except (av.error.FFmpegError, ValueError) as error:
                 detail = (log() or [reason(error)])[-1]
+                if codec.endswith("_nvenc"):
+                    detail += "; it needs an NVIDIA card with its driver: use libx264 or libx265"
                 raise OutputError(
                     f"{codec} cannot encode {spec.width}x{spec.height} {pixel_format}: {detail}"
                 ) from error

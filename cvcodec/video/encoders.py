@@ -47,6 +47,7 @@ class Encoder:
     preset_option: str = "preset"
     min_side: int = 1
     odd_420: bool = False
+    quality_option: str = "crf"
     fixed_options: dict[str, str] = field(default_factory=dict)
 
 
@@ -67,10 +68,24 @@ ENCODERS: dict[str, Encoder] = {
             preset_option="cpu-used",
             fixed_options={"b": "0", "deadline": "good", "row-mt": "1"},
         ),
+        *(
+            Encoder(
+                name,
+                (8,),
+                ("420", "444"),
+                19,
+                51,
+                tuple(f"p{level}" for level in range(1, 8)),
+                "p4",
+                quality_option="cq",
+                fixed_options={"rc": "vbr", "b": "0"},
+            )
+            for name in ("h264_nvenc", "hevc_nvenc")
+        ),
         Encoder("ffv1", (8, 9, 10, 12, 14, 16), (), None, 0, (), "", fixed_options={"level": "3", "slicecrc": "1"}),
     )
 }
-"""Encoders by PyAV's name. Quality values: x264 and x265 CRF 0-51, AV1 and VP9 0-63, lower is better."""
+"""Encoders by PyAV's name. Quality values: x264, x265 and NVENC 0-51, AV1 and VP9 0-63, lower is better."""
 
 
 def encoder_named(name: str) -> Encoder:
@@ -154,11 +169,11 @@ def encoder_options(
         if not 0 <= value <= encoder.crf_limit:
             raise UsageError(f"CRF {value:g} is outside 0 to {encoder.crf_limit} of {encoder.name}")
         if encoder.name.startswith("libx26"):
-            options["crf"] = f"{value:g}"
+            options[encoder.quality_option] = f"{value:g}"
         elif value != int(value):
             raise UsageError(f"CRF {value:g} of {encoder.name} must be a whole number")
         else:
-            options["crf"] = str(int(value))
+            options[encoder.quality_option] = str(int(value))
     if encoder.presets:
         if preset is not None and preset not in encoder.presets:
             raise UsageError(f"preset {preset!r} of {encoder.name} is not one of {', '.join(encoder.presets)}")
