@@ -132,6 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     if options.speed_rows:
         return speed_rows(options)
+    sys.path.insert(0, str(ROOT))
     run = Run(options)
     with tempfile.TemporaryDirectory(prefix="gpu-run-") as folder:
         work = Path(folder)
@@ -207,7 +208,7 @@ def prepare(run: Run, work: Path) -> dict[str, str]:
 def check(run: Run, work: Path, environment: dict[str, str]) -> None:
     report = work / "check.json"
     command = [sys.executable, "-m", "cvcodec.bench.gpu_check", "--device", run.options.device, "--no-speed"]
-    command += ["--models", tiny_model(work, environment) if run.options.tiny else "mini"]
+    command += ["--models", tiny_model(work) if run.options.tiny else "mini"]
     command += ["--precision", "fp32,bf16", "--output", str(report)]
     run.part("check", command, run.limit_s(CHECK_S), environment)
     if report.is_file():
@@ -229,7 +230,7 @@ def train(run: Run, work: Path, environment: dict[str, str]) -> None:
         raise ValueError(f"{left:.0f} s are left, too few to train")
     job = options.job or ("finetune" if options.init else "video-vae")
     command = [sys.executable, "-m", "cvcodec", "train", job, *([str(options.config)] if options.config else [])]
-    data = options.data or [str(tiny_clips(work, environment))] if options.tiny else options.data
+    data = options.data or [str(tiny_clips(work))] if options.tiny else options.data
     for name in data:
         command += ["--data", name]
     command += ["--output", str(options.run_folder), "--device", options.device, "--max-minutes", f"{left / 60:.3f}"]
@@ -244,29 +245,30 @@ def train(run: Run, work: Path, environment: dict[str, str]) -> None:
     run.part("train", [*command, *options.rest], left, environment)
 
 
-def tiny_model(work: Path, environment: dict[str, str]) -> str:
+def tiny_model(work: Path) -> str:
     """A weights file of a mini that takes no time."""
-    code = (
-        "from cvcodec.bench.harness import random_model; from cvcodec.checkpoint import save_checkpoint;"
-        "from cvcodec.model.mini import mini_config;"
-        "m = random_model(mini_config(4, widths=(8, 8, 8), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1),"
-        "window_latents=4), 'tiny');"
-        f"save_checkpoint({str(work / 'tiny.safetensors')!r}, m, statistics=m.statistics, card={{}})"
-    )
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    from cvcodec.bench.harness import random_model
+    from cvcodec.checkpoint import save_checkpoint
+
+    model = random_model(tiny_config(), "tiny")
+    save_checkpoint(work / "tiny.safetensors", model, statistics=model.statistics, card={})
     return str(work / "tiny.safetensors")
 
 
-def tiny_clips(work: Path, environment: dict[str, str]) -> Path:
+def tiny_clips(work: Path) -> Path:
     """A folder of synthetic clips."""
-    folder = work / "clips"
-    folder.mkdir(exist_ok=True)
-    code = (
-        "from pathlib import Path; from cvcodec.bench.harness import write_clip;"
-        f"[write_clip(Path({str(folder)!r}) / f'{{i}}.mp4', 64, 48, 20, seed=i) for i in range(4)]"
-    )
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
-    return folder
+    from cvcodec.bench.harness import write_clip
+
+    (work / "clips").mkdir(exist_ok=True)
+    for index in range(4):
+        write_clip(work / "clips" / f"{index}.mp4", 64, 48, 20, seed=index)
+    return work / "clips"
+
+
+def tiny_config() -> Any:
+    from cvcodec.model.mini import mini_config
+
+    return mini_config(4, widths=(8, 8, 8), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1), window_latents=4)
 
 
 # ---------------------------------------------------------------------------------------------------- speed
@@ -278,13 +280,14 @@ def speed_rows(options: argparse.Namespace) -> int:
 
     from cvcodec.bench import harness
     from cvcodec.bench.device_speed import speed as measure
+    from cvcodec.bench.machine import machine_facts
     from cvcodec.device import select_device, select_precision, set_threads
     from cvcodec.errors import CvcodecError
 
     end = time.monotonic() + 60 * options.minutes
     device = select_device(options.device)
     set_threads(None)
-    harness.show_json({"machine": harness.machine_facts(device)})
+    harness.show_json({"machine": machine_facts(device)})
     models = dict(model_builders(options.tiny))
     for kind, name, precision, width, height, frames in cases(options.tiny):
         if time.monotonic() >= end:
@@ -307,14 +310,12 @@ def model_builders(tiny: bool) -> Iterator[tuple[str, Any]]:
     import functools
 
     from cvcodec.bench import harness
-    from cvcodec.model.mini import mini_config
 
     def official(family: str, width: int) -> Any:
         return harness.random_model(harness.official_config(family, width=width), f"{family}-random")
 
     if tiny:
-        small = mini_config(4, widths=(8, 8, 8), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1), window_latents=4)
-        yield "mini", functools.partial(harness.random_model, small, "tiny")
+        yield "mini", functools.partial(harness.random_model, tiny_config(), "tiny")
     else:
         yield "mini", functools.cache(functools.partial(harness.named_model, "mini"))
     for family in ("cvvae", "cvvae-sd3"):
