@@ -14,23 +14,29 @@ from cvcodec.errors import CheckpointError, UsageError
 from cvcodec.fileio import atomic_output
 from cvcodec.training.config import TrainConfig
 from cvcodec.training.config_file import read_config_file
+from cvcodec.training.pieces import has_pieces, write_joined
 
-_CONFIG_NAME = "config.toml"
+CONFIG_NAME = "config.toml"
 _OF_THE_CALL = ("output", "resume")  # they say how the run is called, not what it does
 _NO_LENGTH: dict[str, Any] = {"steps": 0, "minutes": 0.0}
 
 
 def write_config(folder: Path, config: TrainConfig) -> None:
     """Record `config` in the run folder. OutputError when it cannot be written."""
-    with atomic_output(folder / _CONFIG_NAME, overwrite=True) as file:
+    with atomic_output(folder / CONFIG_NAME, overwrite=True) as file:
         file.write(dataclasses.replace(config, resume=False).to_toml().encode())
 
 
 def read_config(folder: Path) -> TrainConfig:
-    """What the run in `folder` recorded. CheckpointError when there is none, UsageError for one of another release."""
-    path = folder / _CONFIG_NAME
+    """What the run in `folder` recorded. CheckpointError when there is none, UsageError for one of another release.
+
+    Where only its pieces are there, they are joined first.
+    """
+    path = folder / CONFIG_NAME
+    if not path.is_file() and has_pieces(folder):
+        write_joined(folder)
     if not path.is_file():
-        raise CheckpointError(f"nothing to resume in {folder}: it has no {_CONFIG_NAME}; start without --resume")
+        raise CheckpointError(f"nothing to resume in {folder}: it has no {CONFIG_NAME}; start without --resume")
     return TrainConfig(**read_config_file(path))
 
 

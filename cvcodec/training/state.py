@@ -10,7 +10,7 @@ import io
 import os
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,12 @@ def save_state(folder: Path, parts: dict[str, Any]) -> None:
     forget_pieces(folder)
 
 
-def save_state_in_pieces(folder: Path, parts: dict[str, Any], others: Mapping[str, Path]) -> None:
+def save_state_in_pieces(folder: Path, parts: dict[str, Any], others: Sequence[Path]) -> None:
     """The same in pieces, with other files beside it; the state file, which is older now, goes."""
     whole = io.BytesIO()
     torch.save({"format": _FORMAT, **parts}, whole)
     try:
-        files = {STATE_NAME: whole.getvalue(), **{name: path.read_bytes() for name, path in others.items()}}
+        files = {STATE_NAME: whole.getvalue(), **{path.name: path.read_bytes() for path in others}}
         cut_into_pieces(folder, files, f"{parts['step']:07d}")
         (folder / STATE_NAME).unlink(missing_ok=True)
     except OSError as error:

@@ -43,7 +43,7 @@ from cvcodec.training.optimizer import MovingAverage, Optimizers, schedule
 from cvcodec.training.outputs import WEIGHTS_NAME, store_weights, write_grid
 from cvcodec.training.pieces import join_pieces
 from cvcodec.training.profiling import StepProfiler, phase, write_profile
-from cvcodec.training.recorded import changes, read_config, write_config
+from cvcodec.training.recorded import CONFIG_NAME, changes, read_config, write_config
 from cvcodec.training.start import Start, start_model
 from cvcodec.training.state import halved, has_state, load_state, save_state, save_state_in_pieces
 from cvcodec.training.validation import Validator
@@ -382,7 +382,7 @@ class Trainer:
             parts["model"] = halved(parts["model"], torch.float16)
             parts["optimizers"] = halved(parts["optimizers"], torch.bfloat16)
             parts["adversary"] = halved(parts["adversary"], torch.bfloat16)
-        save_state_in_pieces(self.folder, parts, {WEIGHTS_NAME: self.folder / WEIGHTS_NAME})
+        save_state_in_pieces(self.folder, parts, [self.folder / name for name in (WEIGHTS_NAME, CONFIG_NAME)])
 
     def _state(self) -> dict[str, Any]:
         parts = load_state(self.folder)

@@ -40,7 +40,7 @@ def test_speeds_and_a_training_are_measured_and_its_weights_come_in_pieces(tmp_p
     log = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
     assert log[-1] == {"event": "end", "step": 3, "minutes": log[-1]["minutes"], "finished": True}
     written = {path.name for path in write_joined(tmp_path)}
-    assert written == {"state.pt", "model.safetensors"}
+    assert written == {"state.pt", "model.safetensors", "config.toml"}
     assert load_checkpoint(tmp_path / "model.safetensors").card["steps"] == 3
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -88,9 +89,11 @@ def test_a_run_goes_on_from_pieces(media: Path, tmp_path: Path, monkeypatch: pyt
     assert len(cut) > 5
     assert max(path.stat().st_size for path in cut) == 20_000
     assert not (tmp_path / "parts" / "state.pt").exists()
-    resumed = run("video-vae", settings(media, tmp_path / "parts", **changes, resume=True))
+    shutil.copytree(folder, tmp_path / "elsewhere" / "pieces")
+    resumed = run("video-vae", settings(media, tmp_path / "elsewhere", **changes, resume=True))
     assert (resumed.finished, resumed.step) == (True, 4)
-    one, other = load_state(tmp_path / "whole"), load_state(tmp_path / "parts")
+    assert not any("changed since" in note["text"] for note in events(tmp_path / "elsewhere", "note"))
+    one, other = load_state(tmp_path / "whole"), load_state(tmp_path / "elsewhere")
     if form == "exact":
         assert same(one["model"], other["model"])
         assert same(one["optimizers"], other["optimizers"])
