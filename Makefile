@@ -50,8 +50,8 @@ grid: $(VENV)/.demo ## docs/grid.jpg: frames of the demo clip as they are, by PC
 	@$(BIN)/python -m cvcodec.demo --fetch
 	@$(BIN)/python benchmarks/grid.py --output docs/grid.jpg $(ARGS)
 
-gpu-check: $(VENV)/.demo ## parity, memory and speed on your CUDA card
-	@$(BIN)/python -m cvcodec.bench.gpu_check $(ARGS)
+gpu-check: $(VENV)/.dev ## does your CUDA card compute what the CPU does; speed: benchmarks/gpu_run.py
+	@$(BIN)/python -m pytest tests/gpu $(ARGS)
 
 wheel: $(VENV)/.demo ## build dist/cvcodec-*.whl, weights included
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .

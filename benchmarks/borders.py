@@ -31,8 +31,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import harness
 from cvcodec import tiling
-from cvcodec.bench import harness
+from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL
 from cvcodec.device import set_threads
 from cvcodec.errors import InputError
@@ -163,7 +164,7 @@ def frame_psnr(clip: Tensor, depth: int, runner: ModelRunner, plan: Plan) -> NDA
 
 
 def _stay(plan: Plan, text: str) -> None:
-    harness.note(text)
+    report.say(text)
 
 
 def border_frames(plan: Plan, frames: int) -> tuple[int, ...]:
@@ -242,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     set_threads(options.threads)
     model = load_model(options.weights)
-    runner = ModelRunner(model, device=options.device, precision=options.precision, on_notice=harness.note)
+    runner = ModelRunner(model, device=options.device, precision=options.precision, on_notice=report.say)
     results = []
     for path in options.clips:
         with VideoReader(path) as reader:
@@ -250,11 +251,11 @@ def _run(options: argparse.Namespace) -> int:
         plan = _plan(model.config, options, width, height)
         frames = options.frames or default_frames(plan, options.borders)
         clip, depth = read_clip(path, frames=frames, crop=options.crop)
-        harness.note(f"coding {clip.shape[2]} frames of {path.name} at {clip.shape[4]}x{clip.shape[3]} ...")
+        report.say(f"coding {clip.shape[2]} frames of {path.name} at {clip.shape[4]}x{clip.shape[3]} ...")
         result = measure(clip, depth, runner, plan, name=path.name, whole=not options.no_whole)
         results.append(result)
         if options.json:
-            harness.show_json({**result.summary(), **_places(result)})
+            report.emit({**result.summary(), **_places(result)})
     if not options.json:
         _show(results)
     return 0

@@ -31,9 +31,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import harness
 import shorts
-from cvcodec.bench import harness
 from cvcodec.bench.blocks import check_block, update_block
+from cvcodec.cli import report
 from cvcodec.device import Precision, arithmetic, select_device, select_precision, set_threads
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import atomic_output
@@ -260,12 +261,12 @@ def _run(options: argparse.Namespace) -> int:
     table = markdown(means, len(found[_name(videos[0])]))
     if options.json:
         for mean in means:
-            harness.show_json(dataclasses.asdict(mean))
+            report.emit(dataclasses.asdict(mean))
     else:
         sys.stdout.write(table + "\n")
     if options.output is not None:
         each = [dataclasses.asdict(entry) for entries in found.values() for entry in entries]
-        record = harness.finite({"means": [dataclasses.asdict(mean) for mean in means], "clips": each})
+        record = report.jsonable({"means": [dataclasses.asdict(mean) for mean in means], "clips": each})
         with atomic_output(options.output, overwrite=True) as file:
             file.write((json.dumps(record, indent=1) + "\n").encode())
     if options.picture is not None:
@@ -283,9 +284,9 @@ def _each(
 
 def _tell(numbers: Numbers, *, json_lines: bool) -> None:
     if json_lines:
-        harness.show_json(dataclasses.asdict(numbers))
+        report.emit(dataclasses.asdict(numbers))
     else:
-        harness.note(
+        report.say(
             f"{numbers.clip}: {numbers.video_model} {numbers.psnr_db_video:.2f} dB, 2D {numbers.psnr_db_image:.2f}, "
             f"2D decoder {numbers.psnr_db_image_decoder:.2f}, image by video {numbers.psnr_db_image_by_video:.2f}"
         )

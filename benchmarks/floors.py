@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import harness
 import positions
 import shorts
-from cvcodec.bench import harness
 from cvcodec.bench.blocks import check_block, update_block
+from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL, DecodeOptions, EncodeOptions
 from cvcodec.device import set_threads
 from cvcodec.errors import InputError
@@ -271,7 +272,7 @@ def _run(options: argparse.Namespace) -> int:
     models = [load_model(name) for name in options.weights or _MODELS]
     if options.fit:
         training = shorts.video_paths([options.fit], "train")
-        harness.note(f"fitting the PCA on {len(training)} clips ...")
+        report.say(f"fitting the PCA on {len(training)} clips ...")
         pca = PatchPca.fit(
             clip.pixels for clip in shorts.read_shorts(training, side=options.side, frames=options.frames)
         )
@@ -290,20 +291,20 @@ def _run(options: argparse.Namespace) -> int:
     ):
         scores.append(score)
         if options.json:
-            harness.show_json(dataclasses.asdict(score))
+            report.emit(dataclasses.asdict(score))
         else:
-            harness.note(
+            report.say(
                 f"{score.clip}: {score.method} {harness.number(score.psnr_db)} dB, LPIPS "
                 f"{harness.number(score.lpips, 4)}, {harness.number(score.bpp, 4)} bpp"
             )
     verdicts = judge(scores, models)
     if options.json:
         for mean in mean_scores(scores).values():
-            harness.show_json({**dataclasses.asdict(mean), "clips": verdicts[0].clips})
+            report.emit({**dataclasses.asdict(mean), "clips": verdicts[0].clips})
     else:
         sys.stdout.write(markdown(verdicts) + "\n")
     for verdict in verdicts:
-        harness.note(f"{verdict.model}: {'; '.join(verdict.missed) or 'all floors are reached'}")
+        report.say(f"{verdict.model}: {'; '.join(verdict.missed) or 'all floors are reached'}")
     update_block(options.update, BLOCK, markdown(verdicts))
     return 0
 

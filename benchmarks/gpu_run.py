@@ -2,7 +2,7 @@
 
 Owns: the order and the time limits of three parts, their results, and finding what is missing in a folder of wheels:
 
-    check   does the device compute what the CPU computes (`cvcodec.bench.gpu_check` without its timings)
+    check   does the device compute what the CPU computes (`benchmarks/device_checks.py`)
     speed   Mpixel/s of encode and decode, through windows with copies, and of whole commands
     train   training for the minutes that are left, from a checkpoint, on packed clips (`cvcodec train pack`)
 
@@ -206,14 +206,9 @@ def prepare(run: Run, work: Path) -> dict[str, str]:
 
 
 def check(run: Run, work: Path, environment: dict[str, str]) -> None:
-    report = work / "check.json"
-    command = [sys.executable, "-m", "cvcodec.bench.gpu_check", "--device", run.options.device, "--no-speed"]
-    command += ["--models", tiny_model(work) if run.options.tiny else "mini"]
-    command += ["--precision", "fp32,bf16", "--output", str(report)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "device_checks.py"), "--device", run.options.device]
+    command += ["--models", tiny_model(work) if run.options.tiny else "mini", "--precision", "fp32,bf16"]
     run.part("check", command, run.limit_s(CHECK_S), environment)
-    if report.is_file():
-        run.results["parts"]["check"]["report"] = json.loads(report.read_text(encoding="utf-8"))
-        run.write()
 
 
 def speed(run: Run, work: Path, environment: dict[str, str]) -> None:
@@ -247,8 +242,8 @@ def train(run: Run, work: Path, environment: dict[str, str]) -> None:
 
 def tiny_model(work: Path) -> str:
     """A weights file of a mini that takes no time."""
-    from cvcodec.bench.harness import random_model
     from cvcodec.checkpoint import save_checkpoint
+    from harness import random_model
 
     model = random_model(tiny_config(), "tiny")
     save_checkpoint(work / "tiny.safetensors", model, statistics=model.statistics, card={})
@@ -257,7 +252,7 @@ def tiny_model(work: Path) -> str:
 
 def tiny_clips(work: Path) -> Path:
     """A folder of synthetic clips."""
-    from cvcodec.bench.harness import write_clip
+    from harness import write_clip
 
     (work / "clips").mkdir(exist_ok=True)
     for index in range(4):
@@ -278,38 +273,38 @@ def speed_rows(options: argparse.Namespace) -> int:
     """Lines of JSON, most wanted first, until the minutes are over; runs in a process of its own."""
     import dataclasses
 
-    from cvcodec.bench import harness
-    from cvcodec.bench.device_speed import speed as measure
     from cvcodec.bench.machine import machine_facts
+    from cvcodec.cli import report
     from cvcodec.device import select_device, select_precision, set_threads
     from cvcodec.errors import CvcodecError
+    from device_speed import speed as measure
 
     end = time.monotonic() + 60 * options.minutes
     device = select_device(options.device)
     set_threads(None)
-    harness.show_json({"machine": machine_facts(device)})
+    report.emit({"machine": machine_facts(device)})
     models = dict(model_builders(options.tiny))
     for kind, name, precision, width, height, frames in cases(options.tiny):
         if time.monotonic() >= end:
-            harness.show_json({"left_out": [kind, name, precision, width, height]})
+            report.emit({"left_out": [kind, name, precision, width, height]})
             continue
         try:
             select_precision(precision, device)
             model = models[name]()
             if kind == "windows":
                 row = measure(model, device, precision, width=width, height=height, frames=frames)
-                harness.show_json({"kind": kind, **dataclasses.asdict(row)})
+                report.emit({"kind": kind, **dataclasses.asdict(row)})
             else:
-                harness.show_json({"kind": kind, **command_speed(model, device, precision, width, height, frames)})
+                report.emit({"kind": kind, **command_speed(model, device, precision, width, height, frames)})
         except (CvcodecError, RuntimeError) as error:
-            harness.show_json({"kind": kind, "model": name, "precision": precision, "error": str(error)[:300]})
+            report.emit({"kind": kind, "model": name, "precision": precision, "error": str(error)[:300]})
     return 0
 
 
 def model_builders(tiny: bool) -> Iterator[tuple[str, Any]]:
     import functools
 
-    from cvcodec.bench import harness
+    import harness
 
     def official(family: str, width: int) -> Any:
         return harness.random_model(harness.official_config(family, width=width), f"{family}-random")
@@ -345,7 +340,7 @@ def cases(tiny: bool) -> Iterator[tuple[str, str, str, int, int, int]]:
 
 def command_speed(model: Any, device: Any, precision: str, width: int, height: int, frames: int) -> dict[str, Any]:
     """`encode_file` and `decode_file` on a synthetic clip, after a short warm-up."""
-    from cvcodec.bench import harness
+    import harness
     from cvcodec.codec import DecodeOptions, EncodeOptions, decode_file, encode_file
 
     with tempfile.TemporaryDirectory(prefix="gpu-run-") as name:

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+import harness
 import shorts
-from cvcodec.bench import harness
 from cvcodec.codec import DEFAULT_MODEL, DecodeOptions, Decoder, EncodeOptions, encode_file
 from cvcodec.device import set_threads
 from cvcodec.errors import InputError, UsageError

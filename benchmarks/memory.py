@@ -20,9 +20,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import harness
 from cvcodec import registry
-from cvcodec.bench import harness
 from cvcodec.checkpoint import save_checkpoint
+from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL
 from cvcodec.errors import CvcodecError, UsageError
 from cvcodec.model.mini import mini_config
@@ -147,16 +148,16 @@ def _run(options: argparse.Namespace) -> int:
         weights = options.weights or _default_weights(folder)
         for size, lengths in cases:
             for seconds in lengths:
-                harness.note(f"encoding and decoding {seconds:g} s of {size[0]}x{size[1]} ...")
+                report.say(f"encoding and decoding {seconds:g} s of {size[0]}x{size[1]} ...")
                 for run in measure(folder, size=size, seconds=seconds, weights=weights, arguments=options.passed_on):
                     runs.append(run)
                     if options.json:
-                        harness.show_json(asdict(run))
+                        report.emit(asdict(run))
     worst = 0.0
     for (command, width, height), ratio in ratios(runs).items():
         worst = max(worst, ratio)
         if options.json:
-            harness.show_json({"command": command, "width": width, "height": height, "ratio": ratio})
+            report.emit({"command": command, "width": width, "height": height, "ratio": ratio})
     if not options.json:
         _show(runs, weights if options.weights else DEFAULT_MODEL)
     return 0 if worst <= options.limit else 1
@@ -165,7 +166,7 @@ def _run(options: argparse.Namespace) -> int:
 def _default_weights(folder: Path) -> str:
     if registry.find_model(DEFAULT_MODEL) is not None:
         return DEFAULT_MODEL
-    harness.note("no weights are installed: measuring a mini model with random weights")
+    report.say("no weights are installed: measuring a mini model with random weights")
     path = folder / "random.safetensors"
     model = harness.random_model(mini_config(), "random")
     save_checkpoint(path, model, statistics=model.statistics, card={})

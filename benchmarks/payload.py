@@ -29,9 +29,10 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from cvcodec.bench import harness
+import harness
 from cvcodec.bench.blocks import check_block, update_block
 from cvcodec.bitstream.entropy import encode_symbols
+from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, LatentFile, ReaderOptions, encode_file
 from cvcodec.codec.headers import make_quantizer
 from cvcodec.codec.requantise import RateDistortion, quantised
@@ -177,9 +178,9 @@ def _run(options: argparse.Namespace) -> int:
             ):
                 found.append(sizes)
                 if options.json:
-                    harness.show_json(dataclasses.asdict(sizes))
+                    report.emit(dataclasses.asdict(sizes))
                 else:
-                    harness.note(
+                    report.say(
                         f"{sizes.clip} q {sizes.quality:g}: {sizes.payload_bytes} bytes, {sizes.against_zstd:.3f} of "
                         f"zstd -19, {sizes.against_order0:.3f} of order-0, {100 * sizes.time_share:.1f} % of the time"
                     )

@@ -34,10 +34,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
-from cvcodec.bench import harness
+import harness
 from cvcodec.bench.blocks import check_block, update_block
 from cvcodec.bench.machine import describe_machine, machine_facts
 from cvcodec.bitstream import BitstreamReader, BitstreamWriter, Chunk
+from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_QUALITY, EncodeOptions, encode_file
 from cvcodec.codec.headers import make_quantizer
 from cvcodec.codec.latent_file import latents_of
@@ -232,7 +233,7 @@ def readers(folder: Path, length: int, clips: int) -> Iterator[tuple[str, Path, 
     try:
         import webdataset  # noqa: F401
     except ImportError:
-        harness.note("the webdataset package is not installed, its own reader is left out")
+        report.say("the webdataset package is not installed, its own reader is left out")
     else:
         yield "WebDataset shards, webdataset", folder / "tar", WebDatasetShards(folder / "tar", length), WARM_UP
 
@@ -243,7 +244,7 @@ def run(options: argparse.Namespace) -> list[Row]:
     model = harness.named_model(options.model)
     folder = Path(tempfile.mkdtemp(prefix="cvcodec-reader-", dir=options.folder))
     try:
-        harness.note(f"encoding {options.clips} clips of {options.frames} frames")
+        report.say(f"encoding {options.clips} clips of {options.frames} frames")
         make_clips(folder, model, clips=options.clips, frames=options.frames, size=options.size)
         _export(folder)
         compared = list(readers(folder, options.latents, options.clips))
@@ -251,7 +252,7 @@ def run(options: argparse.Namespace) -> list[Row]:
         for turn in range(options.repeats):
             for name, _, data, skip in compared:
                 for workers in options.workers:
-                    harness.note(f"{turn + 1} of {options.repeats}: {name}, {workers} workers")
+                    report.say(f"{turn + 1} of {options.repeats}: {name}, {workers} workers")
                     measured = measure(data, workers, seconds=options.seconds, skip=skip)
                     found.setdefault((name, workers), []).append(measured)
         return [
@@ -296,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = run(options)
         if options.json:
             for row in rows:
-                harness.show_json({**asdict(row), **facts, "clips": options.clips, "frames": options.frames})
+                report.emit({**asdict(row), **facts, "clips": options.clips, "frames": options.frames})
         else:
             _show(rows, options, machine)
         update_block(options.update, BLOCK, markdown(rows, options, machine))

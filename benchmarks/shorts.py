@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cvcodec.bench import harness
+from cvcodec.cli import report
 from cvcodec.errors import CvcodecError, InputError, UsageError
 from cvcodec.suffixes import IMAGE_SUFFIXES
 from cvcodec.training.clips import decode_clip, resize
@@ -113,6 +113,6 @@ def read_shorts(
         try:
             short = read_short(path, side=side, frames=frames, start=start)
         except CvcodecError as error:
-            harness.note(f"left out {path}: {error}")
+            report.say(f"left out {path}: {error}")
             continue
         yield short

@@ -24,9 +24,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+import harness
 from cvcodec import tiling
-from cvcodec.bench import harness
 from cvcodec.bench.machine import describe_machine, machine_facts
+from cvcodec.cli import report
 from cvcodec.codec import (
     DecodeOptions,
     DecodeResult,
@@ -174,7 +175,7 @@ def _run(options: argparse.Namespace) -> int:
     threads = set_threads(options.threads)
     facts = machine_facts(device)
     if options.json:
-        harness.show_json({"machine": facts})
+        report.emit({"machine": facts})
     cases: list[Case] = []
     repeats = 1 if options.quick else options.repeats
     with tempfile.TemporaryDirectory(prefix="cvcodec-bench-") as name:
@@ -186,9 +187,9 @@ def _run(options: argparse.Namespace) -> int:
                     try:
                         select_precision(precision, device)
                     except DeviceError as error:
-                        harness.note(f"{precision} is left out: {error}")
+                        report.say(f"{precision} is left out: {error}")
                         continue
-                    harness.note(f"measuring {model.name} in {precision} on {frames} frames of {clip.name} ...")
+                    report.say(f"measuring {model.name} in {precision} on {frames} frames of {clip.name} ...")
                     case = measure(
                         model,
                         clip,
@@ -201,7 +202,7 @@ def _run(options: argparse.Namespace) -> int:
                     )
                     cases.append(case)
                     if options.json:
-                        harness.show_json(dataclasses.asdict(case))
+                        report.emit(dataclasses.asdict(case))
     if not options.json:
         _show(cases, describe_machine(facts))
     return 0

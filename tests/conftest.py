@@ -44,9 +44,9 @@ def _empty_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A weights file so small that a measurement of it takes no time."""
-    from cvcodec.bench.harness import random_model
     from cvcodec.checkpoint import save_checkpoint
     from cvcodec.model.mini import mini_config
+    from harness import random_model
 
     config = mini_config(4, widths=(8, 8, 8), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1), window_latents=4)
     model = random_model(config, "tiny")

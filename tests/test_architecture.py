@@ -32,6 +32,8 @@ RANK = {component: rank for rank, layer in enumerate(LAYERS) for component in la
 ONLY_IN = {
     "av": {"video"},
     "typer": {"cli"},
+    "rich": {"cli", "training"},
+    "matplotlib": {"bench", "training"},
     "click": set[str](),
 }
 # Which of these packages a component may import: those that must stay light or liftable.

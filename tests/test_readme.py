@@ -14,7 +14,7 @@ from cvcodec.cli.app import app
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-HARNESS = ROOT / "cvcodec" / "bench" / "harness.py"
+HARNESS = ROOT / "benchmarks" / "harness.py"
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -11,13 +11,13 @@ import av
 import numpy as np
 import pytest
 
-from cvcodec.bench.harness import random_model, write_clip
 from cvcodec.codec import DecodeOptions, EncodeOptions, ReaderOptions, encode_stream
 from cvcodec.errors import InputError, UsageError
 from cvcodec.evaluation.sources import Comparison, round_trip
 from cvcodec.model.mini import mini_config
 from cvcodec.target import Target, find_quality, search
 from cvcodec.video import VideoReader, VideoWriter
+from harness import random_model, write_clip
 from tests.codec.movies import FONT, Track, film
 from tests.codec.patch_model import PatchModel
 

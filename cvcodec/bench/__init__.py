@@ -12,7 +12,5 @@ report        everything on one page
 machine       what a reader needs to judge figures from a machine
 blocks        marked blocks of a text that a measurement fills in
 
-Beside these `gpu_check`, with `device_checks` and `device_speed`: parity, windows, memory and speed on a CUDA or MPS
-device (`make gpu-check`); and `harness`, which it shares with the measuring programs in `benchmarks/` of a checkout.
 Nothing here is imported by the codec.
 """

@@ -18,7 +18,6 @@ import torch
 
 from cvcodec.bench import clips, measure, settings, summary
 from cvcodec.bench.cache import Cache
-from cvcodec.bench.harness import write_clip
 from cvcodec.bench.measure import Workbench
 from cvcodec.bench.run import matching_settings, run
 from cvcodec.codec import EncodeOptions, ReaderOptions, encode_stream
@@ -28,6 +27,7 @@ from cvcodec.metrics import backbones, lpips_weights
 from cvcodec.metrics.lpips import Lpips
 from cvcodec.registry import load_model
 from cvcodec.video import VideoReader
+from harness import write_clip
 from tests.cli.programs import cvcodec
 from tests.video.clips import filtered_bytes
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import borders
-from cvcodec.bench import harness
+import harness
 from cvcodec.model.mini import mini_config
 from cvcodec.plan import Plan
 from cvcodec.registry import load_model

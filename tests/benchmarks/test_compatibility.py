@@ -12,7 +12,7 @@ import torch
 
 import compatibility
 import grid
-from cvcodec.bench import harness
+import harness
 from cvcodec.checkpoint import save_checkpoint
 from cvcodec.errors import UsageError
 from cvcodec.model.mini import MiniAutoencoder, mini_config

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import floors
+import harness
 import shorts
-from cvcodec.bench import harness
 from cvcodec.errors import InputError, UsageError
 from cvcodec.video import VideoReader
 from floors import Score, Verdict

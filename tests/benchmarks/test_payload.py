@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import harness
 import payload
-from cvcodec.bench import harness
 from cvcodec.bitstream import BitstreamReader
 from cvcodec.codec import EncodeOptions, encode_file
 from cvcodec.registry import load_model

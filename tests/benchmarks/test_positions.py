@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import floors
+import harness
 import positions
-from cvcodec.bench import harness
 from cvcodec.registry import load_model
 from floors import Score, Verdict
 from patch_pca import PatchPca

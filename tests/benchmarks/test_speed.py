@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import harness
 import speed
-from cvcodec.bench import harness
 from cvcodec.model.mini import mini_config
 from cvcodec.plan import Plan
 

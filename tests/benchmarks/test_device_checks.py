@@ -1,21 +1,24 @@
-"""`python -m cvcodec.bench.gpu_check`, every branch of it on the CPU, and that its checks can fail."""
+"""`python benchmarks/device_checks.py`, every branch of it on the CPU, and that its checks can fail."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from cvcodec.bench import device_checks, gpu_check, harness
-from cvcodec.bench.device_checks import Check, Subject
+import device_checks
+import device_speed
+import harness
 from cvcodec.errors import DeviceError
 from cvcodec.model.mini import MiniAutoencoder
 from cvcodec.registry import load_model
 from cvcodec.runner import ModelRunner
+from device_checks import Check, Subject
 
 CPU = torch.device("cpu")
 
@@ -44,21 +47,26 @@ def test_without_a_gpu_it_says_so_in_one_line(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert gpu_check.main([]) == DeviceError.exit_code
+    assert device_checks.main([]) == DeviceError.exit_code
     shown = capsys.readouterr()
     assert shown.out == "" and shown.err.count("\n") == 1 and "--device cpu" in shown.err
 
 
-def test_on_the_cpu_every_check_runs_and_passes_and_the_report_tells(
-    tiny_weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, Any], list[dict[str, Any]]]:
+    """Exit code, machine, checks."""
+    code = device_checks.main(["--device", "cpu", *words])
+    machine, *checks = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return code, machine["machine"], checks
+
+
+def test_on_the_cpu_every_check_runs_and_passes_and_is_a_line(
+    tiny_weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(gpu_check, "_TINY_WIDTH", 4)
-    path = tmp_path / "report.json"
-    arguments = ["--device", "cpu", "--models", tiny_weights, "--precision", "fp32,bf16", "--output", str(path)]
-    assert gpu_check.main([*arguments, "--size", "40x32", "--frames", "9"]) == 0
-    report = json.loads(path.read_text())
-    assert report["passed"] is True and report["machine"]["device"] == "cpu"
-    names = {(check["model"], check["name"]) for check in report["checks"]}
+    monkeypatch.setattr(device_checks, "small_official", functools.partial(device_checks.small_official, width=4))
+    code, machine, checks = run(capsys, "--models", tiny_weights, "--precision", "fp32,bf16")
+    assert code == 0 and machine["device"] == "cpu"
+    assert all(check["passed"] for check in checks)
+    names = {(check["model"], check["name"]) for check in checks}
     for model, windows in (
         ("tiny", "encode in tiles as whole"),
         ("cvvae-small-random", "official encode as on the CPU"),
@@ -70,34 +78,31 @@ def test_on_the_cpu_every_check_runs_and_passes_and_the_report_tells(
             (model, "smaller tiles when memory runs out"),
             (model, "a file decodes as on the CPU"),
         } <= names
-    assert {check["precision"] for check in report["checks"]} == {"fp32", "bf16"}
-    assert [(row["model"], row["precision"], row["frames"]) for row in report["speed"]] == [
-        ("tiny", "fp32", 9),
-        ("tiny", "bf16", 9),
-    ]
-    assert all(row["encode_mpixel_per_s"] > 0 and row["decode_mpixel_per_s"] > 0 for row in report["speed"])
-    assert "pass" in capsys.readouterr().out
+    assert {check["precision"] for check in checks} == {"fp32", "bf16"}
 
 
 def test_a_device_that_is_wrong_fails(
-    tiny_weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_weights: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(gpu_check, "_small_official", list)
+    monkeypatch.setattr(device_checks, "FAMILIES", ())
     monkeypatch.setattr(Subject, "runner", lambda self, precision: Shifted(self.model, device=CPU, precision=precision))
-    path = tmp_path / "report.json"
-    arguments = ["--device", "cpu", "--models", tiny_weights, "--precision", "fp32", "--output", str(path)]
-    assert gpu_check.main([*arguments, "--no-speed"]) == 1
-    report = json.loads(path.read_text())
-    failed = {check["name"] for check in report["checks"] if not check["passed"]}
-    assert report["passed"] is False and failed == {"decode as on the CPU"}
-    assert "FAIL" in capsys.readouterr().out
+    code, _, checks = run(capsys, "--models", tiny_weights, "--precision", "fp32")
+    assert code == 1
+    assert {check["name"] for check in checks if not check["passed"]} == {"decode as on the CPU"}
+
+
+def test_speed_and_frames_of_a_clip_through_windows_are_told(tiny_weights: str) -> None:
+    row = device_speed.speed(load_model(tiny_weights), CPU, "bf16", width=40, height=32, frames=9)
+    assert (row.model, row.precision, row.width, row.height, row.frames) == ("tiny", "bf16", 40, 32, 9)
+    assert row.encode_mpixel_per_s is not None and row.encode_mpixel_per_s > 0
+    assert row.decode_mpixel_per_s is not None and row.decode_mpixel_per_s > 0
 
 
 def test_a_check_that_raises_has_failed_and_the_others_still_run(
     tiny_weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Subject, "runner", lambda self, precision: Broken(self.model, device=CPU, precision=precision))
-    checks = gpu_check._check(load_model(tiny_weights), CPU, ["fp32"])
+    checks = list(device_checks.every_check(load_model(tiny_weights), CPU, ["fp32"]))
     failed = [check for check in checks if not check.passed]
     assert [check.name for check in failed] == ["as on the CPU", "windows and tiles", "memory"]
     assert failed[0].note == "RuntimeError: no kernel image is available"

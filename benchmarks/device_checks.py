@@ -1,7 +1,7 @@
-"""What `gpu_check` checks: that a device computes what the CPU computes, and survives running out of memory.
+"""`python benchmarks/device_checks.py`: does a device compute what the CPU computes, and survive running out of memory?
 
-Owns: the checks, their inputs and their limits.
-Does not know: command lines, reports.
+Owns: the checks, their inputs and their limits. A line of JSON for each; the tests in tests/gpu, which `make gpu-check`
+runs, are the same checks one by one.
 
 The reference is always the same model on the CPU in fp32. Limits of differences are relative to the largest magnitude
 of the reference, at least 1. Their reasons, measured on CPUs: two sets of fp32 kernels differ by 1e-5, and rounding the
@@ -11,12 +11,15 @@ of the reference as peak, PSNR was 45 dB and more in bf16, 66 dB and more in fp1
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import copy
 import dataclasses
+import functools
 import math
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,14 +27,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvcodec.bench import harness
+import harness
+from cvcodec import registry
+from cvcodec.bench.machine import machine_facts
+from cvcodec.cli import report
 from cvcodec.codec import EncodeOptions, LatentFile, encode_file
-from cvcodec.device import release_memory
+from cvcodec.device import release_memory, select_device, select_precision, set_threads
+from cvcodec.errors import DeviceError
 from cvcodec.model import ModelConfig, VideoAutoencoder
 from cvcodec.model.posterior import coded_layers
 from cvcodec.plan import Plan
 from cvcodec.runner import ModelRunner
 from cvcodec.tiling import OfficialGrid, TileSpec, WindowSpec
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+FAMILIES = ("cvvae", "cvvae-sd3")
+"""Of the official models."""
 
 FP32_LIMIT = 1e-4
 PSNR_LIMITS_DB = {"bf16": 40.0, "fp16": 55.0}
@@ -313,3 +324,81 @@ def file_round_trip(subject: Subject) -> Check:
         limit=CODE_LIMIT,
         unit="code values",
     )
+
+
+# ---------------------------------------------------------------------------------------------------- all of them
+
+
+def gpu() -> torch.device:
+    """CUDA, else MPS. Raises DeviceError where there is neither."""
+    if torch.cuda.is_available():
+        return select_device("cuda")
+    if torch.backends.mps.is_available():
+        return select_device("mps")
+    reason = "this build of torch has no CUDA" if torch.version.cuda is None else "torch sees no CUDA device"
+    raise DeviceError(f"no CUDA or MPS device here ({reason}); --device cpu runs the same checks on the CPU")
+
+
+def small_official(family: str, width: int = 32) -> VideoAutoencoder:
+    """An official architecture with random weights, as narrow as its 32 norm groups allow."""
+    return harness.random_model(harness.official_config(family, width=width), f"{family}-small-random")
+
+
+def every_check(model: VideoAutoencoder, device: torch.device, precisions: Sequence[str]) -> Iterator[Check]:
+    """All checks of a model. One that raises has failed, and its message is the check's note."""
+    subject = Subject(model, device)
+    work: list[tuple[str, str, Callable[[], list[Check]]]] = [
+        ("as on the CPU", precision, functools.partial(parity, subject, precision)) for precision in precisions
+    ]
+    work += [
+        ("windows and tiles", "fp32", lambda: windows(subject)),
+        ("memory", "fp32", lambda: [out_of_memory(subject)]),
+        ("files", "fp32", lambda: [file_round_trip(subject)]),
+    ]
+    for name, precision, attempt in work:
+        try:
+            yield from attempt()
+        except (RuntimeError, DeviceError) as error:
+            note = f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}"
+            yield Check(
+                name=name, model=subject.name, precision=precision, value=math.nan, limit=0.0, unit="", note=note
+            )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the checks; the exit code is 1 where one has failed."""
+    parser = argparse.ArgumentParser(
+        prog="python benchmarks/device_checks.py",
+        description="Parity with the CPU, windows and tiles, running out of memory, files: a JSON line for each check.",
+    )
+    add = parser.add_argument
+    add("--device", default="auto", help="cuda, cuda:N, mps or cpu (default: the GPU)")
+    add("--models", type=harness.list_argument(str), metavar="NAME,...", help="default: all bundled ones")
+    add("--precision", type=harness.list_argument(str), default=list(PRECISIONS), help="default: fp32,bf16,fp16")
+    options = parser.parse_args(arguments)
+    return harness.run_program(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> int:
+    device = gpu() if options.device == "auto" else select_device(options.device)
+    set_threads(None)
+    report.emit({"machine": machine_facts(device)})
+    bundled = [entry.name for entry in registry.list_models() if entry.bundled]
+    models = [harness.named_model(name) for name in options.models or bundled or ["mini"]]
+    precisions = []
+    for name in options.precision:
+        try:
+            precisions.append(select_precision(name, device))
+        except DeviceError as error:
+            report.say(f"{name} is left out: {error}")
+    failed = count = 0
+    for model in [*models, *map(small_official, FAMILIES)]:
+        for check in every_check(model, device, precisions):
+            report.emit({**dataclasses.asdict(check), "passed": check.passed})
+            count, failed = count + 1, failed + (not check.passed)
+    report.say(f"{count} checks on {device}: {f'{failed} failed' if failed else 'all passed'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What the measurements share: synthetic clips, models to measure, timing, tables and JSON lines.
+"""What the measurements share: synthetic clips, models to measure, timing, tables.
 
 Owns: all that a benchmark needs besides what it measures.
 Does not know: any one measurement.
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import math
 import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -24,11 +23,11 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from cvcodec import host, registry
 from cvcodec.checkpoint import default_statistics
+from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL
 from cvcodec.device import release_memory
 from cvcodec.errors import CvcodecError
@@ -133,7 +132,7 @@ def named_model(name: str) -> VideoAutoencoder:
     if name != "mini":
         return registry.load_model(name)
     if registry.find_model(DEFAULT_MODEL) is None:
-        note("no weights are installed: measuring a mini model with random weights, whose speed is the same")
+        report.say("no weights are installed: measuring a mini model with random weights, whose speed is the same")
         return random_model(mini_config(), "mini-z16-random")
     return registry.load_model(DEFAULT_MODEL)
 
@@ -191,26 +190,6 @@ def show_table(
     Console(width=None if sys.stdout.isatty() else _PLAIN_COLUMNS).print(table)
 
 
-def show_json(record: Mapping[str, Any]) -> None:
-    """One JSON object on a line of standard output; NaN and the infinities become null."""
-    sys.stdout.write(json.dumps(finite(record), allow_nan=False) + "\n")
-    sys.stdout.flush()
-
-
-def finite(value: Any) -> Any:
-    """`value` with NaN and the infinities, which JSON does not have, replaced by None."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): finite(entry) for key, entry in value.items()}
-    return [finite(entry) for entry in value] if isinstance(value, (list, tuple)) else value
-
-
-def note(text: str) -> None:
-    """One line on standard error: what is going on."""
-    Console(stderr=True).print(Text(text), soft_wrap=True, highlight=False)
-
-
 def number(value: float | None, digits: int = 2, suffix: str = "") -> str:
     """For table cells; `–` where there is nothing."""
     return "–" if value is None or not math.isfinite(value) else f"{value:.{digits}f}{suffix}"
@@ -259,8 +238,8 @@ def run_program(work: Callable[[], int]) -> int:
     try:
         return work()
     except CvcodecError as error:
-        note(f"cvcodec: error: {error}")
+        report.error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        note("cvcodec: interrupted")
+        report.error("interrupted")
         return 130

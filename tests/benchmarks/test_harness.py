@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import math
 from pathlib import Path
 
 import av
@@ -12,8 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvcodec.bench import harness
-from cvcodec.bench.machine import describe_machine, machine_facts
+import harness
 from cvcodec.errors import InputError
 from cvcodec.model import build_model
 
@@ -66,11 +63,6 @@ def test_timing_repeats_until_its_budget_is_spent() -> None:
     assert len(calls) == 4
 
 
-def test_json_lines_replace_what_json_does_not_have(capsys: pytest.CaptureFixture[str]) -> None:
-    harness.show_json({"a": math.inf, "b": [math.nan, 1.5], "c": {"d": (1, None)}})
-    assert json.loads(capsys.readouterr().out) == {"a": None, "b": [None, 1.5], "c": {"d": [1, None]}}
-
-
 def test_sizes_and_lists_are_parsed_and_refused() -> None:
     assert harness.list_argument(harness.size_argument)("64x48, 1280x720,") == [(64, 48), (1280, 720)]
     for text in ("64", "0x8", "64x48x2", "axb"):
@@ -84,9 +76,3 @@ def test_an_error_of_ours_becomes_one_line_and_its_exit_code(capsys: pytest.Capt
 
     assert harness.run_program(fail) == InputError.exit_code
     assert capsys.readouterr().err == "cvcodec: error: no such clip\n"
-
-
-def test_machine_facts_are_json_and_name_the_threads() -> None:
-    facts = machine_facts(torch.device("cpu"))
-    assert json.loads(json.dumps(facts))["threads"] == torch.get_num_threads()
-    assert f"{facts['threads']} threads" in describe_machine(facts)

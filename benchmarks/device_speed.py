@@ -1,4 +1,4 @@
-"""How fast a device encodes and decodes, and how much of its memory that takes, for `gpu_check`.
+"""How fast a device encodes and decodes, and how much of its memory that takes, for `gpu_run`.
 
 Owns: the measurement. Does not know: command lines, reports, what is computed correctly (`device_checks`).
 """
@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import harness
 from cvcodec import tiling
-from cvcodec.bench import harness
-from cvcodec.bench.device_checks import DEPTH, encode_all
 from cvcodec.errors import DeviceError
 from cvcodec.model import VideoAutoencoder
 from cvcodec.plan import Plan
 from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
+from device_checks import DEPTH, encode_all
 
 _REPEATS = 3
 
