@@ -88,7 +88,7 @@ def test_a_model_may_be_named_or_left_to_the_file(tmp_path: Path, monkeypatch: p
     weights = save_model(tmp_path / "tiny.safetensors", tiny_mini())
     encode_file(tmp_path / "in.mkv", tmp_path / "a.cvl", model=weights, options=EncodeOptions(**CPU))
     assert decode_file(tmp_path / "a.cvl", tmp_path / "b.mkv", model=weights, options=FFV1).frames == 5
-    with pytest.raises(InputError, match="no model is called 'tiny'"):
+    with pytest.raises(InputError, match="the file wants model 'tiny', which is not installed"):
         decode_file(tmp_path / "a.cvl", tmp_path / "c.mkv", options=FFV1)
 
 
@@ -108,10 +108,11 @@ def test_ffv1_holds_the_models_output_rounded_to_code_values(tmp_path: Path) -> 
         latents = np.concatenate([chunk.symbols for chunk in BitstreamReader(raw).chunks()], axis=1)
     with torch.no_grad():  # one window holds the whole clip, so the model's own call is the reference
         pixels = model.decode(torch.from_numpy(latents)[None])[0, :, :26, :37, :51]
-    expected = ((pixels.double() + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 3, 0).numpy().astype(np.uint8)
+    exact = ((pixels.double() + 1) * 127.5).clamp(0, 255).permute(1, 2, 3, 0).numpy()
     decode_file(file, tmp_path / "out.mkv", model=model, options=FFV1)
     shown = np.stack([frame.pixels for frame in read_rgb(str(tmp_path / "out.mkv"))])
-    np.testing.assert_array_equal(shown, expected)
+    # A value halfway between two codes may go either way: how a processor sums in fp32 is not ours to say.
+    assert np.abs(shown - exact).max() < 0.5 + 1e-3
     assert np.ptp(shown) > 50
 
 
