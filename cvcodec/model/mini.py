@@ -212,7 +212,7 @@ class MiniEncoder(_MiniStack):
         channels = mean.shape[1]
         moments = [mean + linear[:, :channels], logvar]
         if self.enhancement is not None:
-            moments.append(self.enhancement(x, latents).float() + linear[:, channels:])
+            moments.append(self.enhancement(x, moments[0], latents) + linear[:, channels:])
         return torch.cat(moments, dim=1)
 
     @property
@@ -235,9 +235,11 @@ class MiniEncoder(_MiniStack):
 
 
 class EnhancementEncoder(nn.Module):
-    """The encoder's features (B*t, width, h, w) -> the learned part of the enhancement layer, (B*t, E, h, w).
+    """The encoder's features (B*t, width, h, w) and the base layer (B*t, C, h, w) -> the part of the enhancement layer
+    that does not come from patches directly, (B*t, E, h, w) fp32.
 
-    The linear part, `shortcut`, is applied to patches like the encoder's own. As it starts, the block is the identity.
+    The linear part, `shortcut`, is applied to patches like the encoder's own; what the decoder makes of the base layer
+    can be told from features and base, and taken away. As it starts, the block is the identity.
     """
 
     def __init__(self, config: ModelConfig, patch_channels: int) -> None:
@@ -247,15 +249,18 @@ class EnhancementEncoder(nn.Module):
         self.block = MiniBlock(width, side=None, all_3d=False, eps=config.norm_eps)
         self.norm_out = LayerNorm2d(width, eps=config.norm_eps)
         self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
+        self.conv_base = nn.Conv2d(config.latent_channels, channels, 3, padding=1, bias=False)
         self.shortcut = nn.Conv2d(patch_channels, channels, config.spatial_factor, stride=config.spatial_factor)
-        for layer in (self.block.conv2, self.conv_out):
-            assert layer.bias is not None
+        for layer in (self.block.conv2, self.conv_out, self.conv_base):
             nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
-    def forward(self, features: Tensor, latents: int) -> Tensor:
-        x: Tensor = self.conv_out(F.silu(self.norm_out(self.block(features, latents))))
-        return x
+    def forward(self, features: Tensor, base: Tensor, latents: int) -> Tensor:
+        learned: Tensor = self.conv_out(F.silu(self.norm_out(self.block(features, latents))))
+        with torch.autocast(base.device.type, enabled=False):  # a small difference of large numbers
+            told = F.conv2d(base.float(), self.conv_base.weight.float(), padding=1)
+        return learned.float() + told
 
 
 class MiniDecoder(_MiniStack):

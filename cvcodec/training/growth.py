@@ -2,7 +2,8 @@
 
 Owns: which weights go where, and what the new ones begin as: the base layer, and what the decoder makes of it alone,
 stay exactly what they were. The enhancement layer begins as a PCA of what the model loses, x - D(E(x)): its decoder
-adds the components back, and its encoder projects x on them and subtracts what of D(E(x)) its features tell linearly.
+adds the components back, and its encoder projects x on them and subtracts what of D(E(x)) its features and the base
+layer tell linearly.
 Does not know: steps, files, where clips come from.
 """
 
@@ -19,7 +20,7 @@ from cvcodec.model.mini import MiniAutoencoder
 from cvcodec.training.pca import GAIN, patches, principal_components
 
 _CLIPS = 240  # seen whole, so that memory stays small
-_RIDGE = 1e-3  # of the features' mean square
+_RIDGE = 1e-4  # of the mean square of what is regressed on
 
 
 def grown(
@@ -70,26 +71,31 @@ def _fit_enhancement(model: MiniAutoencoder, clips: Sequence[Tensor]) -> None:
     assert layer is not None
     features: list[Tensor] = []
     hook = layer.conv_out.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
-    lost, made = [], []
+    lost, made, bases = [], [], []
     for clip in clips[:_CLIPS]:
         x = clip[None]
-        output = model.decode(model.encode(x).mean)
+        base = model.encode(x).mean
+        output = model.decode(base)
+        bases.append(base.transpose(1, 2).flatten(0, 1))
         lost.append(patches(x - output, model.group))
         made.append(patches(output, model.group))
     hook.remove()
     _, basis = principal_components(lost, channels)
-    size = features[0].shape[1] * layer.conv_out.weight[0, 0].numel()
-    gram, products = torch.zeros(size + 1, size + 1), torch.zeros(size + 1, channels)
-    for maps, output in zip(features, made, strict=True):
-        rows = F.unfold(maps, 3, padding=1).transpose(1, 2).flatten(0, 1)
-        rows = torch.cat([rows, torch.ones(len(rows), 1)], 1)
-        gram += rows.T @ rows
-        products += rows.T @ -(output @ basis)
+    width, around = features[0].shape[1], layer.conv_base.weight[0].numel()
+    gram = torch.zeros(width + around + 1, width + around + 1, dtype=torch.float64)
+    products = torch.zeros(width + around + 1, channels, dtype=torch.float64)
+    for maps, base, output in zip(features, bases, made, strict=True):
+        parts = [maps.flatten(2), F.unfold(base, 3, padding=1), torch.ones(len(maps), 1, maps[0, 0].numel())]
+        rows = torch.cat(parts, 1).transpose(1, 2).flatten(0, 1)
+        gram += (rows.T @ rows).double()
+        products -= (rows.T @ (output @ basis)).double()
     gram.diagonal()[:-1] += _RIDGE * gram.diagonal()[:-1].mean()
-    solution = torch.linalg.solve(gram, products) / GAIN
+    solution = torch.linalg.solve(gram, products).float() / GAIN
     assert layer.conv_out.bias is not None
     assert layer.shortcut.bias is not None
-    layer.conv_out.weight.copy_(solution[:-1].T.reshape(layer.conv_out.weight.shape))
+    layer.conv_out.weight.zero_()
+    layer.conv_out.weight[:, :, 1, 1] = solution[:width].T
+    layer.conv_base.weight.copy_(solution[width:-1].T.reshape(layer.conv_base.weight.shape))
     layer.conv_out.bias.copy_(solution[-1])
     layer.shortcut.weight.copy_((basis.T / GAIN).reshape(layer.shortcut.weight.shape))
     layer.shortcut.bias.zero_()
