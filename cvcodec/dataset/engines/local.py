@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from cvcodec import host
-from cvcodec.dataset.sharing import SharedEncoder
+from cvcodec.dataset.shared_encoder import SharedEncoder
 from cvcodec.dataset.sources import Clip
 from cvcodec.dataset.work import Job, Outcome, Stopped, Task, encode_clip
 from cvcodec.device import arithmetic, select_device

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cvcodec.dataset.engines.ray_address import check_address
-from cvcodec.dataset.sharing import SharedEncoder
+from cvcodec.dataset.shared_encoder import SharedEncoder
 from cvcodec.dataset.work import Job, Outcome, Task, encode_clip
 from cvcodec.errors import DeviceError, MissingDependencyError
 from cvcodec.model.base import VideoAutoencoder

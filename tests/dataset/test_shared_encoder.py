@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvcodec.dataset.sharing import SharedEncoder
+from cvcodec.dataset.shared_encoder import SharedEncoder
 from cvcodec.errors import NumericalError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.runner import ModelRunner
