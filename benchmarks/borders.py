@@ -1,7 +1,7 @@
 """`python benchmarks/borders.py CLIPS...`: what windows do to the frames beside their borders.
 
 Owns: coding a clip with windows and again in one window, and PSNR by a frame's place relative to the nearest border.
-Does not know: how windows are cut (`plan`, `tiling`).
+Does not know: how windows are cut (`windows`).
 
 A border lies in front of the first frame that a window keeps, after the first window. Place -1 is the last frame before
 it, place 0 the first after it. Two questions are answered, both on frames rounded as a decoder rounds them, with
@@ -32,18 +32,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import harness
-from cvcodec import tiling
 from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL
+from cvcodec.codec.plans import choose_plan
 from cvcodec.device import set_threads
 from cvcodec.errors import InputError
 from cvcodec.metrics.psnr import psnr
 from cvcodec.model import ModelConfig
 from cvcodec.model.posterior import coded_layers
-from cvcodec.plan import Plan
 from cvcodec.registry import load_model
 from cvcodec.runner import ModelRunner, denormalise, frames_to_tensor
 from cvcodec.video import VideoReader
+from cvcodec.windows.plan import ContextPlan, OfficialPlan, Plan
+from cvcodec.windows.space import crop_space
+from cvcodec.windows.time import frame_count, frames_of_latents, latent_count, trim_frames
 
 _SUMMARY = {
     "mean dip, dB": "mean_dip_db",
@@ -155,8 +157,8 @@ def frame_psnr(clip: Tensor, depth: int, runner: ModelRunner, plan: Plan) -> NDA
     pieces = plan.decode(runner.decode, lambda a, b: latent[:, :, a:b], (0, total), total, _stay)
     values: list[Tensor] = []
     first = 0
-    for pixels in tiling.trim_frames(pieces, 0, 0, clip.shape[2]):
-        codes = denormalise(tiling.crop_space(pixels, *clip.shape[3:]), depth).cpu()
+    for pixels in trim_frames(pieces, 0, 0, clip.shape[2]):
+        codes = denormalise(crop_space(pixels, *clip.shape[3:]), depth).cpu()
         source = clip[0, :, first : first + codes.shape[2]].transpose(0, 1)
         values.append(psnr(source, codes[0].transpose(0, 1), peak=2**depth - 1).clamp(max=_CEILING_DB))
         first += codes.shape[2]
@@ -170,22 +172,18 @@ def _stay(plan: Plan, text: str) -> None:
 def border_frames(plan: Plan, frames: int) -> tuple[int, ...]:
     """The first frame that each window but the first keeps, of a clip of `frames` frames."""
     factor = plan.temporal_factor
-    latents = tiling.latent_count(frames, factor)
-    if plan.grid is not None:
-        step = plan.grid.chunk_latents
-        starts = range(step + 1, latents, step) if step else range(0)
-    else:
-        assert plan.decode_window is not None
-        starts = range(plan.decode_window.kept, latents, plan.decode_window.kept)
-    return tuple(tiling.frames_of_latents(start, start, factor)[0] for start in starts)
+    latents = latent_count(frames, factor)
+    last = plan.index_of(max(0, latents - 1), encoding=False)
+    starts = (plan.span(index, encoding=False).keep for index in range(1, last + 1))
+    return tuple(frames_of_latents(start, start, factor)[0] for start in starts)
 
 
 def in_one_window(plan: Plan, frames: int) -> Plan:
     """`plan` with windows so long that a clip of `frames` frames is one; tiles stay."""
-    if plan.grid is not None:
-        return dataclasses.replace(plan, grid=dataclasses.replace(plan.grid, chunk_frames=None))
-    assert plan.encode_window is not None and plan.decode_window is not None
-    kept = max(1, tiling.latent_count(frames, plan.temporal_factor))
+    if isinstance(plan, OfficialPlan):
+        return dataclasses.replace(plan, official=dataclasses.replace(plan.official, chunk_frames=None))
+    assert isinstance(plan, ContextPlan)
+    kept = max(1, latent_count(frames, plan.temporal_factor))
     return dataclasses.replace(
         plan,
         encode_window=dataclasses.replace(plan.encode_window, kept=kept),
@@ -212,9 +210,7 @@ def _middle(picture: NDArray[Any], crop: int) -> NDArray[Any]:
 
 def default_frames(plan: Plan, borders: int) -> int:
     """Frames of a clip that has `borders` borders and a whole window after the last."""
-    config_step = plan.grid.chunk_latents if plan.grid is not None else plan.decode_window and plan.decode_window.kept
-    step = config_step or 1
-    return tiling.frame_count((borders + 1) * step + (1 if plan.grid is not None else 0), plan.temporal_factor)
+    return frame_count(plan.span(borders, encoding=False).keep_end, plan.temporal_factor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -263,7 +259,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _plan(config: ModelConfig, options: argparse.Namespace, width: int, height: int) -> Plan:
     sides = [min(side, options.crop or side) for side in (width, height)]
-    return Plan.choose(config, width=sides[0], height=sides[1], mode=options.windows, window=options.window)
+    return choose_plan(config, width=sides[0], height=sides[1], mode=options.windows, window=options.window)
 
 
 def _reach(result: Borders) -> int:

@@ -36,9 +36,9 @@ from cvcodec.device import release_memory, select_device, select_precision, set_
 from cvcodec.errors import DeviceError
 from cvcodec.model import ModelConfig, VideoAutoencoder
 from cvcodec.model.posterior import coded_layers
-from cvcodec.plan import Plan
 from cvcodec.runner import ModelRunner
-from cvcodec.tiling import OfficialGrid, TileSpec, WindowSpec
+from cvcodec.windows.plan import ContextPlan, OfficialPlan, Plan
+from cvcodec.windows.specs import Tile, Window
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 FAMILIES = ("cvvae", "cvvae-sd3")
@@ -149,23 +149,23 @@ def windows(subject: Subject) -> list[Check]:
     config = subject.config
     if config.uses_official_windows:
         return _official_windows(subject)
-    if not config.family.endswith("-mini"):
-        return []  # norms span the picture, so no windows or tiles equal the whole
+    if not config.is_local:
+        return []
     factor, scale = (config.temporal_factor if config.is_video else 1), config.spatial_factor
     clip = harness.moving_clip(64, 48, factor * 10 + 1)
-    windowed = Plan(
+    windowed = ContextPlan(
         factor,
         scale,
-        encode_window=WindowSpec(4, context_before=config.encode_context),
-        decode_window=WindowSpec(4, context_before=config.decode_context, context_after=config.decode_context),
+        encode_window=Window(4, context_before=config.encode_context),
+        decode_window=Window(4, context_before=config.decode_context, context_after=config.decode_context),
     )
     reach = spatial_reach(config)
-    tile = TileSpec(2 * reach + 8, context=reach, blend=2)
-    tiled = Plan(
+    tile = Tile(2 * reach + 8, context=reach, blend=2)
+    tiled = ContextPlan(
         factor,
         scale,
-        encode_window=WindowSpec(64),
-        decode_window=WindowSpec(64),
+        encode_window=Window(64),
+        decode_window=Window(64),
         encode_tile=tile,
         decode_tile=tile,
     )
@@ -181,9 +181,9 @@ def windows(subject: Subject) -> list[Check]:
 
 
 def _official_windows(subject: Subject) -> list[Check]:
-    grid = dataclasses.replace(OfficialGrid.from_config(subject.config), tile_pixels=64, overlap=0.25)
-    plan = Plan(subject.config.temporal_factor, subject.config.spatial_factor, grid=grid)
-    source = harness.moving_clip(96, 48, (grid.chunk_frames or 16) + 5)
+    plan = OfficialPlan.of(subject.config)
+    plan = dataclasses.replace(plan, official=dataclasses.replace(plan.official, tile_pixels=64, tile_overlap=0.25))
+    source = harness.moving_clip(96, 48, (plan.official.chunk_frames or 16) + 5)
     latent = encode_all(plan, subject.cpu, source)
     return [
         subject.difference("official encode as on the CPU", encode_all(plan, subject.exact, source), latent),
@@ -220,9 +220,7 @@ def encode_all(
 def decode_all(plan: Plan, runner: ModelRunner, latent: Tensor) -> Tensor:
     """The pixels of a latent, by `plan`, on the CPU."""
     total = latent.shape[2]
-    pieces = plan.decode(
-        runner.decode, lambda start, stop: latent[:, :, start:stop], (0, total), total, lambda plan, text: None
-    )
+    pieces = plan.decode(runner.decode, lambda start, stop: latent[:, :, start:stop], (0, total), total)
     return torch.cat([piece.cpu() for piece in pieces], dim=2)
 
 
@@ -244,8 +242,7 @@ def out_of_memory(subject: Subject) -> Check:
             latent = encode_all(plan, limited, clip, used.append)
         if used:
             break
-    tile = used[-1].encode_tile if used else None
-    if tile is None:
+    if not used:
         return Check(
             name="smaller tiles when memory runs out",
             model=subject.name,
@@ -255,18 +252,18 @@ def out_of_memory(subject: Subject) -> Check:
             unit="max abs",
             note=f"memory did not run out at {_MEMORY_SHARES[-1]:.0%} of what the whole clip took",
         )
-    reference = encode_all(dataclasses.replace(plan, encode_tile=tile), subject.cpu, clip)
+    reference = encode_all(used[-1], subject.cpu, clip)
     return subject.difference(
         "smaller tiles when memory runs out",
         latent,
         reference,
-        f"tiles of {tile.size} of {width // plan.spatial_factor} latents",
+        f"tiles of {used[-1].tile_latents(encoding=True)} of {width // plan.spatial_factor} latents",
     )
 
 
-def _untiled(config: ModelConfig) -> Plan:
+def _untiled(config: ModelConfig) -> ContextPlan:
     factor = config.temporal_factor if config.is_video else 1
-    return Plan(factor, config.spatial_factor, encode_window=WindowSpec(64), decode_window=WindowSpec(64))
+    return ContextPlan(factor, config.spatial_factor, encode_window=Window(64), decode_window=Window(64))
 
 
 @contextlib.contextmanager

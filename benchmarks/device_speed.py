@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 import harness
-from cvcodec import tiling
 from cvcodec.errors import DeviceError
 from cvcodec.model import VideoAutoencoder
-from cvcodec.plan import Plan
 from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
+from cvcodec.windows.plan import choose_plan
+from cvcodec.windows.space import crop_space
 from device_checks import DEPTH, encode_all
 
 _REPEATS = 3
@@ -53,7 +53,7 @@ def speed(
     name = model.name or model.config.family
     facts: dict[str, Any] = {"model": name, "precision": precision, "width": width, "height": height, "frames": frames}
     runner = ModelRunner(copy.deepcopy(model), device=device, precision=precision)
-    plan = Plan.choose(model.config, height=height, width=width)
+    plan = choose_plan(model.config, height=height, width=width)
     clip = harness.moving_clip(width, height, frames)
     notes: list[str] = []
 
@@ -69,7 +69,7 @@ def speed(
             total,
             lambda plan, text: notes.append("smaller tiles: memory ran out"),
         ):
-            tensor_to_frames(denormalise(tiling.crop_space(piece, height, width), DEPTH), DEPTH)
+            tensor_to_frames(denormalise(crop_space(piece, height, width), DEPTH), DEPTH)
 
     try:
         latent = encode()

@@ -21,8 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cvcodec.errors import InputError, OutputError, UsageError
-from cvcodec.tiling import crop_space, pad_space, pad_time
 from cvcodec.training.pca import fit_pca, patches
+from cvcodec.windows.space import crop_space, pad_space
+from cvcodec.windows.time import pad_time
 
 GROUP, COMPONENTS = 4, 16
 STORED = Path(__file__).with_name("pca_4x8x8.safetensors")

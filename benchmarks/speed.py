@@ -25,7 +25,6 @@ from pathlib import Path
 from torch import Tensor
 
 import harness
-from cvcodec import tiling
 from cvcodec.bench.machine import describe_machine, machine_facts
 from cvcodec.cli import report
 from cvcodec.codec import (
@@ -41,9 +40,11 @@ from cvcodec.device import select_device, select_precision, set_threads
 from cvcodec.errors import DeviceError, InputError
 from cvcodec.model import VideoAutoencoder
 from cvcodec.model.posterior import coded_layers
-from cvcodec.plan import Plan
 from cvcodec.runner import ModelRunner
 from cvcodec.video import VideoReader
+from cvcodec.windows.plan import choose_plan
+from cvcodec.windows.space import padded_size
+from cvcodec.windows.time import padded_frame_count
 
 _SIZES = {"mini": ((256, 256),), "official": ((128, 128),)}
 _FEW_FRAMES = 61  # one window of the mini
@@ -130,15 +131,11 @@ def measure(
 
 def _one_window(model: VideoAutoencoder, width: int, height: int, frames: int) -> Tensor:
     """Frames as one model call of an encode sees them: a window and a tile, or the whole clip where that is smaller."""
-    plan = Plan.choose(model.config, height=height, width=width)
-    factor, most, tile = plan.temporal_factor, frames, 0
-    if plan.grid is not None:
-        most, tile = (plan.grid.chunk_frames or frames) + 1, plan.grid.tile_pixels
-    elif plan.encode_window is not None:
-        most = tiling.frame_count(plan.encode_window.longest(factor), factor)
-        tile = plan.encode_tile.size * plan.spatial_factor if plan.encode_tile else 0
-    wide, high = (tiling.padded_size(min(side, tile or side), plan.spatial_factor) for side in (width, height))
-    return harness.moving_clip(wide, high, tiling.padded_frame_count(min(frames, most), factor))
+    plan = choose_plan(model.config, height=height, width=width)
+    tile = plan.tile_latents(encoding=True) * plan.spatial_factor
+    wide, high = (padded_size(min(side, tile or side), plan.spatial_factor) for side in (width, height))
+    most = plan.frames_at_once(frames, encoding=True)
+    return harness.moving_clip(wide, high, padded_frame_count(most, plan.temporal_factor))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -119,7 +119,8 @@ class ModelRunner:
                 result: Tensor = getattr(self._model, method)(x, **told)
         elif self._cast:
             with arithmetic(self.device, "fp32"):
-                result = getattr(self._model, method)(self._in_model_dtype(x), **told).float()
+                own = x if self._model.config.takes_any_dtype else x.to(dtype_of("bf16"))
+                result = getattr(self._model, method)(own, **told).float()
         else:
             with arithmetic(self.device, self.precision):
                 result = getattr(self._model, method)(x, **told).float()
@@ -138,10 +139,6 @@ class ModelRunner:
         raise NumericalError(
             f"the model's {method} gave NaN or infinity in fp32 too: the weights are damaged or do not fit this input"
         )
-
-    def _in_model_dtype(self, x: Tensor) -> Tensor:
-        # The mini models cast inside and keep their linear shortcut in fp32; the others want their own dtype.
-        return x if self._model.config.family.endswith("-mini") else x.to(dtype_of("bf16"))
 
 
 def _all_finite(x: Tensor) -> bool:

@@ -15,9 +15,10 @@ LAYERS = (
     ("errors",),
     ("copied", "host", "model", "quantization"),
     ("checkpoint_metadata", "device", "fileio", "identity", "metrics", "pipeline", "printable", "suffixes", "tables"),
-    ("bitstream", "tiling", "video"),
+    ("windows",),
+    ("bitstream", "video"),
     ("checkpoint",),
-    ("importers", "plan", "registry", "runner"),
+    ("importers", "registry", "runner"),
     ("codec",),
     ("calibration", "data", "evaluation"),
     ("dataset", "integrations", "preview", "target", "training"),
@@ -49,7 +50,7 @@ ONLY_THESE = {
     "bitstream": {"numpy", "zstandard"},
     "video": {"numpy", "av"},
     "model": {"torch"},
-    "tiling": {"torch"},
+    "windows": {"torch"},
     "metrics": {"torch", "safetensors"},
     "cli": {"typer", "rich", "torch"},
 }
@@ -112,6 +113,12 @@ def test_a_third_party_package_is_imported_only_where_it_belongs(path: Path) -> 
         assert component in ONLY_IN.get(package, {component}), f"{path.name}:{line}: {component} imports {package}"
         if package in HEAVY and component in ONLY_THESE:
             assert package in ONLY_THESE[component], f"{path.name}:{line}: {component} imports {package}"
+
+
+def test_the_file_format_needs_no_torch() -> None:
+    code = "import sys, cvcodec.bitstream; print(sorted({'torch', 'av'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
 
 
 def test_command_modules_import_nothing_heavy_before_a_command_runs() -> None:

@@ -9,7 +9,7 @@ and `salvage` (damaged files).
 
 from cvcodec.bitstream.chunk import UNKNOWN, Chunk, ChunkInfo
 from cvcodec.bitstream.format import FLAG_CONCEALED
-from cvcodec.bitstream.header import ENHANCEMENT, ColorTags, Enhancement, Header, Official, Tile, Window
+from cvcodec.bitstream.header import ENHANCEMENT, ColorTags, Enhancement, Header
 from cvcodec.bitstream.partial import PartialFile
 from cvcodec.bitstream.reader import BitstreamReader
 from cvcodec.bitstream.records import Gap, Record, read_record, scan_records
@@ -31,14 +31,11 @@ __all__ = [
     "Header",
     "IndexEntry",
     "Lost",
-    "Official",
     "PartialFile",
     "Record",
     "RecordTotal",
     "Salvage",
-    "Tile",
     "Trailer",
-    "Window",
     "read_record",
     "scan_records",
 ]

@@ -17,6 +17,7 @@ import numpy as np
 
 from cvcodec.bitstream import format as fmt
 from cvcodec.quantization import QUALITY_RANGE, Quantizer
+from cvcodec.windows.specs import Official, Tile, Window
 
 LATENT_TYPES: dict[str, np.dtype[Any]] = {
     "quantised": np.dtype(np.int32),
@@ -36,53 +37,6 @@ MAX_NAME = 256
 
 MAX_RATIO_PART = 2**31 - 1
 """Numerator and denominator of every ratio fit int32, as in libav."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Window:
-    """A temporal window in latents: kept, computed and discarded on either side, cross-faded."""
-
-    kept: int
-    context_before: int = 0
-    context_after: int = 0
-    blend: int = 0
-
-    def __post_init__(self) -> None:
-        _integer(self.kept, "window.kept", 1, fmt.MAX_CHUNK_LATENTS)
-        for name in ("context_before", "context_after", "blend"):
-            _integer(getattr(self, name), f"window.{name}", 0, fmt.MAX_CHUNK_LATENTS)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tile:
-    """A spatial tile in latents: side, discarded on each inner side, cross-faded."""
-
-    size: int
-    context: int = 0
-    blend: int = 0
-
-    def __post_init__(self) -> None:
-        _integer(self.size, "tile.size", 1, fmt.MAX_SIDE)
-        _integer(self.context, "tile.context", 0, fmt.MAX_SIDE)
-        _integer(self.blend, "tile.blend", 0, fmt.MAX_SIDE)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Official:
-    """Windows and tiles of the official CV-VAE inference (specification, section 3)."""
-
-    chunk_frames: int | None
-    """New frames per chunk; None: the whole clip at once."""
-    tile_pixels: int
-    """Side of a tile; 0: whole frames."""
-    tile_overlap: float
-
-    def __post_init__(self) -> None:
-        if self.chunk_frames is not None:
-            _integer(self.chunk_frames, "official.chunk_frames", 1, fmt.MAX_CHUNK_LATENTS * fmt.MAX_FACTOR)
-        _integer(self.tile_pixels, "official.tile_pixels", 0, fmt.MAX_SIDE)
-        if not 0 <= _number(self.tile_overlap, "official.tile_overlap") < 1:
-            raise ValueError(f"official.tile_overlap is {self.tile_overlap}, wanted 0 to 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +207,15 @@ class Header:
             raise ValueError("official windows want the field `official`")
         if self.windows == "context" and (self.encode_window is None or self.decode_window is None):
             raise ValueError("context windows want the fields `encode_window` and `decode_window`")
+        most = {Window: fmt.MAX_CHUNK_LATENTS, Tile: fmt.MAX_SIDE}
+        for spec in (self.encode_window, self.decode_window, self.encode_tile, self.decode_tile):
+            for part, value in {} if spec is None else vars(spec).items():
+                _integer(value, f"{type(spec).__name__.lower()}.{part}", 0, most[type(spec)])
+        if self.official is not None:
+            frames, largest = self.official.chunk_frames, fmt.MAX_CHUNK_LATENTS * fmt.MAX_FACTOR
+            _integer(0 if frames is None else frames, "official.chunk_frames", 0, largest)
+            _integer(self.official.tile_pixels, "official.tile_pixels", 0, fmt.MAX_SIDE)
+            _number(self.official.tile_overlap, "official.tile_overlap")
 
     def _check_geometry(self) -> None:
         _integer(self.width, "width", 1, fmt.MAX_SIDE)

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from cvcodec.bitstream import format as fmt
-from cvcodec.bitstream.header import FEATURES, ColorTags, Enhancement, Header, Official, Tile, Window
+from cvcodec.bitstream.header import FEATURES, ColorTags, Enhancement, Header
 from cvcodec.bitstream.wire import Cursor, put_sized_block, take_sized_block
 from cvcodec.errors import BitstreamError, UnsupportedError
+from cvcodec.windows.specs import Official, Tile, Window
 
 _FIELDS = {entry.name: entry for entry in dataclasses.fields(Header) if entry.name != "extra"}
 _REQUIRED_KEYS = [

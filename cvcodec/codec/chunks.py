@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from cvcodec import tiling
 from cvcodec.bitstream import Chunk, Header
 from cvcodec.bitstream.format import CHNK
 from cvcodec.codec.feed import ChunkFeed
@@ -20,7 +19,8 @@ from cvcodec.codec.headers import open_reader
 from cvcodec.codec.passthrough import PassthroughPlayer
 from cvcodec.codec.salvage import LostFrames
 from cvcodec.pipeline import ReadAhead
-from cvcodec.plan import Plan
+from cvcodec.windows.plan import Plan
+from cvcodec.windows.time import latents_of_frames
 
 Feed = tuple[ChunkFeed, tuple[int, int | None], int | None]
 """Consecutive chunks, the latents to decode of them, and how many the video has where that is known."""
@@ -93,7 +93,7 @@ class FileChunks:
                 yield ChunkFeed(iter(ahead), self.header), (0, trailer.latents), trailer.latents
             return
         first, last = self._frame_range()
-        latents = tiling.latents_of_frames(first, last, self.header.temporal_factor)
+        latents = latents_of_frames(first, last, self.header.temporal_factor)
         latents = latents[0], min(latents[1], trailer.latents)
         start, stop = self._plan.latents_to_read(latents, trailer.latents)
         numbers = (

@@ -18,7 +18,6 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from cvcodec import tiling
 from cvcodec.bitstream import Header
 from cvcodec.codec.chunks import FileChunks
 from cvcodec.codec.decode_options import DecodeOptions, DecodeResult
@@ -29,18 +28,20 @@ from cvcodec.codec.latent_file import check_model
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.output import Progress
 from cvcodec.codec.passthrough import PassthroughPlayer
+from cvcodec.codec.plans import memory_errors, plan_of
 from cvcodec.codec.salvage import SalvagedChunks
 from cvcodec.device import available_memory, set_threads
 from cvcodec.errors import BitstreamError, DeviceError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, atomic_path, check_output, is_standard_stream, naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.pipeline import WriteBehind, in_thread
-from cvcodec.plan import Plan
 from cvcodec.registry import load_model, load_named_model
 from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
 from cvcodec.video import Frame, VideoInfo, VideoWriter
 from cvcodec.video.source import SEQUENCE_PATTERN, number_in
 from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
+from cvcodec.windows.space import crop_space
+from cvcodec.windows.time import frames_of_latents
 
 _BEHIND_BYTES = 96 << 20  # decoded frames that may wait for the encoder of the output
 _PIXEL_BYTES = 12  # of a decoded pixel, in floats
@@ -132,7 +133,7 @@ class Decoder:
         self._runner = ModelRunner(
             loaded, device=self.options.device, precision=self.options.precision, on_notice=self.notices
         )
-        self._plan = Plan.from_header(self.header, family=loaded.config.family)
+        self._plan = plan_of(self.header)
         self._bounds = self._pts_bounds()
         self._chunks.select(self._plan, self._bounds, self.options.frames)
         self._player: PassthroughPlayer | None = None
@@ -265,9 +266,9 @@ class Decoder:
 
     def _parts_of(self, feed: ChunkFeed, latents: tuple[int, int | None], total: int | None) -> Iterator[_Part]:
         """What consecutive chunks hold from `latents` on."""
-        number = tiling.frames_of_latents(latents[0], latents[0], self.header.temporal_factor)[0]
+        number = frames_of_latents(latents[0], latents[0], self.header.temporal_factor)[0]
         pieces = self._plan.decode(self._decode, feed.read, latents, total, lambda plan, text: self.notices(text))
-        for piece in pieces:
+        for piece in memory_errors(pieces):
             # A window of floats is large: its copies are made a few frames at a time, and it is gone before the next.
             for part in piece.split(_PIECE_FRAMES, dim=2):
                 while feed.times and feed.times[0].number < number:  # of context in front of the trim
@@ -281,7 +282,7 @@ class Decoder:
     def _pictures(self, part: _Part) -> Iterator[Frame]:
         """Frames of what the model gave, cropped and rounded."""
         depth = self.header.bit_depth
-        pixels = tiling.crop_space(part[0], self.header.height, self.header.width)
+        pixels = crop_space(part[0], self.header.height, self.header.width)
         for picture, shown in zip(tensor_to_frames(denormalise(pixels, depth), depth), part[1], strict=True):
             yield Frame(
                 pixels=picture, pts=shown.pts, duration=shown.duration, bit_depth=depth, corrupt=shown.concealed

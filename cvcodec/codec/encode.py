@@ -25,17 +25,18 @@ from cvcodec.codec.headers import DEFAULT_MODEL
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.output import CvlOutput, Progress
 from cvcodec.codec.passthrough import PassthroughRecorder
+from cvcodec.codec.plans import choose_plan, memory_errors, plan_of
 from cvcodec.codec.resume import PartialSink
 from cvcodec.device import available_memory, set_threads
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import atomic_output, is_standard_stream, open_input, partial_path
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.pipeline import ReadAhead
-from cvcodec.plan import Plan
 from cvcodec.registry import load_model
 from cvcodec.runner import ClipEncoder, ModelRunner, frames_to_tensor
 from cvcodec.video import Frame, VideoInfo
 from cvcodec.video.ahead import ReaderAhead
+from cvcodec.windows.plan import Plan
 
 StrPath = str | os.PathLike[str]
 
@@ -114,7 +115,7 @@ def encode_stream(
             # Joined in a thread of their own, while the model runs: afterwards the entropy coder would be in the way.
             clips = ReadAhead(_clips(output.needed(frames)), limit=_most_clips(info), name="frame-joiner")
             with clips:
-                for latents in plan.encode(encode, clips, output.shrink, start=output.first_latent):
+                for latents in memory_errors(plan.encode(encode, clips, output.shrink, start=output.first_latent)):
                     output.put(latents[0].float().cpu().numpy())
             output.finish()
         notices.extend(reader.notices)
@@ -154,7 +155,7 @@ def _choose_plan(runner: ClipEncoder, info: VideoInfo, options: EncodeOptions, s
     """The windows that were asked for, or that memory allows; those of a partial file that is continued."""
     config = runner.model.config
     choose = partial(
-        Plan.choose,
+        choose_plan,
         config,
         height=info.height,
         width=info.width,
@@ -163,8 +164,7 @@ def _choose_plan(runner: ClipEncoder, info: VideoInfo, options: EncodeOptions, s
         tile=options.tile,
     )
     if isinstance(sink, PartialSink) and sink.header is not None:
-        stored = Plan.from_header(sink.header, family=config.family)
-        return choose().as_asked(stored, window=options.window, tile=options.tile)
+        return choose().as_asked(plan_of(sink.header), window=options.window, tile=options.tile)
     itemsize = 2 if runner.precision != "fp32" else 4
     return choose(available_memory=available_memory(runner.device), itemsize=itemsize, on_notice=notices)
 

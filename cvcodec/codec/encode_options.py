@@ -10,7 +10,7 @@ from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind, Layers
 from cvcodec.codec.requantise import RateDistortion
 from cvcodec.codec.run_options import RunOptions
 from cvcodec.codec.video_options import ReaderOptions
-from cvcodec.plan import WindowMode
+from cvcodec.windows.plan import WindowMode
 
 
 @dataclass(frozen=True, kw_only=True)

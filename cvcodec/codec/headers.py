@@ -14,17 +14,19 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-from cvcodec import __version__, tiling
+from cvcodec import __version__
 from cvcodec.bitstream import ENHANCEMENT, BitstreamReader, ColorTags, Enhancement, Header
 from cvcodec.bitstream.wire import Readable
 from cvcodec.checkpoint import default_statistics
+from cvcodec.codec.plans import header_fields, plan_of
 from cvcodec.codec.video_options import ReaderOptions
 from cvcodec.errors import BitstreamError, UsageError
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.plan import Plan
 from cvcodec.quantization import LatentStatistics, Quantizer
 from cvcodec.video import Color, ContentLight, MasteringDisplay, VideoInfo
 from cvcodec.video.convert import BACKGROUNDS, chroma_of
+from cvcodec.windows.plan import Plan
+from cvcodec.windows.space import padded_size
 
 T = TypeVar("T")
 
@@ -82,14 +84,14 @@ def make_header(
             scaling_factor=config.scaling_factor,
             shift_factor=config.shift_factor,
             **stored,
-            **plan.header_fields(),
+            **header_fields(plan),
             width=info.width,
             height=info.height,
             padding=(
                 0,
                 0,
-                tiling.padded_size(info.width, plan.spatial_factor) - info.width,
-                tiling.padded_size(info.height, plan.spatial_factor) - info.height,
+                padded_size(info.width, plan.spatial_factor) - info.width,
+                padded_size(info.height, plan.spatial_factor) - info.height,
             ),
             bit_depth=info.bit_depth,
             color=ColorTags(**info.color.to_dict()),
@@ -195,7 +197,7 @@ def reader_options(header: Header) -> ReaderOptions:
 def check_header(header: Header) -> None:
     """BitstreamError for a header whose windows, colours or facts of the source cannot be: what uses them later need
     not doubt them. Whoever opens a file calls it, or `open_reader`, first."""
-    Plan.from_header(header)
+    plan_of(header)
     info_from_header(header)
     reader_options(header)
 

@@ -18,15 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cvcodec import tiling
-from cvcodec.bitstream import BitstreamReader, Chunk, Header, Window
+from cvcodec.bitstream import BitstreamReader, Chunk, Header
 from cvcodec.codec.headers import open_reader
 from cvcodec.codec.notices import Notices
+from cvcodec.codec.plans import memory_errors, plan_of
 from cvcodec.errors import BitstreamError, ModelMismatchError, UsageError
 from cvcodec.fileio import naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.plan import Plan
 from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
+from cvcodec.windows.space import crop_space
+from cvcodec.windows.specs import Window
+from cvcodec.windows.time import frames_of_latents, latents_of_frames, trim_frames
 
 _KEPT_CHUNKS = 4  # decoded chunks remembered: neighbouring slices and the context of a window hit the same ones
 
@@ -82,7 +84,7 @@ def check_model(model: VideoAutoencoder, header: Header, notices: Notices) -> No
 
 def check_chunk_place(first_latent: int, first_frame: int, temporal_factor: int) -> None:
     """BitstreamError unless the chunk's first frame is the one that its first latent stands for."""
-    wanted = tiling.frames_of_latents(first_latent, first_latent, temporal_factor)[0]
+    wanted = frames_of_latents(first_latent, first_latent, temporal_factor)[0]
     if first_frame != wanted:
         raise BitstreamError(f"the chunk of latent {first_latent} begins at frame {first_frame}, wanted {wanted}")
 
@@ -249,18 +251,17 @@ class LatentFile:
     def iter_pixels(self, start: int, stop: int) -> Iterator[Tensor]:
         """Pixels of frames [start, stop) as the model gives them, (1, 3, T_i, H, W) float32, cropped, unclamped."""
         header, runner = self.header, self.runner()
-        plan = Plan.from_header(header, family=runner.model.config.family)
-        first, last = tiling.latents_of_frames(start, stop, header.temporal_factor)
+        plan = plan_of(header)
+        first, last = latents_of_frames(start, stop, header.temporal_factor)
         pieces = plan.decode(
             lambda latent: runner.decode(latent, header.quality),
             lambda t0, t1: torch.from_numpy(self.read_layers(t0, t1))[None],
             (first, last),
             self.latent_count,
-            lambda plan, text: None,
         )
-        begin = tiling.frames_of_latents(first, last, header.temporal_factor)[0]
-        for piece in tiling.trim_frames(pieces, begin, start, stop):
-            yield tiling.crop_space(piece, header.height, header.width)
+        begin = frames_of_latents(first, last, header.temporal_factor)[0]
+        for piece in trim_frames(memory_errors(pieces), begin, start, stop):
+            yield crop_space(piece, header.height, header.width)
 
     def close(self) -> None:
         """Close the file."""

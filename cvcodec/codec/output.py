@@ -16,7 +16,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from cvcodec import tiling
 from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, BitstreamWriter, Chunk, Header
 from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
 from cvcodec.codec.headers import make_header, reader_metadata
@@ -28,9 +27,10 @@ from cvcodec.errors import InputError, NumericalError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import LOGVAR_RANGE
 from cvcodec.pipeline import WriteBehind
-from cvcodec.plan import Plan
 from cvcodec.quantization import Quantizer
 from cvcodec.video import Frame, VideoReader
+from cvcodec.windows.plan import Plan
+from cvcodec.windows.time import frames_of_latents
 
 Progress = Callable[[int, int, int | None], None]
 """Is given frames and bytes done so far, and the number of frames expected in all where that is known."""
@@ -171,7 +171,7 @@ class CvlOutput:
 
     def _take_times(self, latents: int) -> list[_Times]:
         """Times of the frames that the next `latents` latents stand for; fewer at the end, which is padded."""
-        first, stop = tiling.frames_of_latents(self._latents, self._latents + latents, self._plan.temporal_factor)
+        first, stop = frames_of_latents(self._latents, self._latents + latents, self._plan.temporal_factor)
         self._latents += latents
         return [self._times.popleft() for _ in range(min(stop - first, len(self._times)))]
 

@@ -20,7 +20,7 @@ from cvcodec.bitstream.wire import Readable
 from cvcodec.codec.feed import ChunkFeed
 from cvcodec.codec.headers import check_header, info_from_header
 from cvcodec.codec.passthrough import PassthroughPlayer
-from cvcodec.plan import Plan
+from cvcodec.windows.plan import Plan
 
 
 @dataclass(frozen=True, kw_only=True)

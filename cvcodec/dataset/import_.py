@@ -15,18 +15,20 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from cvcodec import tiling
 from cvcodec.bitstream import UNKNOWN, BitstreamWriter, Chunk, Header
 from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind, info_from_header, make_header, make_quantizer
+from cvcodec.codec.plans import choose_plan
 from cvcodec.data.index import BATCH_KEY
 from cvcodec.dataset.stored import Stored, read_latents
 from cvcodec.dataset.targets import TARGETS, Mode, Target, TargetName
 from cvcodec.errors import InputError, ModelMismatchError, NumericalError, UsageError
 from cvcodec.fileio import atomic_output
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.plan import Plan
-from cvcodec.tiling import TileSpec, WindowSpec
+from cvcodec.model.config import ModelConfig
 from cvcodec.video import Color, VideoInfo
+from cvcodec.windows.plan import ContextPlan, Plan
+from cvcodec.windows.specs import Tile, Window
+from cvcodec.windows.time import frame_count, frames_of_latents
 
 _DEFAULT_RATE = Fraction(24)
 
@@ -210,9 +212,9 @@ def _made(
         if options.rate is not None or not keep_times:
             rate = options.rate or recorded.average_rate or _DEFAULT_RATE
             info = replace(info, time_base=1 / rate, average_rate=rate)
-    plan = Plan.choose(config, height=info.height, width=info.width)
+    plan = choose_plan(config, height=info.height, width=info.width)
     if mode == "image" and config.is_video:
-        plan = image_plan(plan, model)
+        plan = image_plan(config)
     header = make_header(
         info,
         model,
@@ -233,18 +235,17 @@ def _metadata(recorded: Header) -> dict[str, Any]:
     return {name: value for name, value in recorded.metadata.items() if name != BATCH_KEY}
 
 
-def image_plan(plan: Plan, model: VideoAutoencoder) -> Plan:
+def image_plan(config: ModelConfig) -> Plan:
     """Every latent a picture of its own: a video model decodes a single latent to a single frame."""
-    config = model.config
-    tile = TileSpec(config.tile_latents, config.tile_context, config.tile_blend) if config.tile_latents else None
-    alone = WindowSpec(1)
-    return Plan(1, plan.spatial_factor, encode_window=alone, decode_window=alone, encode_tile=tile, decode_tile=tile)
+    tile = Tile(config.tile_latents, config.tile_context, config.tile_blend) if config.tile_latents else None
+    alone = Window(1)
+    return ContextPlan(1, config.spatial_factor, alone, alone, tile, tile)
 
 
 def _chunks(stored: Stored, latent: NDArray[np.float32], header: Header, options: ImportOptions) -> list[Chunk]:
     """The latents in chunks as long as they were, or as the model's windows are, with times."""
     latents = latent.shape[1]
-    most = tiling.frame_count(latents, header.temporal_factor)
+    most = frame_count(latents, header.temporal_factor)
     fewest = most - header.temporal_factor + 1 if latents > 1 else 1
     before = stored.header
     # Of latents that become pictures, or were some, neither the number of frames nor their times say anything.
@@ -261,7 +262,7 @@ def _chunks(stored: Stored, latent: NDArray[np.float32], header: Header, options
     chunks: list[Chunk] = []
     first = 0
     for index, length in enumerate(lengths):
-        begin, end = tiling.frames_of_latents(first, first + length, header.temporal_factor)
+        begin, end = frames_of_latents(first, first + length, header.temporal_factor)
         end = min(end, frames)
         chunks.append(
             Chunk(

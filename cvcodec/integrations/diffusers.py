@@ -23,14 +23,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cvcodec import tiling
 from cvcodec.errors import UsageError
 from cvcodec.integrations import diffusers_files
 from cvcodec.integrations.diffusers_surface import DecoderOutput, EncoderOutput, LatentDistribution, VAEConfig
 from cvcodec.integrations.video_pieces import VideoPieces
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.frames import check_latent, check_pixels
-from cvcodec.plan import Plan
+from cvcodec.windows.plan import Plan, choose_plan
+from cvcodec.windows.space import pad_space
+from cvcodec.windows.time import frame_count, pad_time
 
 if TYPE_CHECKING:
     ModelMixin = torch.nn.Module
@@ -138,9 +139,9 @@ class DiffusersVAE(ModelMixin):
         takes. Gives an `EncoderOutput`, or a tuple with the distribution. ValueError for what cannot be meant."""
         check_pixels(x, ranks=(4, 5))
         videos = self._as_videos(x)
-        padded = tiling.pad_space(videos, self.model.config.spatial_factor)
+        padded = pad_space(videos, self.model.config.spatial_factor)
         if self.model.config.is_video:
-            padded = tiling.pad_time(padded, self.model.config.temporal_factor)
+            padded = pad_time(padded, self.model.config.temporal_factor)
         moments = self._each(self._tiled_encode if self.use_tiling else self._encode, padded)
         distribution = LatentDistribution(moments[:, :, 0] if x.ndim == 4 else moments)
         return EncoderOutput(distribution) if return_dict else (distribution,)
@@ -173,7 +174,7 @@ class DiffusersVAE(ModelMixin):
     def video_shape(self, latents: Tensor) -> tuple[int, int, int, int]:
         """Latents (t, C, h, w) of one video -> (T, 3, H, W)."""
         frames, factor = (
-            tiling.frame_count(len(latents), self.temporal_compression_ratio),
+            frame_count(len(latents), self.temporal_compression_ratio),
             self.config.scale_factor_spatial,
         )
         return frames, 3, factor * latents.shape[2], factor * latents.shape[3]
@@ -216,17 +217,15 @@ class DiffusersVAE(ModelMixin):
         return self.model.decode(latents).to(self.dtype)
 
     def _plan(self, height: int, width: int, *, window: int | None = None, tile: int | None = None) -> Plan:
-        return Plan.choose(self.model.config, height=height, width=width, window=window, tile=tile)
+        return choose_plan(self.model.config, height=height, width=width, window=window, tile=tile)
 
     def _tiled_encode(self, pixels: Tensor) -> Tensor:
-        parts = self._plan(*pixels.shape[3:]).encode(self._encode, [pixels], lambda plan, text: None)
+        parts = self._plan(*pixels.shape[3:]).encode(self._encode, [pixels])
         return torch.cat(list(parts), dim=2)
 
     def _tiled_decode(self, latents: Tensor, *, window: int | None = None, tile: int | None = None) -> Tensor:
         factor = self.model.config.spatial_factor
         plan = self._plan(latents.shape[3] * factor, latents.shape[4] * factor, window=window, tile=tile)
         total = latents.shape[2]
-        parts = plan.decode(
-            self._decode, lambda start, stop: latents[:, :, start:stop], (0, total), total, lambda plan, text: None
-        )
+        parts = plan.decode(self._decode, lambda start, stop: latents[:, :, start:stop], (0, total), total)
         return torch.cat(list(parts), dim=2)

@@ -15,6 +15,11 @@ from typing import Any
 _LATER_FIELDS = ("enhancement_channels", "decoder_tail", "quality_aware")
 
 FAMILIES = ("cvvae", "cvvae-sd3", "autoencoder-kl", "cvvae-mini", "image-vae-mini")
+_MINI = ("cvvae-mini", "image-vae-mini")
+
+_LIVE_TENSORS = 6
+"""Finest-level activations alive at the peak of a residual block: its input, the normalised copy, the convolution's
+padded input and output, the shortcut, and the convolution's workspace."""
 
 
 MOST_LATENTS, MOST_SIDE, MOST_FACTOR = 4096, 1 << 16, 64
@@ -138,6 +143,26 @@ class ModelConfig:
     def uses_official_windows(self) -> bool:
         """Whether the default windows are the official ones (spec 3), because GroupNorm spans time."""
         return self.family in ("cvvae", "cvvae-sd3")
+
+    @property
+    def is_local(self) -> bool:
+        """Whether every value depends on a neighbourhood alone, so that windows and tiles with enough context equal the
+        whole clip: the mini models'; norms over groups see all of it."""
+        return self.family in _MINI
+
+    @property
+    def takes_any_dtype(self) -> bool:
+        """Whether the model casts its input itself (the mini models, whose linear shortcut stays in fp32)."""
+        return self.family in _MINI
+
+    def bytes_per_pixel(self, itemsize: int) -> float:
+        """Estimated peak of a model call, in bytes per pixel of its clip, for numbers of `itemsize` bytes."""
+        if self.family in _MINI:
+            # Groups of frames are folded into channels, so the activations are small. Measured on 33x512x512: 65 bytes
+            # a pixel encoding and 35 decoding in bf16, 120 and 71 in fp32.
+            return 12.0 + 28.0 * itemsize
+        # The finest level dominates: the next has four times fewer positions, and at most twice the channels.
+        return float(_LIVE_TENSORS * self.widths[0] * itemsize)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, in field order; what came later is left out at its default, so that digests stay."""

@@ -13,10 +13,10 @@ import torch
 import borders
 import harness
 from cvcodec.model.mini import mini_config
-from cvcodec.plan import Plan
 from cvcodec.registry import load_model
 from cvcodec.runner import ModelRunner
-from cvcodec.tiling import OfficialGrid, WindowSpec
+from cvcodec.windows.plan import OfficialPlan, Plan, choose_plan
+from cvcodec.windows.specs import Official, Window
 
 
 @pytest.fixture(scope="module")
@@ -25,21 +25,21 @@ def runner(tiny_weights: str) -> ModelRunner:
 
 
 def plan_of(runner: ModelRunner, **changes: object) -> Plan:
-    return dataclasses.replace(Plan.choose(runner.model.config, height=32, width=32), **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(choose_plan(runner.model.config, height=32, width=32), **changes)  # type: ignore[arg-type]
 
 
 def test_borders_lie_where_a_window_begins_to_keep() -> None:
-    context = Plan.choose(mini_config(4), height=64, width=64)  # 16 latents: frames 0-60, 61-124, ...
+    context = choose_plan(mini_config(4), height=64, width=64)  # 16 latents: frames 0-60, 61-124, ...
     assert borders.border_frames(context, 61) == ()
     assert borders.border_frames(context, 150) == (61, 125)
-    official = Plan(4, 8, grid=OfficialGrid())  # 17 frames, then 16 at a time
+    official = OfficialPlan(4, 8, Official())  # 17 frames, then 16 at a time
     assert borders.border_frames(official, 17) == ()
     assert borders.border_frames(official, 50) == (17, 33, 49)
-    assert borders.border_frames(dataclasses.replace(official, grid=OfficialGrid(chunk_frames=None)), 50) == ()
+    assert borders.border_frames(OfficialPlan(4, 8, Official(chunk_frames=None)), 50) == ()
 
 
 def test_the_default_length_has_the_borders_asked_for_and_no_more() -> None:
-    for plan in (Plan.choose(mini_config(4), height=64, width=64), Plan(4, 8, grid=OfficialGrid())):
+    for plan in (choose_plan(mini_config(4), height=64, width=64), OfficialPlan(4, 8, Official())):
         assert len(borders.border_frames(plan, borders.default_frames(plan, 3))) == 3
 
 
@@ -86,7 +86,7 @@ def test_windows_with_enough_context_lose_nothing_and_without_any_they_do(runner
     enough = borders.measure(clip, 8, runner, plan_of(runner), name="clip")
     assert enough.firsts == (13, 29, 45)[:2]
     assert enough.losses_db is not None and np.abs(enough.losses_db).max() < 0.01
-    none = plan_of(runner, encode_window=WindowSpec(4), decode_window=WindowSpec(4))
+    none = plan_of(runner, encode_window=Window(4), decode_window=Window(4))
     without = borders.measure(clip, 8, runner, none, name="clip")
     assert without.losses_db is not None and np.abs(without.losses_db[[11, 12, 13, 14]]).max() > 0.01
     assert without.whole_db is not None and enough.whole_db is not None
@@ -96,7 +96,7 @@ def test_windows_with_enough_context_lose_nothing_and_without_any_they_do(runner
 def test_official_windows_are_measured_too() -> None:
     model = harness.random_model(harness.official_config(width=8), "official")
     official = ModelRunner(model, device="cpu", precision="fp32")
-    plan = Plan.choose(model.config, height=16, width=16)
+    plan = choose_plan(model.config, height=16, width=16)
     result = borders.measure(harness.moving_clip(16, 16, 25), 8, official, plan, name="clip")
     assert result.firsts == (17,)
     assert len(result.windowed_db) == 25 and np.isfinite(result.windowed_db).all()

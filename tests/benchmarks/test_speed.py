@@ -12,7 +12,7 @@ from torch import Tensor
 import harness
 import speed
 from cvcodec.model.mini import mini_config
-from cvcodec.plan import Plan
+from cvcodec.windows.plan import choose_plan
 
 SMALL = ["--device", "cpu", "--precision", "fp32", "--repeats", "1"]
 
@@ -54,8 +54,8 @@ def test_a_model_call_is_timed_on_what_the_codec_gives_the_model() -> None:
         seen.append(tuple(clip.shape))
         return torch.zeros(1, 4, (clip.shape[2] - 1) // 4 + 1, clip.shape[3] // 8, clip.shape[4] // 8)
 
-    plan = Plan.choose(config, height=190, width=260)
-    list(plan.encode(encode, [torch.zeros(1, 3, 61, 190, 260, dtype=torch.uint8)], lambda plan, text: None))
+    plan = choose_plan(config, height=190, width=260)
+    list(plan.encode(encode, [torch.zeros(1, 3, 61, 190, 260, dtype=torch.uint8)]))
     assert tuple(speed._one_window(model, 260, 190, 61).shape) == max(seen)
 
 

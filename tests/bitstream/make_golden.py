@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cvcodec.bitstream import BitstreamWriter, Chunk, ColorTags, Header, Tile
+from cvcodec.bitstream import BitstreamWriter, Chunk, ColorTags, Header
+from cvcodec.windows.specs import Tile
 from tests.bitstream.samples import make_chunks, make_header
 
 

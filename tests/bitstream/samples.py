@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cvcodec.bitstream import BitstreamWriter, Chunk, ColorTags, Header, Window
+from cvcodec.bitstream import BitstreamWriter, Chunk, ColorTags, Header
+from cvcodec.windows.specs import Window
 
 
 def make_header(**changes: Any) -> Header:

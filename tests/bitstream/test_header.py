@@ -8,11 +8,12 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from cvcodec.bitstream import ColorTags, Official, Tile, Window
+from cvcodec.bitstream import ColorTags
 from cvcodec.bitstream import format as fmt
 from cvcodec.bitstream.header_json import dump_json, load_json, pack_header, unpack_header
 from cvcodec.bitstream.wire import Cursor, put_sized_block, take_sized_block
 from cvcodec.errors import BitstreamError, UnsupportedError
+from cvcodec.windows.specs import Official, Tile, Window
 from tests.bitstream.samples import make_header
 
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvcodec import tiling
 from cvcodec.bitstream import BitstreamReader, Header
-from cvcodec.bitstream.header import Official, Tile, Window
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, EncodeResult, encode, encode_file, encode_stream
 from cvcodec.errors import DeviceError, InputError, NumericalError, OutputError, UsageError
+from cvcodec.windows.specs import Official, Tile, Window
 from tests.codec.clips import Pipe, Sink, noise, smooth, write_rgb
 from tests.codec.models import tiny_mini, tiny_official
 from tests.codec.patch_model import CHANNELS, PatchModel
+from tests.windows.toys import decode_official, encode_official
 
 CPU: dict[str, Any] = {"device": "cpu", "precision": "fp32"}
 
@@ -153,13 +153,13 @@ def test_official_models_use_official_windows_by_default() -> None:
     assert header.official == Official(chunk_frames=16, tile_pixels=72, tile_overlap=0.2222)
     clip = torch.from_numpy(np.stack([*pictures, *[pictures[-1]] * 3])).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
     clip = torch.nn.functional.pad(clip, (0, 4, 0, 6, 0, 0), mode="replicate")
-    moments = tiling.encode_official(model, clip)
+    moments = encode_official(model, clip)
     stored = [chunk.symbols for chunk in BitstreamReader(file).chunks()]
     assert [values.shape[1] for values in stored] == [5, 2]
     np.testing.assert_allclose(np.concatenate(stored, axis=1), moments[0, :4], atol=1e-4)
     file.seek(0)
     decoded = Decoder(file, model=model, options=DecodeOptions(**CPU)).frames()
-    expected = tiling.decode_official(model, moments[:, :4])[0, :, :22, :90, :100]
+    expected = decode_official(model, moments[:, :4])[0, :, :22, :90, :100]
     ours = np.stack([frame.pixels for frame in decoded]).astype(int)
     theirs = ((expected + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 3, 0).numpy().astype(int)
     assert np.abs(ours - theirs).max() <= 1

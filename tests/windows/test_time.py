@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cvcodec.tiling import frame_count, frames_of_latents, latent_count, latents_of_frames, padded_frame_count
+from cvcodec.windows.time import frame_count, frames_of_latents, latent_count, latents_of_frames, padded_frame_count
 
 
 def groups(latents: int, factor: int) -> list[list[int]]:

@@ -1,7 +1,11 @@
-"""Tiles in space, for any callable between pixels and latents.
+"""Pictures in space: padding to what a model takes, cropping back, and tiles, for any callable.
 
-Owns: where tiles lie, their cross-fade weights, and the accumulation into one output.
+Owns: how sides grow to multiples of the spatial factor, where tiles lie, their cross-fade weights, and the accumulation
+into one output.
 Does not know: models, devices, time (every tile holds all T of its clip).
+
+Padding repeats the edge, so that any size reaches the model uncut, on every dtype (uint8 frames included), which
+torch's own replicate padding does not.
 
 Tiles have equal size, no larger than their number demands, and are spread evenly from the top left to the bottom right.
 Of each tile, `context` latents at every inner edge are discarded; where the rest of two neighbours overlaps, `blend`
@@ -18,9 +22,61 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cvcodec.tiling.specs import TileSpec
+from cvcodec.windows.specs import Tile
 
 ClipFunction = Callable[[Tensor], Tensor]
+
+
+def padded_size(size: int, factor: int = 8) -> int:
+    """`size` rounded up to a multiple of `factor`."""
+    if size < 1 or factor < 1:
+        raise ValueError(f"size and factor must be at least 1: {size = }, {factor = }")
+    return -(-size // factor) * factor
+
+
+def pad_space(pixels: Tensor, factor: int = 8) -> Tensor:
+    """(B, C, T, H, W) with its last row and column repeated at the bottom and right up to multiples of `factor`."""
+    check_clip(pixels)
+    height, width = pixels.shape[3:]
+    tall = repeat_last(pixels, dim=3, missing=padded_size(height, factor) - height)
+    return repeat_last(tall, dim=4, missing=padded_size(width, factor) - width)
+
+
+def crop_space(pixels: Tensor, height: int, width: int) -> Tensor:
+    """The top-left `height` x `width` of (B, C, T, H, W), a view: undoes `pad_space`."""
+    check_clip(pixels)
+    if not (1 <= height <= pixels.shape[3] and 1 <= width <= pixels.shape[4]):
+        raise ValueError(f"cannot crop {tuple(pixels.shape[3:])} to {height} x {width}")
+    return pixels[..., :height, :width]
+
+
+def repeat_last(tensor: Tensor, *, dim: int, missing: int) -> Tensor:
+    """`tensor` with its last slice along `dim` repeated `missing` more times."""
+    if missing == 0:
+        return tensor
+    last = tensor.narrow(dim, tensor.shape[dim] - 1, 1)
+    repeated = last.expand([missing if axis == dim else -1 for axis in range(tensor.ndim)])
+    return cat_all([tensor, repeated], dim=dim)
+
+
+def cat_all(pieces: list[Tensor], *, dim: int) -> Tensor:
+    """torch.cat in the memory layout of the first piece, and without the copy when there is one.
+
+    torch.cat would bring clips whose colour is innermost into another layout, at several times the cost, and again when
+    the model wants the first one back.
+    """
+    first = pieces[0]
+    if len(pieces) == 1:
+        return first
+    order = sorted(range(first.ndim), key=first.stride, reverse=True)
+    joined = torch.cat([piece.permute(order) for piece in pieces], dim=order.index(dim))
+    return joined.permute([order.index(axis) for axis in range(first.ndim)])
+
+
+def check_clip(pixels: Tensor) -> None:
+    """ValueError unless `pixels` is a clip."""
+    if pixels.ndim != 5 or 0 in pixels.shape[2:]:
+        raise ValueError(f"a clip (B, C, T, H, W) with at least one frame and pixel wanted, got {tuple(pixels.shape)}")
 
 
 @dataclass(frozen=True)
@@ -37,7 +93,7 @@ class Part:
     """Latents before `last` over which this part fades out; 0 at the edge of the picture."""
 
 
-def layout(length: int, tile: TileSpec | None) -> list[Part]:
+def layout(length: int, tile: Tile | None) -> list[Part]:
     """The parts along an axis of `length` latents. A tile as long as the axis, or None, gives one part."""
     if length < 1:
         raise ValueError(f"at least 1 latent wanted along an axis, got {length}")
@@ -65,7 +121,7 @@ def layout(length: int, tile: TileSpec | None) -> list[Part]:
     ]
 
 
-def _just_enough(length: int, count: int, tile: TileSpec) -> TileSpec:
+def _just_enough(length: int, count: int, tile: Tile) -> Tile:
     """`tile`, made as small as `count` tiles over `length` latents allow: nothing is computed for nothing."""
     shared = 2 * tile.context + tile.blend
     size = -(-(length + (count - 1) * shared) // count)
@@ -91,7 +147,7 @@ def part_weights(
 
 
 def tiled(
-    fn: ClipFunction, clip: Tensor, tile: TileSpec | None, *, input_factor: int = 1, output_factor: int = 1
+    fn: ClipFunction, clip: Tensor, tile: Tile | None, *, input_factor: int = 1, output_factor: int = 1
 ) -> Tensor:
     """`fn(clip)`, computed tile by tile.
 

@@ -10,16 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cvcodec.errors import DeviceError
 from cvcodec.model import ModelConfig, build_model
-from cvcodec.tiling import (
-    OfficialGrid,
-    OfficialRunner,
-    decode_official,
-    encode_official,
-    encode_official_stream,
-)
-from tests.tiling.toys import OfficialToy, random_latent, random_video
+from cvcodec.windows.plan import OfficialPlan, Plan
+from cvcodec.windows.specs import Official
+from tests.windows.toys import OfficialToy, decode_official, encode_official, random_latent, random_video
 
 # The literal restatement: lists of tiles, one row or column of samples at a time, the numbers of spec 3.2 written out.
 
@@ -132,10 +126,10 @@ def test_tail_frames_that_add_no_latent_still_reach_the_model() -> None:
 
 
 def test_the_grid_has_the_published_numbers() -> None:
-    grid = OfficialGrid()
-    assert (grid.tile_pixels, grid.pixel_stride, grid.pixel_overlap) == (576, 448, 128)
-    assert (grid.tile_latents, grid.latent_stride, grid.latent_overlap) == (72, 56, 16)
-    assert (grid.chunk_frames, grid.chunk_latents) == (16, 4)
+    tiles = OfficialPlan(4, 8, Official()).tiles
+    assert (tiles.pixels, tiles.pixel_stride, tiles.pixel_overlap) == (576, 448, 128)
+    assert (tiles.latents, tiles.latent_stride, tiles.latent_overlap) == (72, 56, 16)
+    assert Official() == Official(chunk_frames=16, tile_pixels=576, tile_overlap=0.2222)
 
 
 def numbered(scale: int) -> Any:
@@ -184,30 +178,33 @@ def test_moments_are_blended_without_clamping_the_log_variance() -> None:
     torch.testing.assert_close(moments[..., 8], (first[..., 8] + second[..., 1]) / 2)
 
 
-@pytest.mark.parametrize("tile", [72, 144, 288, 576])
+@pytest.mark.parametrize("tile", [0, 72, 144, 288, 576])
 def test_tile_sizes_whose_strides_agree_are_accepted(tile: int) -> None:
-    OfficialGrid(tile_pixels=tile).check_tiles()
+    assert OfficialPlan(4, 8, Official(tile_pixels=tile)).tile_latents(encoding=True) == tile // 8
 
 
 @pytest.mark.parametrize("tile", [64, 100, 128])
-def test_tile_sizes_whose_strides_disagree_are_refused_when_tiles_are_needed(tile: int) -> None:
-    model = OfficialToy(tile=tile)
+def test_tile_sizes_whose_strides_disagree_are_refused(tile: int) -> None:
     with pytest.raises(ValueError, match="leave the latent grid"):
-        encode_official(model, random_video(1, 16, tile + 8))
-    with pytest.raises(ValueError, match="leave the latent grid"):
-        decode_official(model, random_latent(1, 2, tile // 8 + 1))
-    assert encode_official(model, random_video(1, 16, tile)).shape[3:] == (2, tile // 8)
+        OfficialPlan(4, 8, Official(tile_pixels=tile))
 
 
-def test_shapes_that_are_no_clip_are_refused() -> None:
-    with pytest.raises(ValueError, match="pixels"):
-        encode_official(OfficialToy(), torch.zeros(3, 1, 8, 8))
-    with pytest.raises(ValueError, match="a latent"):
-        decode_official(OfficialToy(), torch.zeros(1, 2, 0, 1, 1))
+def test_what_is_no_clip_or_no_chunk_is_refused() -> None:
+    plan = OfficialPlan(4, 8, Official())
+    with pytest.raises(ValueError, match="frames come as"):
+        list(plan.encode(OfficialToy().moments, [torch.zeros(8, 8)]))
+    with pytest.raises(ValueError, match="were asked for"):
+        list(plan.decode(OfficialToy().decode, lambda a, b: torch.zeros(2, 1, 1, 1), total=1))
     with pytest.raises(ValueError, match="give no latent"):
         encode_official(OfficialToy(), torch.zeros(1, 3, 1, 7, 8))
     with pytest.raises(ValueError, match="not a multiple of 4"):
-        OfficialGrid(chunk_frames=10)
+        OfficialPlan(4, 8, Official(chunk_frames=10))
+
+
+def test_a_model_that_returns_another_size_is_refused() -> None:
+    for short in (lambda clip: clip[:, :, ::4, ::16, ::8], lambda clip: clip[:, :, ::4, ::8, ::4]):
+        with pytest.raises(ValueError, match="the function returned"):
+            list(OfficialPlan(4, 8, Official(tile_pixels=72)).encode(short, [random_video(1, 80, 80)]))
 
 
 def test_a_batch_of_clips_is_each_clip_alone() -> None:
@@ -220,31 +217,26 @@ def test_a_batch_of_clips_is_each_clip_alone() -> None:
 
 def test_out_of_memory_halves_official_tiles_and_reports_it() -> None:
     model, pixels = OfficialToy(tile=576), random_video(5, 600, 64)
-    changes: list[tuple[int, int]] = []
+    changes: list[Plan] = []
 
     def scarce(clip: Tensor) -> Tensor:
         if clip.shape[3] > 150:
             raise torch.OutOfMemoryError("no")
         return model.moments(clip)
 
-    grid = OfficialGrid.from_config(model.config)
-    runner = OfficialRunner(
-        grid, may_shrink=True, on_backoff=lambda old, new: changes.append((old.tile_pixels, new.tile_pixels))
-    )
-    result = torch.cat(list(encode_official_stream(scarce, [pixels], runner)), 2)
-    assert changes == [(576, 288), (288, 144)]
-    model.config.official_tile_pixels = runner.grid.tile_pixels
+    plan = OfficialPlan.of(model.config)
+    result = torch.cat(list(plan.encode(scarce, [pixels], lambda plan, text: changes.append(plan))), 2)
+    assert [plan.official.tile_pixels for plan in changes if isinstance(plan, OfficialPlan)] == [288, 144]
+    model.config.official_tile_pixels = 144
     assert torch.equal(result, encode_official(model, pixels))
-    with pytest.raises(torch.OutOfMemoryError):
-        list(encode_official_stream(scarce, [pixels], grid))
 
 
-def test_out_of_memory_at_the_smallest_official_tile_is_a_device_error() -> None:
+def test_out_of_memory_at_the_smallest_official_tile_is_an_error() -> None:
     def never(clip: Tensor) -> Tensor:
         raise torch.OutOfMemoryError("no")
 
-    with pytest.raises(DeviceError, match="smallest tiles"):
-        list(encode_official_stream(never, [random_video(1, 80, 80)], OfficialRunner(OfficialGrid(), may_shrink=True)))
+    with pytest.raises(MemoryError, match="smallest tiles"):
+        list(OfficialPlan(4, 8, Official()).encode(never, [random_video(1, 80, 80)]))
 
 
 def tiny_official(family: str) -> Any:

@@ -1,12 +1,62 @@
-"""Stand-ins for models: plain torch convolutions with a finite receptive field, and one as global as GroupNorm."""
+"""Stand-ins for models: plain torch convolutions with a finite receptive field, and one as global as GroupNorm; and
+plans of a few numbers to run them with."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cvcodec.windows.plan import ContextPlan, OfficialPlan
+from cvcodec.windows.specs import Tile, Window
+from cvcodec.windows.time import FrameSource, Sequence
+
+
+def context_plan(window: Window, tile: Tile | None = None, factor: int = 4) -> ContextPlan:
+    """The same window and tile in both directions."""
+    return ContextPlan(factor, 8, window, window, tile, tile)
+
+
+def encode_stream(
+    encode: Callable[[Tensor], Tensor],
+    frames: Iterable[Tensor],
+    *,
+    window: Window,
+    tile: Tile | None = None,
+    temporal_factor: int = 4,
+) -> Iterator[Tensor]:
+    return context_plan(window, tile, temporal_factor).encode(encode, frames)
+
+
+def decode_stream(
+    decode: Callable[[Tensor], Tensor],
+    read: Callable[[int, int], Tensor | None],
+    latents: tuple[int, int | None] = (0, None),
+    *,
+    window: Window,
+    tile: Tile | None = None,
+    total: int | None = None,
+    temporal_factor: int = 4,
+) -> Iterator[Tensor]:
+    return context_plan(window, tile, temporal_factor).decode(decode, read, latents, total)
+
+
+@torch.no_grad()
+def encode_official(model: Any, pixels: Tensor) -> Tensor:
+    """The moments that the official code computes for a clip of any length and size, which it does not pad."""
+    sequence = Sequence(FrameSource(pixels.split(7, 2), 1))
+    return torch.cat(list(OfficialPlan.of(model.config).windows(model.moments, sequence, (0, None), encoding=True)), 2)
+
+
+@torch.no_grad()
+def decode_official(model: Any, latent: Tensor) -> Tensor:
+    """The pixels that the official code decodes."""
+    pieces = OfficialPlan.of(model.config).decode(model.decode, lambda a, b: latent[:, :, a:b], total=latent.shape[2])
+    return torch.cat(list(pieces), 2)
 
 
 class ToyEncoder:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cvcodec.tiling import crop_space, pad_space, pad_time, padded_size
-from cvcodec.tiling.padding import cat_all
+from cvcodec.windows.space import cat_all, crop_space, pad_space, padded_size
+from cvcodec.windows.time import pad_time
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (8, 8), (9, 16), (121, 161), (15, 7)])

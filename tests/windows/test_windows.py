@@ -15,18 +15,19 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from cvcodec.model import mini
-from cvcodec.tiling import (
-    TileSpec,
-    WindowSpec,
-    chunks_to_read,
+from cvcodec.windows.plan import ContextPlan
+from cvcodec.windows.space import pad_space
+from cvcodec.windows.specs import Tile, Window
+from cvcodec.windows.time import pad_time, trim_frames
+from tests.windows.toys import (
+    ToyDecoder,
+    ToyEncoder,
+    context_plan,
     decode_stream,
     encode_stream,
-    latents_to_read,
-    pad_space,
-    pad_time,
-    trim_frames,
+    random_latent,
+    random_video,
 )
-from tests.tiling.toys import ToyDecoder, ToyEncoder, random_latent, random_video
 
 REACH = 2
 
@@ -44,13 +45,11 @@ class Reader:
 
 
 @st.composite
-def windows(draw: st.DrawFn) -> WindowSpec:
-    kept = draw(st.integers(1, 6))
-    return WindowSpec(
-        kept=kept,
+def windows(draw: st.DrawFn) -> Window:
+    return Window(
+        kept=draw(st.integers(1, 6)),
         context_before=draw(st.integers(REACH, REACH + 2)),
         context_after=draw(st.integers(REACH, REACH + 1)),
-        blend=draw(st.integers(0, kept)),
     )
 
 
@@ -63,11 +62,9 @@ def lengths(draw: st.DrawFn, total: int) -> list[int]:
 
 @given(data=st.data(), window=windows(), frames=st.integers(1, 70), after=st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_windowed_encoding_equals_the_whole_clip(
-    data: st.DataObject, window: WindowSpec, frames: int, after: bool
-) -> None:
+def test_windowed_encoding_equals_the_whole_clip(data: st.DataObject, window: Window, frames: int, after: bool) -> None:
     if not after:
-        window = WindowSpec(window.kept, window.context_before, 0, window.blend)
+        window = Window(window.kept, window.context_before)
     encode, video = ToyEncoder(reach=REACH), random_video(frames)
     pieces = video.split(data.draw(st.composite(lengths)(frames)), dim=2)
     chunks = list(encode_stream(encode, iter(pieces), window=window))
@@ -80,7 +77,7 @@ def test_windowed_encoding_equals_the_whole_clip(
 
 @given(window=windows(), latents=st.integers(1, 20), known=st.booleans())
 @settings(max_examples=40, deadline=None)
-def test_windowed_decoding_equals_the_whole_clip(window: WindowSpec, latents: int, known: bool) -> None:
+def test_windowed_decoding_equals_the_whole_clip(window: Window, latents: int, known: bool) -> None:
     decode, latent = ToyDecoder(reach=REACH), random_latent(latents)
     reader = Reader(latent)
     total = latents if known else None
@@ -95,7 +92,7 @@ def test_too_little_context_is_seen_and_enough_is_enough(context: int) -> None:
     encode, decode = ToyEncoder(reach=REACH), ToyDecoder(reach=REACH)
     whole_latent, whole_pixels = encode(video), decode(latent)
     for margin, exact in ((context, False), (REACH, True)):
-        window = WindowSpec(kept=3, context_before=margin, context_after=margin)
+        window = Window(kept=3, context_before=margin, context_after=margin)
         encoded = torch.cat(list(encode_stream(encode, [video], window=window)), 2)
         decoded = torch.cat(list(decode_stream(decode, Reader(latent), window=window, total=11)), 2)
         assert ((encoded - whole_latent).abs().max() < 1e-5) == exact
@@ -105,7 +102,7 @@ def test_too_little_context_is_seen_and_enough_is_enough(context: int) -> None:
 def test_without_any_context_a_window_still_never_keeps_the_latent_it_reads_as_one_frame() -> None:
     encode, decode = ToyEncoder(reach=0), ToyDecoder(reach=0)
     video, latent = random_video(30), random_latent(9)
-    window = WindowSpec(kept=2)
+    window = Window(kept=2)
     encoded = torch.cat(list(encode_stream(encode, [video], window=window)), 2)
     torch.testing.assert_close(encoded, encode(pad_time(video)), atol=1e-5, rtol=0)
     decoded = torch.cat(list(decode_stream(decode, Reader(latent), window=window, total=9)), 2)
@@ -120,8 +117,8 @@ def test_windows_start_at_frames_4k_and_cover_what_the_specification_says() -> N
         return clip[:, :1, ::4, ::8, ::8]
 
     video = torch.arange(42.0).view(1, 1, 42, 1, 1).expand(1, 3, 42, 8, 8)
-    chunks = list(encode_stream(encode, [video], window=WindowSpec(kept=4, context_before=1, blend=1)))
-    # chunk n keeps latents 4n..4n+3; in front 1 of context and 1 read as a single frame; behind 1 to blend
+    chunks = list(encode_stream(encode, [video], window=Window(kept=4, context_before=1, context_after=1)))
+    # chunk n keeps latents 4n..4n+3; in front 1 of context and 1 read as a single frame; behind 1 of context
     assert starts == [(0, 16), (8, 32), (24, 41)]
     assert [chunk[0, 0, :, 0, 0].tolist() for chunk in chunks] == [[0, 4, 8, 12], [16, 20, 24, 28], [32, 36, 40, 41]]
 
@@ -137,7 +134,7 @@ def test_every_frame_comes_back_exactly_once(frames: int) -> None:
         return frames.expand(1, 3, -1, -1, -1).repeat_interleave(8, 3).repeat_interleave(8, 4)
 
     video = torch.arange(float(frames)).view(1, 1, frames, 1, 1).expand(1, 3, frames, 3, 5)
-    window = WindowSpec(kept=4, context_before=1, context_after=1, blend=1)
+    window = Window(kept=4, context_before=1, context_after=1)
     chunks = list(encode_stream(encode, video.unbind(2), window=window))
     latent = torch.cat(chunks, 2)
     assert latent.shape[2] == (frames - 1 + 3) // 4 + 1
@@ -148,9 +145,7 @@ def test_every_frame_comes_back_exactly_once(frames: int) -> None:
 
 @given(data=st.data(), window=windows(), latents=st.integers(1, 16))
 @settings(max_examples=40, deadline=None)
-def test_a_part_decodes_to_exactly_what_the_whole_decodes_to(
-    data: st.DataObject, window: WindowSpec, latents: int
-) -> None:
+def test_a_part_decodes_to_exactly_what_the_whole_decodes_to(data: st.DataObject, window: Window, latents: int) -> None:
     decode, latent = ToyDecoder(reach=3), random_latent(latents)  # more reach than context, so windows are visible
     whole = torch.cat(list(decode_stream(decode, Reader(latent), window=window, total=latents)), 2)
     start = data.draw(st.integers(0, latents - 1))
@@ -159,40 +154,39 @@ def test_a_part_decodes_to_exactly_what_the_whole_decodes_to(
     part = torch.cat(list(decode_stream(decode, reader, (start, stop), window=window, total=latents)), 2)
     first = 4 * start - 3 if start else 0
     assert torch.equal(part, whole[:, :, first : 4 * stop - 3])
-    assert (reader.log[0][0], reader.log[-1][1]) == latents_to_read((start, stop), window, latents)
+    assert (reader.log[0][0], reader.log[-1][1]) == context_plan(window).latents_to_read((start, stop), latents)
 
 
 @given(data=st.data(), window=windows(), latents=st.integers(1, 16))
 @settings(max_examples=40, deadline=None)
-def test_random_access_to_frames_touches_only_the_chunks_named(
-    data: st.DataObject, window: WindowSpec, latents: int
+def test_random_access_to_frames_touches_only_the_latents_named(
+    data: st.DataObject, window: Window, latents: int
 ) -> None:
     frames = 4 * (latents - 1) + 1
     first = data.draw(st.integers(0, frames - 1))
     stop = data.draw(st.integers(first + 1, frames))
     decode, latent = ToyDecoder(reach=REACH), random_latent(latents)
-    chunks = chunks_to_read((first, stop), window, latents)
-    poisoned = torch.full_like(latent, torch.nan)
-    span = slice(chunks.start * window.kept, chunks.stop * window.kept)
-    poisoned[:, :, span] = latent[:, :, span]
     wanted = ((first + 3) // 4, (stop + 2) // 4 + 1)
+    span = slice(*context_plan(window).latents_to_read(wanted, latents))
+    poisoned = torch.full_like(latent, torch.nan)
+    poisoned[:, :, span] = latent[:, :, span]
     pieces = decode_stream(decode, Reader(poisoned), wanted, window=window, total=latents)
     base = 4 * wanted[0] - 3 if wanted[0] else 0
     part = torch.cat(list(trim_frames(pieces, base, first, stop)), 2)
     torch.testing.assert_close(part, decode(latent)[:, :, first:stop], atol=1e-5, rtol=0)
 
 
-def test_chunks_far_from_the_part_are_not_read() -> None:
-    window = WindowSpec(kept=4, context_before=2, context_after=2, blend=1)
-    assert chunks_to_read((200, 210), window, 1000) == range(11, 15)  # latents 46 .. 58
-    assert chunks_to_read((10, 10), window, 1000) == range(0)
+def test_latents_far_from_the_part_are_not_read() -> None:
+    plan = context_plan(Window(kept=4, context_before=2, context_after=2))
+    assert plan.latents_to_read((50, 54), 1000) == (46, 58)  # of windows 12 and 13
+    assert plan.latents_to_read((10, 10), 1000) == (10, 10)
 
 
 def test_windows_and_tiles_together_equal_the_whole() -> None:
     encode, decode = ToyEncoder(reach=1), ToyDecoder(reach=1)
     video = random_video(23, 61, 75)
-    window = WindowSpec(kept=2, context_before=1, context_after=1, blend=1)
-    tile = TileSpec(size=6, context=1, blend=1)
+    window = Window(kept=2, context_before=1, context_after=1)
+    tile = Tile(size=6, context=1, blend=1)
     encoded = torch.cat(list(encode_stream(encode, video.split(3, 2), window=window, tile=tile)), 2)
     whole = encode(pad_space(pad_time(video)))
     torch.testing.assert_close(encoded, whole, atol=1e-5, rtol=0)
@@ -203,7 +197,7 @@ def test_windows_and_tiles_together_equal_the_whole() -> None:
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 9), (8, 8), (33, 2)])
 def test_any_size_is_padded_by_its_edges(height: int, width: int) -> None:
     encode, video = ToyEncoder(reach=1), random_video(6, height, width)
-    encoded = torch.cat(list(encode_stream(encode, [video], window=WindowSpec(kept=1, context_before=1))), 2)
+    encoded = torch.cat(list(encode_stream(encode, [video], window=Window(kept=1, context_before=1))), 2)
     assert encoded.shape[3:] == (-(-height // 8), -(-width // 8))
     torch.testing.assert_close(encoded, encode(pad_space(pad_time(video))), atol=1e-5, rtol=0)
 
@@ -216,39 +210,31 @@ def test_an_image_model_needs_no_lead_and_sees_every_frame_once() -> None:
         return clip[:, :1, :, ::8, ::8]
 
     video = random_video(11)
-    chunks = list(encode_stream(encode, [video], window=WindowSpec(kept=4), temporal_factor=1))
+    chunks = list(encode_stream(encode, [video], window=Window(kept=4), temporal_factor=1))
     assert seen == [4, 4, 3]
     assert torch.equal(torch.cat(chunks, 2), video[:, :1, :, ::8, ::8])
 
     def decode(latent: Tensor) -> Tensor:
         return latent.expand(1, 3, -1, -1, -1).repeat_interleave(8, 3).repeat_interleave(8, 4)
 
-    pieces = list(decode_stream(decode, Reader(torch.cat(chunks, 2)), window=WindowSpec(kept=4), temporal_factor=1))
+    pieces = list(decode_stream(decode, Reader(torch.cat(chunks, 2)), window=Window(kept=4), temporal_factor=1))
     assert [piece.shape[2] for piece in pieces] == [4, 4, 3]
 
 
-def test_a_time_blend_is_linear_between_two_constant_windows() -> None:
-    values = iter([0.0, 1.0])
-
-    def decode(latent: Tensor) -> Tensor:
-        return torch.full((1, 3, 4 * latent.shape[2] - 3, 8, 8), next(values))
-
-    latent = random_latent(6, 1, 1)
-    window = WindowSpec(kept=4, context_before=1, blend=1)
-    result = torch.cat(list(decode_stream(decode, Reader(latent), window=window, total=6)), 2)
-    # latents 0..3 are frames 0..12; latent 4 (frames 13..16) is the blend, latent 5 (17..20) is the second window's own
-    assert result[0, 0, :, 0, 0].tolist() == pytest.approx([0.0] * 13 + [0.2, 0.4, 0.6, 0.8] + [1.0] * 4)
+def test_windows_that_are_cross_faded_in_time_are_refused() -> None:
+    for windows in ((Window(4, blend=1), Window(4)), (Window(4), Window(4, 1, 1, blend=4))):
+        with pytest.raises(ValueError, match=r"not cross-faded in time.*blend = [14]"):
+            ContextPlan(4, 8, *windows)
 
 
-def test_a_time_blend_that_the_end_of_the_video_cuts_short_keeps_its_slope() -> None:
-    values = iter([0.0, 1.0])
-
-    def decode(latent: Tensor) -> Tensor:
-        return torch.full((1, 3, 4 * latent.shape[2] - 3, 8, 8), next(values))
-
-    window = WindowSpec(kept=4, context_before=1, blend=2)
-    result = torch.cat(list(decode_stream(decode, Reader(random_latent(5, 1, 1)), window=window, total=5)), 2)
-    assert result[0, 0, 13:, 0, 0].tolist() == pytest.approx([1 / 9, 2 / 9, 3 / 9, 4 / 9])
+def test_an_encode_that_goes_on_at_a_chunk_gives_the_latents_of_the_whole() -> None:
+    encode, video = ToyEncoder(reach=3), random_video(50)  # more reach than context, so windows are visible
+    plan = context_plan(Window(kept=3, context_before=1))
+    whole = torch.cat(list(plan.encode(encode, [video])), 2)
+    for start in (0, 3, 9):
+        rest = plan.encode(encode, [video[:, :, plan.first_frame(start) :]], start=start)
+        assert torch.equal(torch.cat(list(rest), 2), whole[:, :, start:])
+    assert plan.first_frame(9) == 4 * (9 - 2)
 
 
 class CountingVideo:
@@ -274,8 +260,8 @@ class CountingVideo:
 
 
 def test_one_clip_is_alive_whatever_the_length() -> None:
-    window = WindowSpec(kept=4, context_before=2, context_after=1, blend=1)
-    longest = 4 * (3 + 4 + 1 + 1 - 1) + 1
+    window = Window(kept=4, context_before=2, context_after=2)
+    longest = 4 * (3 + 4 + 2 - 1) + 1
     clips: list[StorageWeakRef] = []
     most: list[int] = []
 
@@ -307,7 +293,7 @@ def test_latents_are_yielded_before_more_frames_are_read() -> None:
             read += 1
             yield torch.zeros(1, 3, 8, 8)
 
-    stream = encode_stream(ToyEncoder(reach=1), frames(), window=WindowSpec(kept=4, context_before=1, blend=1))
+    stream = encode_stream(ToyEncoder(reach=1), frames(), window=Window(kept=4, context_before=1, context_after=1))
     assert next(stream).shape[2] == 4
     assert read == 4 * 4 + 1
     assert next(stream).shape[2] == 4
@@ -318,7 +304,7 @@ def test_decoding_holds_one_window_of_pixels() -> None:
     outputs: list[StorageWeakRef] = []
 
     def decode(latent: Tensor) -> Tensor:
-        assert latent.shape[2] <= 2 + 3 + 1
+        assert latent.shape[2] <= 1 + 3 + 1
         assert all(ref.expired() for ref in outputs[-2:]), "an earlier window's pixels are still alive"
         result = torch.zeros(1, 3, 4 * latent.shape[2] - 3, 8, 8)
         outputs.append(StorageWeakRef(result.untyped_storage()))
@@ -327,7 +313,7 @@ def test_decoding_holds_one_window_of_pixels() -> None:
     def read(start: int, stop: int) -> Tensor:
         return torch.zeros(1, 2, min(stop, 400) - start, 1, 1)
 
-    window = WindowSpec(kept=3, context_before=1, context_after=1, blend=1)
+    window = Window(kept=3, context_before=1, context_after=1)
     frames = 0
     for piece in decode_stream(decode, read, window=window):
         frames += piece.shape[2]
@@ -343,24 +329,22 @@ def test_results_of_inference_mode_are_blended_too() -> None:
         return toy(clip)
 
     video = random_video(30, 40, 40)
-    window, tile = WindowSpec(kept=2, context_before=1, blend=1), TileSpec(size=4, context=1)
+    window, tile = Window(kept=2, context_before=1), Tile(size=4, context=1)
     encoded = torch.cat(list(encode_stream(encode, [video], window=window, tile=tile)), 2)
     torch.testing.assert_close(encoded, toy(pad_time(video)), atol=1e-5, rtol=0)
 
 
 def test_no_frames_give_no_latents() -> None:
-    assert list(encode_stream(ToyEncoder(), iter(()), window=WindowSpec(kept=2))) == []
-    assert list(decode_stream(ToyDecoder(), lambda a, b: None, window=WindowSpec(kept=2))) == []
+    assert list(encode_stream(ToyEncoder(), iter(()), window=Window(kept=2))) == []
+    assert list(decode_stream(ToyDecoder(), lambda a, b: None, window=Window(kept=2))) == []
 
 
 def test_what_does_not_fit_together_is_refused() -> None:
-    window = WindowSpec(kept=2)
-    with pytest.raises(ValueError, match="kept"):
-        WindowSpec(kept=2, blend=3)
-    with pytest.raises(ValueError, match="at least 1"):
-        WindowSpec(kept=0)
-    with pytest.raises(ValueError, match="negative"):
-        WindowSpec(kept=1, context_after=-1)
+    window = Window(kept=2)
+    with pytest.raises(ValueError, match=r"window\.kept is 0, wanted an integer of at least 1"):
+        Window(kept=0)
+    with pytest.raises(ValueError, match=r"window\.context_after is -1"):
+        Window(kept=1, context_after=-1)
     with pytest.raises(ValueError, match="one size"):
         list(encode_stream(ToyEncoder(), [random_video(1, 8, 8), random_video(1, 8, 16)], window=window))
     with pytest.raises(ValueError, match="frames come as"):
@@ -385,8 +369,8 @@ def test_the_mini_model_in_windows_equals_the_whole_clip_at_its_default_context(
     with torch.no_grad():
         whole = model.encode(video).mean
         pixels = model.decode(whole)
-    before = WindowSpec(kept=3, context_before=config.encode_context, blend=1)
-    both = WindowSpec(kept=3, context_before=config.decode_context, context_after=config.decode_context, blend=1)
+    before = Window(kept=3, context_before=config.encode_context)
+    both = Window(kept=3, context_before=config.decode_context, context_after=config.decode_context)
     encoded = torch.cat(list(encode_stream(lambda clip: model.encode(clip).mean, video.split(1, 2), window=before)), 2)
     decoded = torch.cat(list(decode_stream(model.decode, Reader(whole), window=both, total=12)), 2)
     assert whole.std() > 0.1

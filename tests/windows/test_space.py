@@ -7,22 +7,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cvcodec.tiling import TileSpec, layout, tiled
-from cvcodec.tiling.space import part_weights
-from tests.tiling.toys import ToyDecoder, ToyEncoder, random_latent, random_video
+from cvcodec.windows.space import layout, part_weights, tiled
+from cvcodec.windows.specs import Tile
+from tests.windows.toys import ToyDecoder, ToyEncoder, random_latent, random_video
 
 
 @st.composite
-def tiles(draw: st.DrawFn, context: int = 0) -> TileSpec:
+def tiles(draw: st.DrawFn, context: int = 0) -> Tile:
     context = draw(st.integers(context, context + 2))
     blend = draw(st.integers(0, 4))
     smallest = 2 * context + max(3 * blend, 1)
-    return TileSpec(size=draw(st.integers(smallest, smallest + 8)), context=context, blend=blend)
+    return Tile(size=draw(st.integers(smallest, smallest + 8)), context=context, blend=blend)
 
 
 @given(tile=tiles(), length=st.integers(1, 90), factor=st.sampled_from([1, 8]))
 @settings(max_examples=300, deadline=None)
-def test_weights_sum_to_one_everywhere_and_context_is_never_used(tile: TileSpec, length: int, factor: int) -> None:
+def test_weights_sum_to_one_everywhere_and_context_is_never_used(tile: Tile, length: int, factor: int) -> None:
     parts = layout(length, tile)
     total = torch.zeros(length * factor, dtype=torch.float64)
     covers = torch.zeros(length)
@@ -42,7 +42,7 @@ def test_weights_sum_to_one_everywhere_and_context_is_never_used(tile: TileSpec,
 
 @given(tile=tiles(), length=st.integers(1, 90))
 @settings(max_examples=200, deadline=None)
-def test_there_are_no_more_tiles_than_the_length_needs(tile: TileSpec, length: int) -> None:
+def test_there_are_no_more_tiles_than_the_length_needs(tile: Tile, length: int) -> None:
     gain = tile.size - 2 * tile.context - tile.blend
     count = 1
     while tile.size + (count - 1) * gain < length:
@@ -52,7 +52,7 @@ def test_there_are_no_more_tiles_than_the_length_needs(tile: TileSpec, length: i
 
 @given(tile=tiles(context=1), height=st.integers(1, 24), width=st.integers(1, 24))
 @settings(max_examples=30, deadline=None)
-def test_tiled_equals_untiled_when_context_covers_the_receptive_field(tile: TileSpec, height: int, width: int) -> None:
+def test_tiled_equals_untiled_when_context_covers_the_receptive_field(tile: Tile, height: int, width: int) -> None:
     encode, decode = ToyEncoder(spread=1, side=2), ToyDecoder(spread=1, side=2)
     clip = random_video(5, height * 2, width * 2)
     torch.testing.assert_close(
@@ -66,8 +66,8 @@ def test_tiled_equals_untiled_when_context_covers_the_receptive_field(tile: Tile
 
 def test_too_little_context_is_seen() -> None:
     decode, latent = ToyDecoder(spread=2), random_latent(2, 12, 12)
-    wrong = tiled(decode, latent, TileSpec(size=6, context=1), input_factor=1, output_factor=8)
-    right = tiled(decode, latent, TileSpec(size=6, context=2), input_factor=1, output_factor=8)
+    wrong = tiled(decode, latent, Tile(size=6, context=1), input_factor=1, output_factor=8)
+    right = tiled(decode, latent, Tile(size=6, context=2), input_factor=1, output_factor=8)
     whole = decode(latent)
     assert (right - whole).abs().max() < 1e-5 < 1e-2 < (wrong - whole).abs().max()
 
@@ -78,21 +78,21 @@ def test_a_cross_fade_is_linear_between_two_constant_tiles() -> None:
     def constant(clip: torch.Tensor) -> torch.Tensor:
         return torch.full_like(clip, next(values))
 
-    result = tiled(constant, torch.zeros(1, 1, 1, 1, 17), TileSpec(size=10, blend=3))
+    result = tiled(constant, torch.zeros(1, 1, 1, 1, 17), Tile(size=10, blend=3))
     assert result.flatten().tolist() == pytest.approx([0.0] * 7 + [0.25, 0.5, 0.75] + [1.0] * 7)
 
 
 def test_a_small_picture_is_one_call_on_the_clip_itself() -> None:
     seen: list[torch.Tensor] = []
     clip = torch.zeros(1, 1, 1, 4, 4)
-    tiled(lambda x: seen.append(x) or x, clip, TileSpec(size=4, blend=1))
+    tiled(lambda x: seen.append(x) or x, clip, Tile(size=4, blend=1))
     assert seen[0] is clip
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_the_function_s_dtype_is_kept(dtype: torch.dtype) -> None:
     clip = torch.rand(1, 1, 1, 12, 12).to(dtype)
-    result = tiled(lambda x: x, clip, TileSpec(size=6, context=1, blend=1))
+    result = tiled(lambda x: x, clip, Tile(size=6, context=1, blend=1))
     assert result.dtype == dtype
     torch.testing.assert_close(result, clip)
 
@@ -104,16 +104,16 @@ def test_uint8_frames_reach_the_function_as_they_are() -> None:
         assert x.dtype == torch.uint8
         return x.float() / 255
 
-    result = tiled(fn, clip, TileSpec(size=2), input_factor=8, output_factor=8)
+    result = tiled(fn, clip, Tile(size=2), input_factor=8, output_factor=8)
     torch.testing.assert_close(result, clip.float() / 255)
 
 
 def test_what_does_not_fit_together_is_refused() -> None:
     with pytest.raises(ValueError, match="too small"):
-        TileSpec(size=4, context=2)
-    with pytest.raises(ValueError, match="negative"):
-        TileSpec(size=4, context=-1)
+        Tile(size=4, context=2)
+    with pytest.raises(ValueError, match=r"tile\.context is -1"):
+        Tile(size=4, context=-1)
     with pytest.raises(ValueError, match="not a multiple of 8"):
         tiled(lambda x: x, torch.zeros(1, 1, 1, 12, 8), None, input_factor=8)
     with pytest.raises(ValueError, match="the function returned"):
-        tiled(lambda x: x, torch.zeros(1, 1, 1, 32, 32), TileSpec(size=2), input_factor=8, output_factor=1)
+        tiled(lambda x: x, torch.zeros(1, 1, 1, 32, 32), Tile(size=2), input_factor=8, output_factor=1)
