@@ -164,6 +164,18 @@ def test_shapes_the_model_cannot_take_are_refused(shape: tuple[int, ...]) -> Non
         small_model().moments(torch.zeros(shape))
 
 
+def test_a_config_says_what_its_family_is_like() -> None:
+    ours, official = (
+        mini_config(4),
+        ModelConfig(family="cvvae", latent_channels=4, widths=(128,), encoder_blocks=(1,), decoder_blocks=(1,)),
+    )
+    assert ours.is_local and ours.takes_any_dtype
+    assert not official.is_local and not official.takes_any_dtype
+    # Measured with the mini model on 33x512x512: 120 bytes a pixel in fp32, 65 in bf16.
+    assert (ours.bytes_per_pixel(4), ours.bytes_per_pixel(2)) == (pytest.approx(120, abs=5), pytest.approx(65, abs=5))
+    assert official.bytes_per_pixel(4) == 6 * 128 * 4
+
+
 def test_the_config_survives_a_round_trip_and_refuses_unknown_fields() -> None:
     config = mini_config(16)
     assert ModelConfig.from_dict(config.to_dict()) == config
