@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "cvcodec"
 # Lowest first. A module may import its own component and components of the lines above its own.
 LAYERS = (
     ("errors",),
-    ("copied", "host", "model", "quantization"),
+    ("copied", "host", "model", "options", "quantization"),
     ("checkpoint_metadata", "device", "fileio", "identity", "metrics", "pipeline", "printable", "suffixes", "tables"),
     ("windows",),
     ("bitstream", "video"),
@@ -42,6 +42,7 @@ ONLY_THESE = {
     "errors": set[str](),
     "host": set[str](),
     "fileio": set[str](),
+    "options": set[str](),
     "printable": set[str](),
     "suffixes": set[str](),
     "tables": set[str](),

@@ -33,7 +33,8 @@ from cvcodec.bench.cache import Cache
 from cvcodec.bench.clips import Clip
 from cvcodec.bench.settings import Setting, command
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
-from cvcodec.codec.requantise import RateDistortion, requantise
+from cvcodec.codec.encode_options import RateDistortion
+from cvcodec.codec.requantise import requantise
 from cvcodec.device import select_device
 from cvcodec.errors import InputError, OutputError, UsageError
 from cvcodec.evaluation.measure import evaluate

@@ -6,7 +6,8 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,10 +18,17 @@ from rich.table import Table
 from rich.text import Text
 
 from cvcodec.cli import options, report
+from cvcodec.cli.fields import Fields, Given, with_fields
+from cvcodec.codec import DEFAULT_MODEL, EncodeOptions
+from cvcodec.codec.run_options import RunOptions
+from cvcodec.errors import InputError, UsageError
+from cvcodec.options import option
 
 if TYPE_CHECKING:
+    from cvcodec.dataset.batch import Summary
     from cvcodec.dataset.sources import Clip
-    from cvcodec.dataset.work import Outcome, Task
+    from cvcodec.dataset.work import Job, Outcome, Task
+    from cvcodec.model.base import VideoAutoencoder
 
 _WORK = "Work"
 _REFRESHES_PER_S = 4
@@ -29,6 +37,42 @@ _NAME_COLUMNS = 52
 """Of a clip's name, its end: with its frames beside it, a line fits 80 columns."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class WorkOptions:
+    """Who does the work, and how much of it at once."""
+
+    engine: Literal["local", "ray"] = option("local", "This machine, or a Ray cluster.", panel=_WORK)
+    address: str | None = option(
+        None,
+        "Of the Ray cluster. Default: RAY_ADDRESS, else this machine alone.",
+        panel=_WORK,
+        metavar="HOST:PORT|auto",
+    )
+    workers: int | None = option(
+        None, "Ray workers. Default: one a GPU, or a CPU pair.", panel=_WORK, metavar="N", least=1
+    )
+    shard: str | None = option(None, "Every N-th clip from I on, from 0: for job arrays.", panel=_WORK, metavar="I/N")
+    jobs: int | None = option(
+        None, "Files at once on each device.", panel=_WORK, flags=("--jobs", "-j"), metavar="N", least=1
+    )
+    batch: int | None = option(
+        None,
+        "Most clips of equal shape in one call of the model. Default: 1 on CPUs, 4 on GPUs.",
+        panel=_WORK,
+        metavar="N",
+        least=1,
+    )
+    retries: int = option(1, "Further attempts at a clip that fails.", panel=_WORK, metavar="N", least=0)
+    devices: str = option(
+        "auto",
+        "One copy of the model on each. auto: every CUDA device, else the CPU.",
+        panel=_WORK,
+        flags=("--devices", "--device"),
+        metavar="auto|cpu|cuda:0,cuda:1",
+    )
+
+
+@with_fields
 def batch(
     sources: Annotated[
         list[str],
@@ -40,86 +84,17 @@ def batch(
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the .cvl files and their index.")],
+    *,
     weights: options.Weights = None,
-    quality: options.Quality = None,
-    latents: Annotated[
-        Literal["quantised", "fp16", "fp32"],
-        typer.Option("--latents", help="Store quantised latents, or the latents themselves: fp16 reads fastest."),
-    ] = "quantised",
-    store_logvar: Annotated[
-        bool, typer.Option("--store-logvar", help="Keep the posterior's log-variance, for training on samples of it.")
-    ] = False,
-    layers: options.Layers = "auto",
-    rdo: options.Rdo = None,
-    windows: Annotated[
-        Literal["auto", "context", "official"],
-        typer.Option("--windows", help="official: chunks and tiles of the official CV-VAE code. auto: by model."),
-    ] = "auto",
-    window: options.Window = None,
-    tile: options.Tile = None,
-    audio: options.Audio = True,
-    metadata: options.Metadata = True,
-    engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option("--engine", help="This machine, or a Ray cluster.", rich_help_panel=_WORK),
-    ] = "local",
-    address: Annotated[
-        str | None,
-        typer.Option(
-            "--address",
-            metavar="HOST:PORT|auto",
-            help="Of the Ray cluster. Default: RAY_ADDRESS, else this machine alone.",
-            rich_help_panel=_WORK,
+    given: Annotated[
+        Given[EncodeOptions],
+        Fields(
+            without=("reader", "device", "precision", "threads"),
+            help={"latents": "Store quantised latents, or the latents themselves: fp16 reads fastest."},
         ),
-    ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            min=1,
-            metavar="N",
-            help="Ray workers. Default: one a GPU, or a CPU pair.",
-            rich_help_panel=_WORK,
-        ),
-    ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            "--shard", metavar="I/N", help="Every N-th clip from I on, from 0: for job arrays.", rich_help_panel=_WORK
-        ),
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option("--jobs", "-j", min=1, metavar="N", help="Files at once on each device.", rich_help_panel=_WORK),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            "--batch",
-            min=1,
-            metavar="N",
-            help="Most clips of equal shape in one call of the model. Default: 1 on CPUs, 4 on GPUs.",
-            rich_help_panel=_WORK,
-        ),
-    ] = None,
-    retries: Annotated[
-        int,
-        typer.Option(
-            "--retries", min=0, metavar="N", help="Further attempts at a clip that fails.", rich_help_panel=_WORK
-        ),
-    ] = 1,
-    devices: Annotated[
-        str,
-        typer.Option(
-            "--devices",
-            "--device",
-            metavar="auto|cpu|cuda:0,cuda:1",
-            help="One copy of the model on each. auto: every CUDA device, else the CPU.",
-            rich_help_panel=_WORK,
-        ),
-    ] = "auto",
-    precision: options.Precision = options.AUTO,
-    threads: options.Threads = None,
+    ],
+    work: Given[WorkOptions],
+    run: Annotated[Given[RunOptions], Fields(only=("precision", "threads"))],
     strict: Annotated[
         bool,
         typer.Option(
@@ -134,125 +109,143 @@ def batch(
     quiet: options.Quiet = False,
 ) -> None:
     """Encode many videos: mirrored .cvl files and an index; run it again to resume, it skips what is done."""
-    if engine == "ray":
-        from cvcodec.dataset.engines.ray_address import check_address
-
-        check_address(address)  # before anything is loaded: a wrong address is known at once
-    from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions
-    from cvcodec.copied import KINDS
     from cvcodec.dataset.batch import run_batch
     from cvcodec.dataset.overlooked import overlooked
     from cvcodec.dataset.sources import find_clips, parse_shard, shard_of
     from cvcodec.dataset.work import Job, settings_id
-    from cvcodec.errors import InputError, UsageError
     from cvcodec.registry import load_model
 
-    if engine == "local" and (address is not None or workers is not None):
-        raise UsageError("--address and --workers are for --engine ray")
-    if engine == "ray" and devices != "auto":
-        raise UsageError("--devices is for --engine local: Ray gives each worker its device")
-    options.check_quantiser(latents, quality=quality, rdo=rdo)
-    part = parse_shard(shard) if shard is not None else None
+    how, chosen = work.options(), given.options(**run.values)
+    _check(how)
+    options.check_quantiser(chosen.latents, given)
+    part = parse_shard(how.shard) if how.shard is not None else None
     found = find_clips(sources)
     for text in overlooked(found, sources):
         report.note(text)
     clips = shard_of(found, part)
     model = load_model(weights or DEFAULT_MODEL)
-    options.check_layers(layers, model)
-    chosen = EncodeOptions(
-        quality=DEFAULT_QUALITY if quality is None else quality,
-        latents=latents,
-        rdo=rdo or "time",
-        layers=layers,
-        store_logvar=store_logvar,
-        windows=windows,
-        window=window,
-        tile=tile,
-        kinds=KINDS if audio else (),
-        tags=metadata,
-        precision=precision,
-        threads=threads,
-    )
+    options.check_layers(chosen.layers, model)
     job = Job(
         out=str(out.resolve()),
         options=chosen,
         settings=settings_id(model, chosen),
         overwrite=overwrite,
-        retries=retries,
+        retries=how.retries,
         latent_space_id=model.latent_space_id,
     )
-    said: Counter[str] = Counter()
-    sizes: Counter[str] = Counter()
     with _watch(len(clips), hidden=quiet or json) as monitor:
-
-        def finished(outcome: Outcome) -> None:
-            monitor.finished(outcome)
-            if outcome.video_bytes and outcome.source_video_bytes:
-                sizes["ours"] += outcome.video_bytes
-                sizes["sources"] += outcome.source_video_bytes
-            if json:
-                report.emit(_line(outcome))
-                return
-            for text in outcome.notices:
-                said[text] += text != outcome.damage
-                if said[text] == 1:  # thousands of clips may have the same to say
-                    say(f"{outcome.clip.source}: {text}")
-            wrong = outcome.error or outcome.damage
-            if wrong is not None:
-                report.warn(f"{outcome.clip.source}: {wrong}", console=monitor.console)
-
-        def say(text: str) -> None:
-            report.note(text, console=monitor.console)
-
-        def work(tasks: Sequence[Task]) -> Iterator[Outcome]:
-            if engine == "local":
-                from cvcodec.dataset.engines.local import run_local
-
-                return run_local(
-                    tasks,
-                    job,
-                    model,
-                    devices=devices,
-                    jobs=jobs,
-                    batch=batch_size,
-                    on_frames=monitor.frames,
-                    on_notice=say,
-                )
-            from cvcodec.dataset.engines.ray import run_ray
-
-            return run_ray(
-                tasks,
-                job,
-                model,
-                address=address,
-                workers=workers,
-                jobs=jobs,
-                batch=batch_size,
-                on_notice=say,
-            )
-
-        def warn(text: str) -> None:
-            report.warn(text, console=monitor.console)
-
-        summary = run_batch(clips, job, work, shard=part, on_outcome=finished, on_notice=warn)
-    for text, count in said.items():
-        if count > 1:
-            report.note(f"{count} clips in all: {text}")
+        told = _Told(monitor, json=json)
+        engine = _engine(how, job, model, monitor, told)
+        summary = run_batch(clips, job, engine, shard=part, on_outcome=told.outcome, on_notice=told.warn)
+    told.repeat()
     if not (json or quiet):
-        damaged = f", {summary.damaged} damaged" if summary.damaged else ""
-        report.say(
-            f"{out}: {summary.encoded} encoded, {summary.skipped} already there, {len(summary.failures)} failed"
-            f"{damaged}; index {summary.index.name}"
-        )
-        if sizes["sources"]:
-            ratio, size = sizes["ours"] / sizes["sources"], report.format_size(sizes["sources"])
-            report.say(f"{ratio:.2f} times the video of the sources encoded now, {size}")
+        _close(out, summary, told)
     if summary.failures:
         raise typer.Exit(1)
     if strict and summary.damaged:
         raise InputError(
             f"{summary.damaged} of {len(clips)} sources are damaged; {out} is complete, --strict asks to fail"
         )
+
+
+def _check(how: WorkOptions) -> None:
+    """Before anything is loaded: a wrong address is known at once."""
+    if how.engine == "ray":
+        from cvcodec.dataset.engines.ray_address import check_address
+
+        check_address(how.address)
+    if how.engine == "local" and (how.address is not None or how.workers is not None):
+        raise UsageError("--address and --workers are for --engine ray")
+    if how.engine == "ray" and how.devices != "auto":
+        raise UsageError("--devices is for --engine local: Ray gives each worker its device")
+
+
+def _engine(
+    how: WorkOptions, job: Job, model: VideoAutoencoder, monitor: _Monitor, told: _Told
+) -> Callable[[Sequence[Task]], Iterator[Outcome]]:
+    """What does the work."""
+
+    def local(tasks: Sequence[Task]) -> Iterator[Outcome]:
+        from cvcodec.dataset.engines.local import run_local
+
+        return run_local(
+            tasks,
+            job,
+            model,
+            devices=how.devices,
+            jobs=how.jobs,
+            batch=how.batch,
+            on_frames=monitor.frames,
+            on_notice=told.note,
+        )
+
+    def ray(tasks: Sequence[Task]) -> Iterator[Outcome]:
+        from cvcodec.dataset.engines.ray import run_ray
+
+        return run_ray(
+            tasks,
+            job,
+            model,
+            address=how.address,
+            workers=how.workers,
+            jobs=how.jobs,
+            batch=how.batch,
+            on_notice=told.note,
+        )
+
+    return local if how.engine == "local" else ray
+
+
+class _Told:
+    """What a run says while it goes on, above the table or as JSON lines, and what of it the closing lines need."""
+
+    def __init__(self, monitor: _Monitor, *, json: bool) -> None:
+        self._monitor, self._json = monitor, json
+        self._said: Counter[str] = Counter()
+        self.sizes: Counter[str] = Counter()
+        """Bytes of video: `ours`, and the `sources`'."""
+
+    def note(self, text: str) -> None:
+        """A line above the table."""
+        report.note(text, console=self._monitor.console)
+
+    def warn(self, text: str) -> None:
+        """A yellow one."""
+        report.warn(text, console=self._monitor.console)
+
+    def outcome(self, outcome: Outcome) -> None:
+        """A clip has ended."""
+        self._monitor.finished(outcome)
+        if outcome.video_bytes and outcome.source_video_bytes:
+            self.sizes["ours"] += outcome.video_bytes
+            self.sizes["sources"] += outcome.source_video_bytes
+        if self._json:
+            report.emit(_line(outcome))
+            return
+        for text in outcome.notices:
+            self._said[text] += text != outcome.damage
+            if self._said[text] == 1:  # thousands of clips may have the same to say
+                self.note(f"{outcome.clip.source}: {text}")
+        wrong = outcome.error or outcome.damage
+        if wrong is not None:
+            self.warn(f"{outcome.clip.source}: {wrong}")
+
+    def repeat(self) -> None:
+        """Say how many clips had the same to say."""
+        for text, count in self._said.items():
+            if count > 1:
+                report.note(f"{count} clips in all: {text}")
+
+
+def _close(out: Path, summary: Summary, told: _Told) -> None:
+    damaged = f", {summary.damaged} damaged" if summary.damaged else ""
+    report.say(
+        f"{out}: {summary.encoded} encoded, {summary.skipped} already there, {len(summary.failures)} failed"
+        f"{damaged}; index {summary.index.name}"
+    )
+    if sources := told.sizes["sources"]:
+        ratio, size = told.sizes["ours"] / sources, report.format_size(sources)
+        report.say(f"{ratio:.2f} times the video of the sources encoded now, {size}")
 
 
 def _line(outcome: Outcome) -> dict[str, object]:

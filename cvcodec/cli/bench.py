@@ -6,13 +6,18 @@ import math
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cvcodec.cli import options, report
+from cvcodec.cli.fields import Fields, Given, with_fields
+from cvcodec.codec import DEFAULT_MODEL, EncodeOptions, ReaderOptions
+from cvcodec.codec.run_options import RunOptions
 from cvcodec.errors import MissingDependencyError, UsageError
+from cvcodec.options import option
 
 if TYPE_CHECKING:
     from cvcodec.bench.measure import Row, Workbench
@@ -46,118 +51,85 @@ def parse_numbers(text: str) -> tuple[float, ...]:
     return numbers
 
 
-def _list_option(flag: str, parse: Callable[[str], tuple[Any, ...]], text: str, default: str) -> Any:
-    """An option that takes a comma-separated list; `default` is what help says of it."""
-    return typer.Option(flag, metavar="LIST", parser=parse, help=text, show_default=default, rich_help_panel=_WHAT)
+def _list_of(parse: Callable[[str], tuple[Any, ...]], text: str, *, default: str, flags: tuple[str, ...] = ()) -> Any:
+    """A field that takes a comma-separated list; `default` is what help says of None."""
+    return option(None, text, panel=_WHAT, flags=flags, metavar="LIST", syntax=parse, shown=default)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ComparedOptions:
+    """What is compared."""
+
+    against: tuple[str, ...] | None = _list_of(
+        parse_names,
+        "Encoders to compare with, of libx264, libx265, libsvtav1, libvpx-vp9; none. The first is the anchor.",
+        default="libx264,libx265,libsvtav1,libvpx-vp9",
+    )
+    presets: Literal["quality", "speed", "both"] = option(
+        "both", "quality: veryslow and its like. speed: medium.", panel=_WHAT
+    )
+    weights: list[str] | None = option(
+        None,
+        "A model; may be repeated.",
+        panel=_WHAT,
+        flags=("--weights", "-w"),
+        metavar="NAME|FILE",
+        shown="the default model",
+    )
+    vae: list[str] | None = option(
+        None, "Weights of another project, as for `models add`; may be repeated.", panel=_WHAT, metavar="DIR|FILE"
+    )
+    qualities: tuple[float, ...] | None = _list_of(
+        parse_numbers, "Qualities of our models.", default="20,30,40,50,60,75"
+    )
+    crfs: tuple[float, ...] | None = _list_of(parse_numbers, "CRFs of all encoders.", default="seven, by encoder")
+    match: tuple[float, ...] | None = _list_of(
+        parse_numbers, "Qualities whose sizes encoders are made to match, for frames side by side.", default="50"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """How it is measured, and where results go."""
+
+    protocol: Literal["source", "cvvae"] = option(
+        "source",
+        "cvvae, as in the paper: 33 frames, every third, the middle 256x256; unquantised latents as well.",
+        panel=_CLIPS,
+    )
+    quality_table: bool = option(False, "Only what each --quality means: our models at 0, 10, ... 100.")
+    update: Path | None = option(
+        None,
+        f"Replace what stands between <!-- {QUALITY_BLOCK} --> or <!-- {RATE_BLOCK} --> and its end; "
+        "docs/benchmarks.md has both.",
+        metavar="FILE.md",
+    )
+    output: Path = option(
+        Path("cvcodec-bench"), "For the report: page, JSON, plots.", flags=("--output", "-o"), metavar="FOLDER"
+    )
+    cache: Path | None = option(None, "For results, so that a run can go on.", metavar="FOLDER", shown="in -o")
+    jobs: int = option(
+        1, "Encodes at a time; above 1, no speeds are noted.", flags=("--jobs", "-j"), metavar="N", least=1
+    )
+    lpips_variant: Literal["auto", "standard", "shift-tolerant", "none"] = option("auto", "As for eval.")
+    lpips_every: int = option(1, "Take LPIPS, the slowest metric, of one frame in N, odd.", metavar="N", least=1)
+
+
+@with_fields
 def bench(
     clips: Annotated[
         list[Path],
         typer.Argument(metavar="CLIPS...", parser=options.parse_file, help="Videos.", show_default=False),
     ],
-    against: Annotated[
-        Any,
-        _list_option(
-            "--against",
-            parse_names,
-            "Encoders to compare with, of libx264, libx265, libsvtav1, libvpx-vp9; none. The first is the anchor.",
-            "libx264,libx265,libsvtav1,libvpx-vp9",
-        ),
-    ] = None,
-    presets: Annotated[
-        Literal["quality", "speed", "both"],
-        typer.Option("--presets", help="quality: veryslow and its like. speed: medium.", rich_help_panel=_WHAT),
-    ] = "both",
-    weights: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--weights",
-            "-w",
-            metavar="NAME|FILE",
-            help="A model; may be repeated.",
-            show_default="the default model",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    vae: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--vae",
-            metavar="DIR|FILE",
-            help="Weights of another project, as for `models add`; may be repeated.",
-            show_default=False,
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    qualities: Annotated[
-        Any,
-        _list_option(
-            "--qualities",
-            parse_numbers,
-            "Qualities of our models.",
-            "20,30,40,50,60,75",
-        ),
-    ] = None,
-    crfs: Annotated[Any, _list_option("--crfs", parse_numbers, "CRFs of all encoders.", "seven, by encoder")] = None,
-    match: Annotated[
-        Any,
-        _list_option(
-            "--match",
-            parse_numbers,
-            "Qualities whose sizes encoders are made to match, for frames side by side.",
-            "50",
-        ),
-    ] = None,
-    rdo: options.Rdo = None,
-    protocol: Annotated[
-        Literal["source", "cvvae"],
-        typer.Option(
-            "--protocol",
-            help="cvvae, as in the paper: 33 frames, every third, the middle 256x256; unquantised latents as well.",
-            rich_help_panel=_CLIPS,
-        ),
-    ] = "source",
-    start: options.Start = None,
-    frames: Annotated[
-        int | None,
-        typer.Option("--frames", min=1, metavar="N", help="At most N frames a clip.", rich_help_panel=_CLIPS),
-    ] = None,
-    quality_table: Annotated[
-        bool,
-        typer.Option("--quality-table", help="Only what each --quality means: our models at 0, 10, ... 100."),
-    ] = False,
-    update: Annotated[
-        Path | None,
-        typer.Option(
-            "--update",
-            metavar="FILE.md",
-            help=f"Replace what stands between <!-- {QUALITY_BLOCK} --> or <!-- {RATE_BLOCK} --> and its end; "
-            "docs/benchmarks.md has both.",
-        ),
-    ] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="For the report: page, JSON, plots.")
-    ] = Path("cvcodec-bench"),
-    cache: Annotated[
-        Path | None,
-        typer.Option("--cache", metavar="FOLDER", help="For results, so that a run can go on.", show_default="in -o"),
-    ] = None,
-    jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, metavar="N", help="Encodes at a time; above 1, no speeds are noted.")
-    ] = 1,
-    lpips_variant: Annotated[
-        Literal["auto", "standard", "shift-tolerant", "none"], typer.Option("--lpips-variant", help="As for eval.")
-    ] = "auto",
-    lpips_every: Annotated[
-        int,
-        typer.Option(
-            "--lpips-every", min=1, metavar="N", help="Take LPIPS, the slowest metric, of one frame in N, odd."
-        ),
-    ] = 1,
-    device: options.Device = options.AUTO,
-    precision: options.Precision = options.AUTO,
-    threads: options.Threads = None,
+    *,
+    compared: Given[ComparedOptions],
+    coding: Annotated[Given[EncodeOptions], Fields(only=("rdo",))],
+    given: Given[BenchOptions],
+    reading: Annotated[
+        Given[ReaderOptions],
+        Fields(only=("start", "frames"), help={"frames": "At most N frames a clip."}, panel={"frames": _CLIPS}),
+    ],
+    where: Annotated[Given[RunOptions], Fields(only=("device", "precision", "threads"))],
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -165,100 +137,86 @@ def bench(
 
     Results are kept as they come; the same command goes on where it was stopped.
     """
-    from cvcodec.bench import settings as tried
     from cvcodec.bench.blocks import check_block
     from cvcodec.bench.clips import distinct_names, open_clip
     from cvcodec.bench.measure import check_stride
     from cvcodec.bench.run import run
-    from cvcodec.codec import ReaderOptions
     from cvcodec.device import set_threads
 
-    check_block(update, QUALITY_BLOCK if quality_table else RATE_BLOCK)
-    check_stride(lpips_every)
-    set_threads(threads)
-    encoders = () if quality_table else tried.CRFS.keys() if against is None else against
-    kinds = ("quality", "speed") if presets == "both" else (presets,)
-    steps = qualities or (TABLE_QUALITIES if quality_table else tried.QUALITIES)
-    bench = _workbench(
-        cache or output / "cache",
-        weights,
-        vae,
-        metrics_without_lpips=lpips_variant == "none",
-        lpips_variant=lpips_variant,
-        lpips_every=lpips_every,
-        device=device,
-        precision=precision,
-        threads=threads,
-        rdo=rdo or "time",
-        timed=jobs == 1,
-    )
-    wanted: list[Setting] = [
-        *tried.model_settings(list(bench.models), steps, unquantised=quality_table or protocol == "cvvae"),
-        *tried.encoder_settings(list(encoders), kinds, dict.fromkeys(encoders, crfs) if crfs else None),
-    ]
-    trim = ReaderOptions(start=start, frames=frames)
+    chosen, what = given.options(), compared.options()
+    check_block(chosen.update, QUALITY_BLOCK if chosen.quality_table else RATE_BLOCK)
+    check_stride(chosen.lpips_every)
+    encode = coding.options(**where.values)
+    set_threads(encode.threads)
+    bench = _workbench(what, chosen, encode)
+    settings = _settings(what, chosen, list(bench.models))
     kept = bench.cache.folder / "clips"
     opened = [
-        open_clip(path, name, protocol=protocol, reader=trim, folder=kept)
+        open_clip(path, name, protocol=chosen.protocol, reader=reading.options(), folder=kept)
         for path, name in distinct_names(clips).items()
     ]
+    anchor = next((setting.series for setting in settings if not setting.ours), None)
+    matched = [50.0] if what.match is None else list(what.match)
     rows = run(
         bench,
         opened,
-        wanted,
-        match=[] if quality_table or not encoders else [50.0] if match is None else list(match),
-        jobs=jobs,
+        settings,
+        match=[] if anchor is None else matched,
+        jobs=chosen.jobs,
         on_notice=None if quiet else report.note,
     )
-    anchor = next((setting.series for setting in wanted if not setting.ours), None)
-    _write(rows, anchor, bench, {clip.name: clip for clip in opened}, output, protocol)
-    _tell(rows, anchor, quality_table=quality_table, update=update, json=json)
+    _write(rows, anchor, bench, {clip.name: clip for clip in opened}, chosen.output, chosen.protocol)
+    _tell(rows, anchor, quality_table=chosen.quality_table, update=chosen.update, json=json)
 
 
-def _workbench(
-    folder: Path,
-    weights: list[str] | None,
-    vae: list[str] | None,
-    *,
-    metrics_without_lpips: bool,
-    lpips_variant: str,
-    lpips_every: int,
-    device: str,
-    precision: str,
-    threads: int | None,
-    rdo: Literal["none", "time", "all"],
-    timed: bool,
-) -> Workbench:
+def _settings(what: ComparedOptions, chosen: BenchOptions, models: list[str]) -> list[Setting]:
+    """Everything that is tried on each clip."""
+    from cvcodec.bench import settings
+
+    encoders = list(settings.CRFS) if what.against is None else list(what.against)
+    if chosen.quality_table:
+        encoders = []
+    qualities = what.qualities or (TABLE_QUALITIES if chosen.quality_table else settings.QUALITIES)
+    unquantised = chosen.quality_table or chosen.protocol == "cvvae"
+    presets = ("quality", "speed") if what.presets == "both" else (what.presets,)
+    crfs = dict.fromkeys(encoders, what.crfs) if what.crfs else None
+    return [
+        *settings.model_settings(models, qualities, unquantised=unquantised),
+        *settings.encoder_settings(encoders, presets, crfs),
+    ]
+
+
+def _workbench(what: ComparedOptions, chosen: BenchOptions, encode: EncodeOptions) -> Workbench:
     from importlib.metadata import version
 
     from cvcodec.bench.cache import Cache
     from cvcodec.bench.measure import METRICS, Workbench
-    from cvcodec.codec import DEFAULT_MODEL
     from cvcodec.metrics.lpips import Lpips
     from cvcodec.registry import load_model
 
     models: dict[str, VideoAutoencoder] = {}
     named: dict[str, str] = {}
-    loaded = [(name, load_model(name)) for name in weights or ([] if vae else [DEFAULT_MODEL])]
-    loaded += [(source, _imported(source)) for source in vae or []]
+    loaded = [(name, load_model(name)) for name in what.weights or ([] if what.vae else [DEFAULT_MODEL])]
+    loaded += [(source, _imported(source)) for source in what.vae or []]
     for source, model in loaded:
         name = model.name or model.config.family
         if name in models:
             raise UsageError(f"two models are called {name!r}: {named[name]} and {source}; rename a file")
         models[name], named[name] = model, source
-    metrics = tuple(metric for metric in METRICS if metric != "lpips" or not metrics_without_lpips)
+    lpips = chosen.lpips_variant != "none"
+    facts = {"av": version("av"), "threads": encode.threads, "models_format": 1}
     return Workbench(
-        cache=Cache(folder, {"av": version("av"), "threads": threads, "models_format": 1}),
+        cache=Cache(chosen.cache or chosen.output / "cache", facts),
         models=models,
         weights=named,
-        metrics=metrics,
-        lpips=None if metrics_without_lpips else Lpips.load("alex", lpips_variant),
-        lpips_every=lpips_every,
-        device=device,
-        precision=precision,
-        threads=threads,
-        rdo=rdo,
-        timed=timed,
+        metrics=tuple(metric for metric in METRICS if metric != "lpips" or lpips),
+        lpips=Lpips.load("alex", chosen.lpips_variant) if lpips else None,
+        lpips_every=chosen.lpips_every,
+        device=encode.device,
+        precision=encode.precision,
+        threads=encode.threads,
+        rdo=encode.rdo,
+        timed=chosen.jobs == 1,
     )
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import re
 from contextlib import ExitStack
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cvcodec.cli import options, report
+from cvcodec.cli.fields import Given, with_fields
+from cvcodec.codec import DEFAULT_MODEL, EncodeOptions
 from cvcodec.errors import InputError, UsageError
 
-_INPUT = "Input"
+if TYPE_CHECKING:
+    from cvcodec.codec import EncodeResult
+    from cvcodec.target import Found, Target
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
@@ -28,6 +32,19 @@ def parse_target(text: str) -> tuple[str, float]:
     return found[1], float(found[2]) * _UNITS[found[3] or ""]
 
 
+_Target = Annotated[
+    Any,
+    typer.Option(
+        "--target",
+        metavar="psnr=DB|lpips=X|size=BYTES|bitrate=BPS",
+        parser=parse_target,
+        help="Choose the quality by what comes out, tried on short pieces of the video.",
+        show_default=False,
+    ),
+]
+
+
+@with_fields
 def encode(
     source: Annotated[
         str,
@@ -38,75 +55,10 @@ def encode(
     destination: Annotated[
         str, typer.Argument(metavar="OUT.cvl", help="The file to write; - for standard output.", show_default=False)
     ],
+    *,
     weights: options.Weights = None,
-    quality: options.Quality = None,
-    latents: Annotated[
-        Literal["quantised", "fp16", "fp32"],
-        typer.Option("--latents", help="Store quantised latents, or the latents themselves, for caching."),
-    ] = "quantised",
-    store_logvar: Annotated[
-        bool,
-        typer.Option("--store-logvar", help="Keep the posterior's log-variance, for training on samples of it."),
-    ] = False,
-    target: Annotated[
-        Any,
-        typer.Option(
-            "--target",
-            metavar="psnr=DB|lpips=X|size=BYTES|bitrate=BPS",
-            parser=parse_target,
-            help="Choose the quality by what comes out, tried on short pieces of the video.",
-            show_default=False,
-        ),
-    ] = None,
-    layers: options.Layers = "auto",
-    rdo: options.Rdo = None,
-    windows: Annotated[
-        Literal["auto", "context", "official"],
-        typer.Option("--windows", help="official: chunks and tiles of the official CV-VAE code. auto: by model."),
-    ] = "auto",
-    window: options.Window = None,
-    tile: options.Tile = None,
-    start: options.Start = None,
-    end: options.End = None,
-    duration: Annotated[
-        float | None,
-        typer.Option("--duration", metavar="TIME", parser=options.parse_time, help="Encode so much, from --start on."),
-    ] = None,
-    frames: Annotated[
-        int | None,
-        typer.Option("--frames", min=1, metavar="N", help="Encode at most N frames.", rich_help_panel=_INPUT),
-    ] = None,
-    stream: Annotated[
-        int | None,
-        typer.Option(
-            "--stream",
-            min=0,
-            metavar="N",
-            help="Which video stream, from 0. Default: the first.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = None,
-    rotate: Annotated[
-        bool,
-        typer.Option(
-            "--rotate/--no-rotate",
-            help="Turn frames upright, or keep them as stored, with their tag.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = True,
-    deinterlace: Annotated[
-        bool,
-        typer.Option(
-            "--deinterlace/--no-deinterlace",
-            help="Pass frames flagged interlaced through bwdif.",
-            rich_help_panel=_INPUT,
-        ),
-    ] = True,
-    audio: options.Audio = True,
-    metadata: options.Metadata = True,
-    device: options.Device = options.AUTO,
-    precision: options.Precision = options.AUTO,
-    threads: options.Threads = None,
+    given: Given[EncodeOptions],
+    target: _Target = None,
     resume: Annotated[
         bool,
         typer.Option(
@@ -120,7 +72,7 @@ def encode(
         typer.Option(
             "--strict",
             help="Exit with code 3 when the source was damaged; the file is complete all the same.",
-            rich_help_panel=_INPUT,
+            rich_help_panel="Input",
         ),
     ] = False,
     overwrite: options.Overwrite = False,
@@ -128,53 +80,22 @@ def encode(
     quiet: options.Quiet = False,
 ) -> None:
     """Encode a video: any container, size, frame count and colour; no frame is dropped, nothing is resized."""
-    from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, ReaderOptions, encode_file
+    from cvcodec.codec import encode_file
     from cvcodec.codec.notices import Notices
-    from cvcodec.copied import KINDS
     from cvcodec.fileio import check_output, is_standard_stream, open_input
     from cvcodec.registry import load_model
     from cvcodec.target import Target, encode_to_target
 
-    piped_in, piped_out = is_standard_stream(source), is_standard_stream(destination)
-    check_output(destination, overwrite=overwrite, inputs=[] if piped_in else [source])
+    chosen, piped = given.options(), is_standard_stream(source)
+    check_output(destination, overwrite=overwrite, inputs=[] if piped else [source])
     options.check_cvl_name(destination, "encode")
-    if target is not None and quality is not None:
-        raise UsageError("--target chooses the quality: it and --quality exclude each other")
-    options.check_quantiser(latents, quality=quality, rdo=rdo)
-    if target is not None and piped_in:
-        raise UsageError("--target reads the video more than once, which standard input cannot: give it a file")
-    if target is not None and resume:
-        raise UsageError("--target chooses the quality anew: it and --resume exclude each other, give --quality")
-    goal = None if target is None else Target(*target)
-    name = weights or DEFAULT_MODEL
-    model = load_model(name)
-    options.check_layers(layers, model)
-    chosen = EncodeOptions(
-        quality=DEFAULT_QUALITY if quality is None else quality,
-        latents=latents,
-        rdo=rdo or "time",
-        layers=layers,
-        store_logvar=store_logvar,
-        windows=windows,
-        window=window,
-        tile=tile,
-        device=device,
-        precision=precision,
-        threads=threads,
-        kinds=KINDS if audio else (),
-        tags=metadata,
-        reader=ReaderOptions(
-            start=start,
-            end=end,
-            duration=duration,
-            frames=frames,
-            stream=stream,
-            rotate=rotate,
-            deinterlace=deinterlace,
-        ),
-    )
+    _check_target(target, given, piped=piped, resume=resume)
+    options.check_quantiser(chosen.latents, given)
+    goal, found = None if target is None else Target(*target), None
+    model = load_model(weights or DEFAULT_MODEL)
+    options.check_layers(chosen.layers, model)
     with ExitStack() as stack:
-        opened: Any = stack.enter_context(open_input(source)) if piped_in else source
+        opened: Any = stack.enter_context(open_input(source)) if piped else source
         meter = stack.enter_context(report.progress("encode", quiet=quiet))
         common: dict[str, Any] = {"overwrite": overwrite, "on_progress": meter, "on_notice": Notices(report.note)}
         if goal is None:
@@ -185,28 +106,38 @@ def encode(
             result, found = encode_to_target(source, destination, goal, model=model, options=chosen, **common)
             chosen = dataclasses.replace(chosen, quality=found.quality)
     if json:
-        record: dict[str, Any] = {
-            "command": "encode",
-            "source": source,
-            "output": destination,
-            "model": getattr(model, "name", name),
+        record = {"command": "encode", "source": source, "output": destination, "model": model.name}
+        stored = {
+            "latents": chosen.latents,
+            "quality": chosen.quality if chosen.latents == "quantised" else None,
+            **({} if goal is None else {"target": goal.kind, "target_value": goal.value}),
         }
-        quality = chosen.quality if latents == "quantised" else None
-        wanted = {} if goal is None else {"target": goal.kind, "target_value": goal.value}
-        report.emit(
-            {**record, "latents": latents, "quality": quality, **wanted, **result.to_dict()}, to_stderr=piped_out
-        )
+        report.emit({**record, **stored, **result.to_dict()}, to_stderr=is_standard_stream(destination))
     elif not quiet:
-        if goal is not None:
-            report.say(
-                f"quality {found.quality:g}: {goal.describe(found.predicted)} expected, {goal.describe()} wanted"
-            )
-        report.say(
-            f"{destination}: {result.frames} frames of {result.width}x{result.height}, "
-            f"{report.format_size(result.size_bytes)}, {result.bpp:.4f} bpp, {result.megapixels_per_s:.2f} Mpixel/s"
-        )
-        if result.source_bytes and result.size_to_source is not None:
-            source_size = report.format_size(result.source_bytes)
-            report.say(f"{result.size_to_source:.2f} times the source's video, {source_size}")
+        _tell(destination, goal, found, result)
     if strict and result.damage is not None:
         raise InputError(f"{result.damage}; {destination} was written, --strict asks to fail")
+
+
+def _check_target(target: Any, given: Given[EncodeOptions], *, piped: bool, resume: bool) -> None:
+    if target is None:
+        return
+    if "quality" in given.values:
+        raise UsageError("--target chooses the quality: it and --quality exclude each other")
+    if piped:
+        raise UsageError("--target reads the video more than once, which standard input cannot: give it a file")
+    if resume:
+        raise UsageError("--target chooses the quality anew: it and --resume exclude each other, give --quality")
+
+
+def _tell(destination: str, goal: Target | None, found: Found | None, result: EncodeResult) -> None:
+    """What a person reads at the end."""
+    if goal is not None and found is not None:
+        report.say(f"quality {found.quality:g}: {goal.describe(found.predicted)} expected, {goal.describe()} wanted")
+    report.say(
+        f"{destination}: {result.frames} frames of {result.width}x{result.height}, "
+        f"{report.format_size(result.size_bytes)}, {result.bpp:.4f} bpp, {result.megapixels_per_s:.2f} Mpixel/s"
+    )
+    if result.source_bytes and result.size_to_source is not None:
+        source_size = report.format_size(result.source_bytes)
+        report.say(f"{result.size_to_source:.2f} times the source's video, {source_size}")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,10 @@ import typer
 from rich.table import Table
 
 from cvcodec.cli import options, report
+from cvcodec.cli.fields import Fields, Given, with_fields
+from cvcodec.codec import DEFAULT_MODEL, EncodeOptions
 from cvcodec.errors import UsageError
+from cvcodec.options import option
 
 if TYPE_CHECKING:
     from cvcodec.evaluation.picture_video import ComparisonVideo
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 
 _METRICS = ("psnr", "ssim", "ssim_rgb", "ms_ssim", "lpips")
 _LPIPS = "LPIPS"
+_CODING = ("quality", "latents", "window", "tile")
+_VIDEOS = ("mp4", "mov", "matroska", "webm")
 
 
 def parse_metrics(text: str) -> tuple[str, ...]:
@@ -31,6 +37,46 @@ def parse_metrics(text: str) -> tuple[str, ...]:
     return names
 
 
+@dataclass(frozen=True, kw_only=True)
+class MeasureOptions:
+    """What is measured."""
+
+    metrics: tuple[str, ...] = option(
+        ("psnr", "ssim", "lpips"),
+        f"Some of {','.join(_METRICS)}.",
+        flags=("--metrics", "-m"),
+        metavar="LIST",
+        syntax=parse_metrics,
+        shown="psnr,ssim,lpips",
+    )
+    align: Literal["pts", "start"] = option(
+        "pts", "Match frames by their times, or by their distance from the first frame."
+    )
+    lpips_net: Literal["alex", "vgg", "squeeze"] = option("alex", "Its network.", panel=_LPIPS)
+    lpips_variant: Literal["auto", "standard", "shift-tolerant"] = option(
+        "auto",
+        "standard v0.1 needs torchvision's backbone file; shift-tolerant does not. auto: standard if here.",
+        panel=_LPIPS,
+    )
+    lpips_backbone: Path | None = option(None, "The backbone file.", panel=_LPIPS, metavar="FILE")
+    download: bool = option(False, "Fetch the backbone file if it is not here.", panel=_LPIPS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileOptions:
+    """What is written beside the table."""
+
+    csv: Path | None = option(None, "Write one row a frame.", metavar="FILE")
+    picture: Path | None = option(
+        None,
+        "Reference, reconstruction and error map side by side: of the worst frame (.png, .jpg, .webp), or of "
+        "all frames (.mp4, .mkv, .webm, .mov).",
+        metavar="FILE",
+    )
+    frame: int | None = option(None, "For --picture: frame N instead of the worst.", metavar="N", least=0)
+
+
+@with_fields
 def evaluate(
     reference: Annotated[
         Path | None,
@@ -57,64 +103,18 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    metrics: Annotated[
-        Any,
-        typer.Option(
-            "--metrics",
-            "-m",
-            metavar="LIST",
-            parser=parse_metrics,
-            help=f"Some of {','.join(_METRICS)}.",
-            show_default="psnr,ssim,lpips",
-        ),
-    ] = None,
-    align: Annotated[
-        Literal["pts", "start"],
-        typer.Option("--align", help="Match frames by their times, or by their distance from the first frame."),
-    ] = "pts",
-    csv: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write one row a frame.")] = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option(
-            "--picture",
-            metavar="FILE",
-            help="Reference, reconstruction and error map side by side: of the worst frame (.png, .jpg, .webp), or of "
-            "all frames (.mp4, .mkv, .webm, .mov).",
-        ),
-    ] = None,
-    frame: Annotated[
-        int | None, typer.Option("--frame", min=0, metavar="N", help="For --picture: frame N instead of the worst.")
-    ] = None,
-    lpips_net: Annotated[
-        Literal["alex", "vgg", "squeeze"], typer.Option("--lpips-net", help="Its network.", rich_help_panel=_LPIPS)
-    ] = "alex",
-    lpips_variant: Annotated[
-        Literal["auto", "standard", "shift-tolerant"],
-        typer.Option(
-            "--lpips-variant",
-            help="standard v0.1 needs torchvision's backbone file; shift-tolerant does not. auto: standard if here.",
-            rich_help_panel=_LPIPS,
-        ),
-    ] = "auto",
-    lpips_backbone: Annotated[
-        Path | None, typer.Option("--lpips-backbone", metavar="FILE", help="The backbone file.", rich_help_panel=_LPIPS)
-    ] = None,
-    download: Annotated[
-        bool, typer.Option("--download", help="Fetch the backbone file if it is not here.", rich_help_panel=_LPIPS)
-    ] = False,
+    *,
+    measure: Given[MeasureOptions],
+    files: Given[FileOptions],
     weights: options.Weights = None,
-    quality: options.Quality = None,
-    latents: Annotated[
-        Literal["quantised", "fp16", "fp32"], typer.Option("--latents", help="As for encode, when IN is encoded here.")
-    ] = "quantised",
-    window: options.Window = None,
-    tile: options.Tile = None,
-    start: options.Start = None,
-    end: options.End = None,
-    frames: Annotated[int | None, typer.Option("--frames", min=1, metavar="N", help="At most N frames.")] = None,
-    device: options.Device = options.AUTO,
-    precision: options.Precision = options.AUTO,
-    threads: options.Threads = None,
+    given: Annotated[
+        Given[EncodeOptions],
+        Fields(
+            only=("quality", "latents", "window", "tile", "start", "end", "frames", "device", "precision", "threads"),
+            help={"latents": "As for encode, when IN is encoded here.", "frames": "At most N frames."},
+            panel={"frames": None},
+        ),
+    ],
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -125,93 +125,102 @@ def evaluate(
     Metrics see the model's own output, before any output codec, unless RECON is a video file. Y of two videos is what
     both store, where that can be compared; else it comes from RGB.
     """
-    from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, DecodeOptions, EncodeOptions, ReaderOptions
-    from cvcodec.device import select_device
-    from cvcodec.evaluation import sources
     from cvcodec.fileio import check_output, is_standard_stream
-    from cvcodec.metrics.lpips import Lpips
-    from cvcodec.registry import load_model, load_named_model
-    from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
 
+    chosen, encode = files.options(), given.options()
     inputs = [path for path in (reference, reconstruction, original) if path is not None]
-    for path in (csv, picture):
+    for path in (chosen.csv, chosen.picture):
         if path is not None:
             check_output(path, overwrite=overwrite, inputs=inputs)
-    kind = None if picture is None else container_for(picture)
-    video = picture if kind in ("mp4", "mov", "matroska", "webm") else None
-    if picture is not None and video is None and kind not in IMAGE_CONTAINERS:
-        raise UsageError(f"--picture writes an image or a video with times, not {kind}; name it .png or .mp4")
-    if video is not None and frame is not None:
-        raise UsageError(f"--frame chooses one frame, {video} gets all; name an image, or leave --frame out")
-    if frame is not None and picture is None:
-        raise UsageError("--frame chooses the frame of --picture; name an image with it, or leave --frame out")
+    kind = _picture_kind(chosen)
     if any(is_standard_stream(path) for path in inputs):
         raise UsageError("eval reads files, and standard input is none; write what comes there to a file first")
     is_cvl = reference is not None and _is_cvl(reference)
     _check_form(reference, reconstruction, original, is_cvl)
-    idle = {"--quality": quality is not None, "--latents": latents != "quantised"}
-    idle |= {"--window": window is not None, "--tile": tile is not None}
     if reconstruction is not None:
-        options.refuse(idle | {"--weights": weights is not None}, "two videos are compared as they are")
+        given.refuse("two videos are compared as they are", *_CODING, others={"--weights": weights is not None})
     elif is_cvl:
-        options.refuse(idle, f"{reference} is encoded already")
-    options.check_quantiser(latents, quality=quality)
-    chosen = metrics or ("psnr", "ssim", "lpips")
-    where = select_device(device)
-    lpips = None
-    if "lpips" in chosen:
-        try:
-            lpips = Lpips.load(lpips_net, lpips_variant, backbone=lpips_backbone, download=download)
-        except ValueError as error:
-            raise UsageError(str(error)) from error
-    trim = ReaderOptions(start=start, end=end, frames=frames)
+        given.refuse(f"{reference} is encoded already", *_CODING)
+    options.check_quantiser(encode.latents, given)
+    arguments = _measuring(measure.options(), encode.device)
     with ExitStack() as stack:
-        meter = stack.enter_context(report.progress("eval", quiet=quiet))
-        shared = sources.Comparison(
-            measure={
-                "metrics": chosen,
-                "lpips": lpips,
-                "device": where,
-                "align": align,
-                "keep": ("worst" if frame is None else frame) if picture and video is None else None,
-                "on_progress": meter,
-                "on_pair": None if video is None else stack.enter_context(_comparison(video, kind, overwrite)).add,
-            },
-            reader=trim,
-            decode=DecodeOptions(
-                start=start, end=end, frames=frames, device=device, precision=precision, threads=threads
-            ),
-            on_notice=report.note,
-        )
-        if reconstruction is not None:
-            assert reference is not None
-            result = sources.compare_videos(reference, reconstruction, shared)
-        elif is_cvl:
-            assert reference is not None and original is not None
-            result = sources.compare_file(
-                reference,
-                original,
-                lambda header: load_model(weights) if weights else load_named_model(header.model),
-                shared,
-            )
-        else:
-            encode = EncodeOptions(
-                quality=DEFAULT_QUALITY if quality is None else quality,
-                latents=latents,
-                window=window,
-                tile=tile,
-                device=device,
-                precision=precision,
-                threads=threads,
-                reader=trim,
-            )
-            clip = reference or stack.enter_context(sources.selfcheck_clip())
-            result = sources.round_trip(clip, load_model(weights or DEFAULT_MODEL), encode, shared)
+        arguments["on_progress"] = stack.enter_context(report.progress("eval", quiet=quiet))
+        if chosen.picture is not None and kind in _VIDEOS:
+            arguments["on_pair"] = stack.enter_context(_comparison(chosen.picture, kind, overwrite)).add
+        elif chosen.picture is not None:
+            arguments["keep"] = "worst" if chosen.frame is None else chosen.frame
+        result = _compare(reference, reconstruction or original, is_cvl, weights, encode, arguments)
     if json:
         report.emit({"command": "eval", **result.to_dict()})
     else:
         _print(result)
-    _write_files(result, csv, None if video else picture, overwrite=overwrite)
+    _write_files(result, chosen.csv, chosen.picture if "keep" in arguments else None, overwrite=overwrite)
+
+
+def _picture_kind(chosen: FileOptions) -> str | None:
+    """The format of `--picture`. UsageError for one that is no picture, and for a frame of what has none to choose."""
+    from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
+
+    picture, frame = chosen.picture, chosen.frame
+    if picture is None:
+        if frame is not None:
+            raise UsageError("--frame chooses the frame of --picture; name an image with it, or leave --frame out")
+        return None
+    kind = container_for(picture)
+    if kind not in (*_VIDEOS, *IMAGE_CONTAINERS):
+        raise UsageError(f"--picture writes an image or a video with times, not {kind}; name it .png or .mp4")
+    if kind in _VIDEOS and frame is not None:
+        raise UsageError(f"--frame chooses one frame, {picture} gets all; name an image, or leave --frame out")
+    return kind
+
+
+def _measuring(chosen: MeasureOptions, device: str) -> dict[str, Any]:
+    """Arguments of `evaluate`."""
+    from cvcodec.device import select_device
+    from cvcodec.metrics.lpips import Lpips
+
+    where, lpips = select_device(device), None
+    if "lpips" in chosen.metrics:
+        try:
+            lpips = Lpips.load(
+                chosen.lpips_net, chosen.lpips_variant, backbone=chosen.lpips_backbone, download=chosen.download
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+    return {"metrics": chosen.metrics, "lpips": lpips, "device": where, "align": chosen.align}
+
+
+def _compare(
+    reference: Path | None,
+    other: Path | None,
+    is_cvl: bool,
+    weights: str | None,
+    encode: EncodeOptions,
+    arguments: dict[str, Any],
+) -> Report:
+    """What stands on both sides; `other` is RECON, or for a .cvl file what it was made from."""
+    from cvcodec.codec import DecodeOptions
+    from cvcodec.evaluation import sources
+    from cvcodec.registry import load_model, load_named_model
+
+    reader = encode.reader
+    run: dict[str, Any] = {"device": encode.device, "precision": encode.precision, "threads": encode.threads}
+    shared = sources.Comparison(
+        measure=arguments,
+        reader=reader,
+        decode=DecodeOptions(start=reader.start, end=reader.end, frames=reader.frames, **run),
+        on_notice=report.note,
+    )
+    if is_cvl:
+        assert reference is not None and other is not None
+        return sources.compare_file(
+            reference, other, lambda header: load_model(weights) if weights else load_named_model(header.model), shared
+        )
+    if other is not None:
+        assert reference is not None
+        return sources.compare_videos(reference, other, shared)
+    with nullcontext(reference) if reference is not None else sources.selfcheck_clip() as clip:
+        return sources.round_trip(clip, load_model(weights or DEFAULT_MODEL), encode, shared)
 
 
 @contextmanager

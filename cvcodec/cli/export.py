@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cvcodec.cli import options, report
+from cvcodec.cli.fields import Given, with_fields
 from cvcodec.errors import InputError
+from cvcodec.options import option
+
+if TYPE_CHECKING:
+    from cvcodec.dataset.export_ import Exported
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -22,6 +28,38 @@ def parse_size(text: str | int) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """For whom, and in which form."""
+
+    target: Literal["raw", "sd21", "svd", "videocrafter2", "sd3"] = option(
+        "raw",
+        "Scale, shift and order of axes that a model wants; refused for other VAEs' latents.",
+        flags=("--for",),
+    )
+    format: Literal["safetensors", "npy", "webdataset"] | None = option(
+        None, "Default: by the name of OUT; webdataset for a folder."
+    )
+    dtype: Literal["auto", "fp32", "fp16"] = option(
+        "auto", "auto: fp16 for unscaled latents of a file that keeps fp16, else fp32."
+    )
+    shard_size: int = option(
+        10**9,
+        "Shards: at most so large, such as 500M. Default: 1G.",
+        metavar="SIZE",
+        syntax=parse_size,
+        shown=False,
+    )
+    seed: int = option(0, "Shards: of the random order of clips. Default: 0.", least=0, shown=False)
+    shuffle: bool = option(
+        True,
+        "Shards: clips in random order (the default), or by path.",
+        flags=("--shuffle/--no-shuffle",),
+        shown=False,
+    )
+
+
+@with_fields
 def export(
     source: Annotated[
         Path,
@@ -36,36 +74,8 @@ def export(
         Path,
         typer.Argument(metavar="OUT", help="A .safetensors or .npy file; for shards a folder.", show_default=False),
     ],
-    target: Annotated[
-        Literal["raw", "sd21", "svd", "videocrafter2", "sd3"],
-        typer.Option(
-            "--for", help="Scale, shift and order of axes that a model wants; refused for other VAEs' latents."
-        ),
-    ] = "raw",
-    kind: Annotated[
-        Literal["safetensors", "npy", "webdataset"] | None,
-        typer.Option("--format", help="Default: by the name of OUT; webdataset for a folder."),
-    ] = None,
-    dtype: Annotated[
-        Literal["auto", "fp32", "fp16"],
-        typer.Option("--dtype", help="auto: fp16 for unscaled latents of a file that keeps fp16, else fp32."),
-    ] = "auto",
-    shard_size: Annotated[
-        int | None,
-        typer.Option(
-            "--shard-size",
-            metavar="SIZE",
-            parser=parse_size,
-            help="Shards: at most so large, such as 500M. Default: 1G.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="Shards: of the random order of clips. Default: 0.")
-    ] = None,
-    shuffle: Annotated[
-        bool | None,
-        typer.Option("--shuffle/--no-shuffle", help="Shards: clips in random order (the default), or by path."),
-    ] = None,
+    *,
+    given: Given[ExportOptions],
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -75,54 +85,50 @@ def export(
 
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
-    chosen = kind or format_of(destination, is_folder=source.is_dir() or source.suffix == ".jsonl")
-    if chosen != "webdataset":
-        given = {"--shard-size": shard_size is not None, "--seed": seed is not None}
-        given[f"--{'' if shuffle else 'no-'}shuffle"] = shuffle is not None
-        options.refuse(given, f"--format {chosen} writes one file, no shards")
-    elif shuffle is False:
-        options.refuse({"--seed": seed is not None}, "--no-shuffle takes the clips by path")
+    chosen = given.options()
+    kind = chosen.format or format_of(destination, is_folder=source.is_dir() or source.suffix == ".jsonl")
+    if kind != "webdataset":
+        given.refuse(f"--format {kind} writes one file, no shards", "shard_size", "seed", "shuffle")
+    elif not chosen.shuffle:
+        given.refuse("--no-shuffle takes the clips by path", "seed")
+    shared: dict[str, Any] = {"target": chosen.target, "dtype": chosen.dtype, "overwrite": overwrite}
     with report.progress("export", quiet=quiet) as meter:
-        if chosen == "webdataset":
+        if kind == "webdataset":
             result = export_shards(
                 source,
                 destination,
-                target=target,
-                dtype=dtype,
-                shard_bytes=10**9 if shard_size is None else shard_size,
-                shuffle=None if shuffle is False else seed or 0,
-                overwrite=overwrite,
+                shard_bytes=chosen.shard_size,
+                shuffle=chosen.seed if chosen.shuffle else None,
                 on_clip=lambda done, total: meter(done, None, total),
+                **shared,
             )
         else:
-            result = export_file(source, destination, target=target, kind=chosen, dtype=dtype, overwrite=overwrite)
+            result = export_file(source, destination, kind=kind, **shared)
     for text in result.notices:
         report.note(text)
     if json:
-        report.emit(
-            {
-                "command": "export",
-                "source": source,
-                "output": destination,
-                "format": chosen,
-                "target": target,
-                "layout": result.target.clip_layout if chosen == "webdataset" else result.target.layout,
-                "scaling_factor": result.target.scaling_factor,
-                "shift_factor": result.target.shift_factor,
-                "shape": list(result.shape) or None,
-                "clips": result.clips,
-                "files": result.files,
-                "size_bytes": result.size_bytes,
-                "notices": list(result.notices),
-            }
-        )
+        made = {"command": "export", "source": source, "output": destination, "format": kind, "target": chosen.target}
+        report.emit({**made, **_record(result, sharded=kind == "webdataset")})
     elif not quiet:
         what = (
             f"{_count(result.clips, 'clip')} in {_count(result.files, 'shard')}"
-            if chosen == "webdataset"
+            if kind == "webdataset"
             else f"latents {result.shape}"
         )
         report.say(f"{destination}: {what}, for {result.target.name}, {report.format_size(result.size_bytes)}")
+
+
+def _record(result: Exported, *, sharded: bool) -> dict[str, Any]:
+    return {
+        "layout": result.target.clip_layout if sharded else result.target.layout,
+        "scaling_factor": result.target.scaling_factor,
+        "shift_factor": result.target.shift_factor,
+        "shape": list(result.shape) or None,
+        "clips": result.clips,
+        "files": result.files,
+        "size_bytes": result.size_bytes,
+        "notices": list(result.notices),
+    }
 
 
 def _count(number: int, what: str) -> str:

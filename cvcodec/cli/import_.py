@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from cvcodec.cli import options, report
+from cvcodec.cli.fields import Fields, Given, with_fields
+from cvcodec.codec import EncodeOptions
+
+if TYPE_CHECKING:
+    from cvcodec.dataset.import_ import Imported
 
 
 def parse_rate(text: str) -> Fraction:
@@ -22,6 +27,7 @@ def parse_rate(text: str) -> Fraction:
     return rate
 
 
+@with_fields
 def import_latents(
     source: Annotated[
         Path,
@@ -33,6 +39,7 @@ def import_latents(
         ),
     ],
     destination: Annotated[Path, typer.Argument(metavar="OUT.cvl", help="The file to write.", show_default=False)],
+    *,
     target: Annotated[
         Literal["raw", "sd21", "svd", "videocrafter2", "sd3"] | None,
         typer.Option("--from", help="Whose scale and order of axes the latents have. Default: what `export` recorded."),
@@ -55,7 +62,7 @@ def import_latents(
         Literal["quantised", "fp16", "fp32"] | None,
         typer.Option("--latents", help="What to store. Default: as the exported file, or fp32."),
     ] = None,
-    quality: options.Quality = None,
+    given: Annotated[Given[EncodeOptions], Fields(only=("quality",))],
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -65,7 +72,8 @@ def import_latents(
     from cvcodec.registry import load_model
 
     options.check_cvl_name(destination, "import")
-    options.check_quantiser(latents, quality=quality)
+    options.check_quantiser(latents, given)
+    quality = given.values.get("quality")
     result = import_file(
         source,
         destination,
@@ -85,24 +93,23 @@ def import_latents(
     for text in result.notices:
         report.note(text)
     if json:
-        report.emit(
-            {
-                "command": "import",
-                "source": source,
-                "output": destination,
-                "target": result.target.name,
-                "mode": result.mode,
-                "model": result.model,
-                "latents": result.latents,
-                "frames": result.frames,
-                "width": result.width,
-                "height": result.height,
-                "size_bytes": result.size_bytes,
-                "notices": list(result.notices),
-            }
-        )
+        report.emit({"command": "import", "source": source, "output": destination, **_record(result)})
     elif not quiet:
         report.say(
             f"{destination}: {result.latents} latents, {result.frames} frames of {result.width}x{result.height}, "
             f"{report.format_size(result.size_bytes)}"
         )
+
+
+def _record(result: Imported) -> dict[str, Any]:
+    return {
+        "target": result.target.name,
+        "mode": result.mode,
+        "model": result.model,
+        "latents": result.latents,
+        "frames": result.frames,
+        "width": result.width,
+        "height": result.height,
+        "size_bytes": result.size_bytes,
+        "notices": list(result.notices),
+    }

@@ -15,12 +15,15 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from cvcodec.cli import options, report
+from cvcodec.cli.fields import Fields, Given, with_fields
+from cvcodec.codec.run_options import RunOptions
 from cvcodec.errors import CvcodecError, UsageError
 from cvcodec.printable import printable
 from cvcodec.suffixes import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
     from cvcodec.checkpoint import Checkpoint, CheckpointSummary
+    from cvcodec.importers.importing import Imported
     from cvcodec.registry import ModelEntry
 
 app = typer.Typer(no_args_is_help=True, help="Add, list, inspect and remove models.")
@@ -38,6 +41,7 @@ class StoredType(StrEnum):
 
 
 @app.command("add")
+@with_fields
 def add(
     source: Annotated[
         str,
@@ -53,6 +57,7 @@ def add(
             metavar="[CLIPS]...", help="More clips for --calibrate, so that a shell pattern works.", show_default=False
         ),
     ] = None,
+    *,
     name: Annotated[
         str | None,
         typer.Option("--name", "-n", metavar="NAME", help="Keep it under this name.", show_default="the source's"),
@@ -90,7 +95,7 @@ def add(
             show_default="what the source states",
         ),
     ] = None,
-    device: options.Device = options.AUTO,
+    run: Annotated[Given[RunOptions], Fields(only=("device",))],
     yes: options.Overwrite = False,
     as_json: options.Json = False,
 ) -> None:
@@ -102,42 +107,14 @@ def add(
             f"unexpected argument {str(more_clips[0])!r}; clips go with --calibrate, and only one SOURCE at a time"
         )
     clips = _expand_clips([*(calibrate or ()), *(more_clips or ())])
-
-    import torch
-
-    from cvcodec.calibration import calibrate as measure
-    from cvcodec.checkpoint import make_checkpoint, write_checkpoint
-    from cvcodec.device import select_device
-    from cvcodec.fileio import check_output
+    name = _check_place(source, name, output, overwrite=yes)
     from cvcodec.importers.importing import import_model
-    from cvcodec.importers.sources import suggested_name
-    from cvcodec.registry import ModelEntry, add_model, check_new_name
 
-    if output is not None:
-        check_output(output, overwrite=yes, inputs=() if source.startswith("hf://") else (source,))
-    else:
-        name = name or suggested_name(source)
-        check_new_name(name)
     imported = import_model(source, image=image, config_file=config, licence=licence)
     for note in imported.notes:
         report.note(note)
-    stored = {None: None, StoredType.fp16: torch.float16, StoredType.fp32: torch.float32}[dtype]
-    checkpoint = make_checkpoint(
-        imported.config,
-        imported.state_dict,
-        statistics=imported.statistics,
-        card={**imported.card, **({"name": output.name.removesuffix(".safetensors")} if output is not None else {})},
-        dtype=stored,
-    )
-    if clips:
-        report.note(f"measuring the latents of {len(clips)} {'clip' if len(clips) == 1 else 'clips'}")
-        checkpoint = measure(checkpoint, clips, device=select_device(device))
-    if output is not None:
-        write_checkpoint(output, checkpoint, overwrite=yes)
-        entry, new = ModelEntry(output.name.removesuffix(".safetensors"), output, bundled=False), True
-    else:
-        assert name is not None
-        entry, new = add_model(name, checkpoint)
+    checkpoint = _checkpoint(imported, dtype, clips, run.options().device, output)
+    entry, new = _keep(checkpoint, name, output, overwrite=yes)
     if as_json:
         report.emit({**_record(entry, entry.summary()), "added": new, "notes": list(imported.notes)})
         return
@@ -245,6 +222,59 @@ def remove(
 
 
 # ---------------------------------------------------------------------------------------------------- details
+
+
+def _check_place(source: str, name: str | None, output: Path | None, *, overwrite: bool) -> str | None:
+    """That a model may be kept there; its name, unless it becomes a file."""
+    from cvcodec.fileio import check_output
+    from cvcodec.importers.sources import suggested_name
+    from cvcodec.registry import check_new_name
+
+    if output is not None:
+        check_output(output, overwrite=overwrite, inputs=() if source.startswith("hf://") else (source,))
+        return None
+    name = name or suggested_name(source)
+    check_new_name(name)
+    return name
+
+
+def _checkpoint(
+    imported: Imported, dtype: StoredType | None, clips: list[Path], device: str, output: Path | None
+) -> Checkpoint:
+    """What was imported, as it is to be stored, with statistics of the clips if there are any."""
+    import torch
+
+    from cvcodec.calibration import calibrate
+    from cvcodec.checkpoint import make_checkpoint
+    from cvcodec.device import select_device
+
+    checkpoint = make_checkpoint(
+        imported.config,
+        imported.state_dict,
+        statistics=imported.statistics,
+        card={**imported.card, **({"name": _name_of(output)} if output is not None else {})},
+        dtype={None: None, StoredType.fp16: torch.float16, StoredType.fp32: torch.float32}[dtype],
+    )
+    if not clips:
+        return checkpoint
+    report.note(f"measuring the latents of {len(clips)} {'clip' if len(clips) == 1 else 'clips'}")
+    return calibrate(checkpoint, clips, device=select_device(device))
+
+
+def _keep(checkpoint: Checkpoint, name: str | None, output: Path | None, *, overwrite: bool) -> tuple[ModelEntry, bool]:
+    """By name, or in a file; and whether it is new."""
+    from cvcodec.checkpoint import write_checkpoint
+    from cvcodec.registry import ModelEntry, add_model
+
+    if output is not None:
+        write_checkpoint(output, checkpoint, overwrite=overwrite)
+        return ModelEntry(_name_of(output), output, bundled=False), True
+    assert name is not None
+    return add_model(name, checkpoint)
+
+
+def _name_of(file: Path) -> str:
+    return file.name.removesuffix(".safetensors")
 
 
 def _expand_clips(paths: list[Path]) -> list[Path]:

@@ -1,6 +1,6 @@
-"""The options that several commands share: one name, one help text and one parser each.
+"""What several commands share: the syntax of values, refusals, and options that are fields of no options class.
 
-Owns: their spelling and syntax. Does not know: what they do.
+Does not know: what options do.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,18 +18,12 @@ from cvcodec.fileio import refuse_address
 from cvcodec.suffixes import VIDEO_SUFFIXES
 
 if TYPE_CHECKING:
+    from cvcodec.cli.fields import Given
+    from cvcodec.codec import EncodeOptions
     from cvcodec.model.base import VideoAutoencoder
 
-MOST_THREADS = 1024
-"""Of `--threads`: thousands more end in an operating system that starts none."""
-
 _MODEL = "Model"
-_HARDWARE = "Hardware"
 _REPORT = "Output"
-_STREAMS = "Sound and the rest"
-
-AUTO: Literal["auto"] = "auto"
-"""Default of `--device` and `--precision`."""
 
 
 def parse_time(text: str) -> float:
@@ -100,11 +94,10 @@ def refuse(given: Mapping[str, bool], why: str) -> None:
         raise UsageError(f"{why}: leave out {', '.join(names)}")
 
 
-def check_quantiser(latents: str | None, *, quality: float | None, rdo: str | None = None) -> None:
+def check_quantiser(latents: str | None, given: Given[EncodeOptions]) -> None:
     """UsageError for options of the quantiser where the latents themselves are stored."""
     if latents in ("fp16", "fp32"):
-        given = {"--quality": quality is not None, "--rdo": rdo is not None}
-        refuse(given, f"--latents {latents} stores the latents themselves")
+        given.refuse(f"--latents {latents} stores the latents themselves", "quality", "rdo")
 
 
 def check_layers(layers: str, model: VideoAutoencoder) -> None:
@@ -120,14 +113,6 @@ def check_cvl_name(destination: str | Path, command: str) -> None:
         raise UsageError(f"{command} writes a .cvl file, not {path}; name it {path.stem}.cvl")
 
 
-Layers = Annotated[
-    Literal["auto", "base", "all"],
-    typer.Option(
-        "--layers",
-        help="Layers of a latent to store, where the model has two. base: what 2D decoders and diffusion models read. "
-        "auto: both, but base alone where the quality leaves nothing of the other, and with --latents fp16 and fp32.",
-    ),
-]
 Weights = Annotated[
     str | None,
     typer.Option(
@@ -137,84 +122,6 @@ Weights = Annotated[
         parser=parse_weights,
         help="A model by name (see `cvcodec models list`) or a .safetensors file.",
         rich_help_panel=_MODEL,
-    ),
-]
-Quality = Annotated[
-    float | None,
-    typer.Option(
-        "--quality",
-        "-q",
-        metavar="0..100",
-        parser=parse_quality,
-        help="Precision of the stored latents; 10 more halve the quantiser's steps.",
-        rich_help_panel=_MODEL,
-    ),
-]
-Rdo = Annotated[
-    Literal["none", "time", "all"] | None,
-    typer.Option(
-        "--rdo",
-        help="Choose symbols by cost and loss where the latent before predicts them (time, the default), everywhere "
-        "(all: best PSNR, less texture), or take the nearest ones.",
-        rich_help_panel=_MODEL,
-    ),
-]
-Window = Annotated[
-    int | None,
-    typer.Option(
-        "--window",
-        metavar="auto|N",
-        parser=parse_latents,
-        help="Latents kept per temporal window (a latent is 4 frames). auto: the model's, smaller if memory is short.",
-        rich_help_panel=_MODEL,
-    ),
-]
-Tile = Annotated[
-    int | None,
-    typer.Option(
-        "--tile",
-        metavar="auto|none|N",
-        parser=parse_tile,
-        help="Side of a spatial tile in latents (a latent is 8 pixels), overlap included; none: whole frames.",
-        rich_help_panel=_MODEL,
-    ),
-]
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="auto|cpu|cuda[:N]|mps",
-        help="Where the model runs. auto: CUDA if there is one, else the CPU.",
-        rich_help_panel=_HARDWARE,
-    ),
-]
-Precision = Annotated[
-    Literal["auto", "fp32", "bf16", "fp16"],
-    typer.Option(
-        "--precision",
-        help="Arithmetic of the model. auto: bf16 where the hardware multiplies it natively, else fp32.",
-        rich_help_panel=_HARDWARE,
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        min=1,
-        max=MOST_THREADS,
-        metavar="N",
-        help="CPU threads of the model. Default: the processors this process may use.",
-        rich_help_panel=_HARDWARE,
-    ),
-]
-Start = Annotated[
-    float | None,
-    typer.Option("--start", metavar="TIME", parser=parse_time, help="Begin here, in seconds or hours:minutes:seconds."),
-]
-End = Annotated[
-    float | None,
-    typer.Option(
-        "--end", metavar="TIME", parser=parse_time, help="Stop before here, in seconds or hours:minutes:seconds."
     ),
 ]
 Overwrite = Annotated[
@@ -232,20 +139,4 @@ Json = Annotated[
 Quiet = Annotated[
     bool,
     typer.Option("--quiet", help="No progress bar.", rich_help_panel=_REPORT),
-]
-Audio = Annotated[
-    bool,
-    typer.Option(
-        "--audio/--no-audio",
-        help="Copy sound, subtitles and attachments, packet by packet; or leave them out.",
-        rich_help_panel=_STREAMS,
-    ),
-]
-Metadata = Annotated[
-    bool,
-    typer.Option(
-        "--metadata/--no-metadata",
-        help="Copy chapters and tags; or only languages, dispositions and the names of attachments.",
-        rich_help_panel=_STREAMS,
-    ),
 ]

@@ -9,13 +9,19 @@
 a person should read.
 """
 
-from cvcodec.codec.decode import Decoder, decode_file
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 from cvcodec.codec.decode_options import DecodeOptions, DecodeResult
-from cvcodec.codec.encode import encode_file, encode_stream
-from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
-from cvcodec.codec.headers import DEFAULT_MODEL, DEFAULT_QUALITY
-from cvcodec.codec.latent_file import LatentFile
+from cvcodec.codec.encode_options import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, EncodeResult
 from cvcodec.codec.video_options import ReaderOptions, WriterOptions
+
+if TYPE_CHECKING:
+    from cvcodec.codec.decode import Decoder, decode_file
+    from cvcodec.codec.encode import encode_file, encode_stream
+    from cvcodec.codec.latent_file import LatentFile
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -32,3 +38,18 @@ __all__ = [
     "encode_file",
     "encode_stream",
 ]
+
+_HOMES = {
+    "Decoder": "cvcodec.codec.decode",
+    "LatentFile": "cvcodec.codec.latent_file",
+    "decode_file": "cvcodec.codec.decode",
+    "encode_file": "cvcodec.codec.encode",
+    "encode_stream": "cvcodec.codec.encode",
+}
+"""Of what needs torch; options are there without it."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -5,29 +5,34 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from cvcodec.codec.run_options import RunOptions
-from cvcodec.codec.salvage import LostFrames
 from cvcodec.codec.video_options import WriterOptions
+from cvcodec.options import option
+
+if TYPE_CHECKING:
+    from cvcodec.codec.salvage import LostFrames
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeOptions(RunOptions):
     """How to decode; every field has a default that suits most files."""
 
-    start: Fraction | float | None = None
-    """Seconds on the source's timeline: frames with start <= time < end are decoded."""
-    end: Fraction | float | None = None
-    duration: Fraction | float | None = None
-    """Stands for `end` = start + duration."""
-    frames: int | None = None
-    """At most so many frames."""
-    layers: Literal["base", "all"] = "all"
-    """Layers to decode from, of files that have two; `base` leaves the enhancement layer unread."""
-    salvage: bool = False
-    """Decode what is intact of a damaged file, at its own times, instead of refusing it."""
     writer: WriterOptions = field(default_factory=WriterOptions)
+    start: Fraction | float | None = option(
+        None, "Begin here, in seconds or hours:minutes:seconds.", metavar="TIME", syntax="time"
+    )
+    """On the source's timeline: frames with start <= time < end are decoded."""
+    end: Fraction | float | None = option(
+        None, "Stop before here, in seconds or hours:minutes:seconds.", metavar="TIME", syntax="time"
+    )
+    duration: Fraction | float | None = option(None, "Decode so much, from --start on.", metavar="TIME", syntax="time")
+    """Stands for `end` = start + duration."""
+    frames: int | None = option(None, "Decode at most N frames.", metavar="N", least=1)
+    layers: Literal["base", "all"] = option("all", "base: decode from the base layer alone, of files that have two.")
+    salvage: bool = option(False, "Decode what is intact of a damaged file, and say which frames are lost.")
+    """At its own times, instead of refusing it."""
 
 
 @dataclass(frozen=True, kw_only=True)

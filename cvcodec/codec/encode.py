@@ -20,8 +20,7 @@ from torch import Tensor
 
 from cvcodec.bitstream import Header
 from cvcodec.bitstream.format import MAGIC
-from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
-from cvcodec.codec.headers import DEFAULT_MODEL
+from cvcodec.codec.encode_options import DEFAULT_MODEL, EncodeOptions, EncodeResult
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.output import CvlOutput, Progress
 from cvcodec.codec.passthrough import PassthroughRecorder

@@ -4,40 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind, Layers
-from cvcodec.codec.requantise import RateDistortion
 from cvcodec.codec.run_options import RunOptions
 from cvcodec.codec.video_options import ReaderOptions
-from cvcodec.windows.plan import WindowMode
+from cvcodec.options import option
+
+LatentsKind = Literal["quantised", "fp16", "fp32"]
+
+Layers = Literal["auto", "base", "all"]
+"""Which layers of a latent are stored. `auto`: the base layer, and of quantised latents also the enhancement layer
+where the steps are fine enough for it to hold anything."""
+
+RateDistortion = Literal["none", "time", "all"]
+"""Which symbols are chosen by what they cost and what they lose: none (all are the nearest ones), those that the latent
+before predicts (what stands still stays still), or all (the best PSNR, at the expense of texture)."""
+
+DEFAULT_MODEL = "cvvae-mini-z16"
+"""Name of the model that is used where none is given."""
+
+DEFAULT_QUALITY = 75.0
+"""Quantisation then costs at most 0.3 dB against unquantised latents (measured, see docs/benchmarks.md)."""
+
+_MODEL = "Model"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeOptions(RunOptions):
     """How to encode; every field has a default that suits most videos."""
 
-    quality: float = DEFAULT_QUALITY
-    """0 to 100: ten more halve the quantiser's steps."""
-    latents: LatentsKind = "quantised"
-    """`quantised`, or the latents themselves as `fp16` or `fp32`, for caching."""
-    rdo: RateDistortion = "time"
-    """Which symbols are chosen by what they cost and what they lose: `none`, those that the latent before predicts
-    (`time`), or `all`, which is best for PSNR and takes texture."""
-    layers: Layers = "auto"
-    """Layers of the latent to store, of models that have two: `base`, `all` or `auto`: the base layer and, of quantised
-    latents, the enhancement layer where the quality leaves anything of it."""
-    store_logvar: bool = False
-    """Keep the posterior's log-variance as well (fp16), for training that draws fresh samples."""
+    quality: float = option(
+        DEFAULT_QUALITY,
+        "Precision of the stored latents; 10 more halve the quantiser's steps.",
+        panel=_MODEL,
+        flags=("--quality", "-q"),
+        metavar="0..100",
+        syntax="quality",
+        shown=False,
+    )
+    latents: LatentsKind = option("quantised", "Store quantised latents, or the latents themselves, for caching.")
+    store_logvar: bool = option(False, "Keep the posterior's log-variance, for training on samples of it.")
+    """As fp16."""
+    layers: Layers = option(
+        "auto",
+        "Layers of a latent to store, where the model has two. base: what 2D decoders and diffusion models read. "
+        "auto: both, but base alone where the quality leaves nothing of the other, and with --latents fp16 and fp32.",
+    )
+    rdo: RateDistortion = option(
+        "time",
+        "Choose symbols by cost and loss where the latent before predicts them (time, the default), everywhere "
+        "(all: best PSNR, less texture), or take the nearest ones.",
+        panel=_MODEL,
+        shown=False,
+    )
+    windows: Literal["auto", "context", "official"] = option(
+        "auto", "official: chunks and tiles of the official CV-VAE code. auto: by model."
+    )
+    window: int | None = option(
+        None,
+        "Latents kept per temporal window (a latent is 4 frames). auto: the model's, smaller if memory is short.",
+        panel=_MODEL,
+        metavar="auto|N",
+        syntax="latents",
+    )
+    tile: int | None = option(
+        None,
+        "Side of a spatial tile in latents (a latent is 8 pixels), overlap included; none: whole frames.",
+        panel=_MODEL,
+        metavar="auto|none|N",
+        syntax="tile",
+    )
+    """0: whole frames; None: the model's, smaller if memory is short."""
+    reader: ReaderOptions = field(default_factory=ReaderOptions)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Any JSON object, merged into the header's metadata."""
-    windows: WindowMode = "auto"
-    """`context`, `official` (official CV-VAE models only), or `auto`: what the model's family defaults to."""
-    window: int | None = None
-    """Latents kept per window; None: the model's, smaller if memory is short."""
-    tile: int | None = None
-    """Side of a tile in latents, 0: whole frames; None: the model's, smaller if memory is short."""
-    reader: ReaderOptions = field(default_factory=ReaderOptions)
 
 
 @dataclass(frozen=True, kw_only=True)

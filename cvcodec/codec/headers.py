@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from cvcodec import __version__
 from cvcodec.bitstream import ENHANCEMENT, BitstreamReader, ColorTags, Enhancement, Header
 from cvcodec.bitstream.wire import Readable
 from cvcodec.checkpoint import default_statistics
+from cvcodec.codec.encode_options import LatentsKind, Layers
 from cvcodec.codec.plans import header_fields, plan_of
 from cvcodec.codec.video_options import ReaderOptions
 from cvcodec.errors import BitstreamError, UsageError
@@ -29,19 +30,6 @@ from cvcodec.windows.plan import Plan
 from cvcodec.windows.space import padded_size
 
 T = TypeVar("T")
-
-LatentsKind = Literal["quantised", "fp16", "fp32"]
-
-Layers = Literal["auto", "base", "all"]
-"""Which layers of a latent are stored. `auto`: the base layer, and of quantised latents also the enhancement layer
-where the steps are fine enough for it to hold anything."""
-
-DEFAULT_MODEL = "cvvae-mini-z16"
-"""Name of the model that is used where none is given."""
-
-DEFAULT_QUALITY = 75.0
-"""Quantisation then costs at most 0.3 dB against unquantised latents (measured, see docs/benchmarks.md)."""
-
 
 _ZERO_DEVIATIONS = 3.0
 """A channel of the enhancement layer that stays within half a step by so many deviations is taken to hold nothing."""

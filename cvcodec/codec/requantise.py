@@ -6,21 +6,18 @@ Owns: that the result is the same, byte for byte. Does not know: models, frames.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import BitstreamWriter
 from cvcodec.bitstream.rate_distortion import STRENGTH, choose_symbols
-from cvcodec.codec.headers import Layers, open_reader, stored_layers
+from cvcodec.codec.encode_options import Layers, RateDistortion
+from cvcodec.codec.headers import open_reader, stored_layers
 from cvcodec.errors import NumericalError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quantization import Quantizer
-
-RateDistortion = Literal["none", "time", "all"]
-"""Which symbols are chosen by what they cost and what they lose: none (all are the nearest ones), those that the latent
-before predicts (what stands still stays still), or all (the best PSNR, at the expense of texture)."""
 
 _STRENGTHS: dict[RateDistortion, tuple[float, float]] = {
     "none": (0.0, 0.0),

@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
+
+from cvcodec.options import option
+
+_INPUT, _VIDEO = "Input", "Video"
+
+
+Codec = Literal["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "h264_nvenc", "hevc_nvenc"]
+
+Container = Literal["mp4", "mov", "matroska", "webm", "y4m", "raw", "png", "jpeg", "webp"]
 
 
 class _Arguments:
@@ -21,19 +30,32 @@ class _Arguments:
 class ReaderOptions(_Arguments):
     """Which frames of a source are read, and how; see `VideoReader`."""
 
-    start: Fraction | float | str | None = None
-    """Seconds on the source's timeline: frames with start <= time < end are read."""
-    end: Fraction | float | str | None = None
-    duration: Fraction | float | str | None = None
+    start: Fraction | float | None = option(
+        None, "Begin here, in seconds or hours:minutes:seconds.", metavar="TIME", syntax="time"
+    )
+    """On the source's timeline: frames with start <= time < end are read."""
+    end: Fraction | float | None = option(
+        None, "Stop before here, in seconds or hours:minutes:seconds.", metavar="TIME", syntax="time"
+    )
+    duration: Fraction | float | None = option(None, "Encode so much, from --start on.", metavar="TIME", syntax="time")
     """Stands for `end` = start + duration."""
-    frames: int | None = None
-    """At most so many frames."""
-    stream: int | None = None
-    """Number among the video streams; None: the first, of HEIF and AVIF the one that a player shows."""
-    rotate: bool = True
-    """Turn frames upright, as the display matrix asks; otherwise they stay as stored, with their tag."""
-    deinterlace: bool = True
-    """Pass frames flagged interlaced through bwdif."""
+    frames: int | None = option(None, "Encode at most N frames.", panel=_INPUT, metavar="N", least=1)
+    stream: int | None = option(
+        None, "Which video stream, from 0. Default: the first.", panel=_INPUT, metavar="N", least=0
+    )
+    """None: the first, of HEIF and AVIF the one that a player shows."""
+    rotate: bool = option(
+        True,
+        "Turn frames upright, or keep them as stored, with their tag.",
+        panel=_INPUT,
+        flags=("--rotate/--no-rotate",),
+    )
+    deinterlace: bool = option(
+        True,
+        "Pass frames flagged interlaced through bwdif.",
+        panel=_INPUT,
+        flags=("--deinterlace/--no-deinterlace",),
+    )
     background: str = "black"
     """`black` or `white`, behind transparent pixels."""
     rate: Fraction | None = None
@@ -51,12 +73,22 @@ class ReaderOptions(_Arguments):
 class WriterOptions(_Arguments):
     """How a decoded video is encoded again and kept; see `VideoWriter`. None: visually lossless defaults."""
 
-    codec: str | None = None
-    crf: float | None = None
-    preset: str | None = None
-    chroma: str | None = None
-    """`420`, `422` or `444`."""
-    container: str | None = None
+    codec: Codec | None = option(
+        None,
+        "Video encoder. ffv1 stores the decoded RGB exactly; _nvenc: on an NVIDIA card. Default: libx264, for "
+        "HDR libx265.",
+        panel=_VIDEO,
+    )
+    crf: float | None = option(
+        None, "Its constant rate factor. Default: visually lossless.", panel=_VIDEO, metavar="N", least=0, most=63
+    )
+    preset: str | None = option(None, "Its speed preset.", panel=_VIDEO, metavar="NAME")
+    chroma: Literal["420", "422", "444"] | None = option(
+        None, "Chroma format. Default: 420, at odd sizes 444.", panel=_VIDEO
+    )
+    container: Container | None = option(
+        None, "Output format. Default: by the extension.", panel=_VIDEO, flags=("--format",)
+    )
     """None: by the extension, `matroska` for streams."""
     threads: int | None = None
     """Encoding threads."""

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import UNKNOWN, BitstreamWriter, Chunk, Header
-from cvcodec.codec.headers import DEFAULT_QUALITY, LatentsKind, info_from_header, make_header, make_quantizer
+from cvcodec.codec.encode_options import DEFAULT_QUALITY, LatentsKind
+from cvcodec.codec.headers import info_from_header, make_header, make_quantizer
 from cvcodec.codec.plans import choose_plan
 from cvcodec.data.index import BATCH_KEY
 from cvcodec.dataset.stored import Stored, read_latents

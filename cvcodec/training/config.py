@@ -10,10 +10,11 @@ import dataclasses
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from cvcodec.errors import UsageError
+from cvcodec.options import option
 
 Job = Literal["image-vae", "video-vae", "finetune"]
 Distortion = Literal["mse-db", "l1", "mse", "l1+mse"]
@@ -26,7 +27,7 @@ _BATCH = re.compile(rf"(\d+)x(\d+)x(\d+)(?:\*{_NUMBER})?(?:@{_NUMBER})?")
 
 
 def _option(panel: str, default: T, text: str) -> T:
-    return field(default=default, metadata={"panel": panel, "help": text})
+    return option(default, text, panel=panel)
 
 
 @dataclass(frozen=True)
