@@ -1,12 +1,13 @@
 """Header <-> the JSON text of a HEAD record, and JSON texts read strictly.
 
-Keys are the fields of `Header`. Windows are [kept, context_before, context_after, blend], tiles [size, context, blend],
-`official` [chunk_frames, tile_pixels, tile_overlap], ratios [numerator, denominator], colours an object, `steps` and
-`offsets` the hex digits of little-endian float32 values. `enhancement` is an object of `channels` and its own `steps`
-and `offsets`; files of one layer leave it out. Optional keys may be missing: their defaults are `Header`'s.
+Keys are the fields of `Header`. Windows are [kept, context_before, context_after, blend], whose blend is 0 in all that
+is written and decoded, tiles [size, context, blend], `official` [chunk_frames, tile_pixels, tile_overlap], ratios
+[numerator, denominator], colours an object, `steps` and `offsets` the hex digits of little-endian float32 values.
+`enhancement` is an object of `channels` and its own `steps` and `offsets`; files of one layer leave it out. Optional
+keys may be missing: their defaults are `Header`'s.
 
 Owns: this mapping, and what a JSON text from a file may be.
-Does not know: ranges (`Header` checks them itself), records.
+Does not know: ranges (`Header` and `windows.specs` check them themselves), records.
 """
 
 from __future__ import annotations

@@ -235,8 +235,7 @@ class ContextPlan(Plan):
     def of(cls, config: ModelConfig, *, window: int | None = None, tile: int | None = None) -> ContextPlan:
         """The windows and tiles that a model's config names, or of the sizes asked for."""
         factor = config.temporal_factor if config.is_video else 1
-        kept = window or config.window_latents
-        least = 1 if factor > 1 else 0
+        kept, least = window or config.window_latents, 1 if factor > 1 else 0
         before, around = max(config.encode_context, least), max(config.decode_context, least)
         size = config.tile_latents if tile is None else tile
         tiles = Tile(size, *_tile_borders(config)) if size else None
@@ -250,28 +249,23 @@ class ContextPlan(Plan):
         )
 
     def span(self, index: int, *, encoding: bool) -> Span:
-        """See `Plan`."""
         window, _ = self._side(encoding)
         keep, keep_end = index * window.kept, (index + 1) * window.kept
         first = max(0, keep - window.lead(self.temporal_factor, encoding=encoding))
         return Span(first, keep, keep_end, keep_end + window.context_after)
 
     def index_of(self, latent: int, *, encoding: bool) -> int:
-        """See `Plan`."""
         return latent // self._side(encoding)[0].kept
 
     def tile_latents(self, *, encoding: bool) -> int:
-        """See `Plan`."""
         _, tile = self._side(encoding)
         return tile.size if tile else 0
 
     def in_tiles(self, fn: ClipFunction, clip: Tensor, *, encoding: bool) -> Tensor:
-        """See `Plan`."""
         factors = (self.spatial_factor, 1) if encoding else (1, self.spatial_factor)
         return tiled(fn, clip, self._side(encoding)[1], input_factor=factors[0], output_factor=factors[1])
 
     def with_smaller_tiles(self, side: int, *, encoding: bool) -> ContextPlan | None:
-        """See `Plan`."""
         tile = halved(self._side(encoding)[1], side=side, context=_FALLBACK_CONTEXT, blend=_FALLBACK_BLEND)
         if tile is None:
             return None
@@ -311,6 +305,7 @@ class ContextPlan(Plan):
         )
 
     def _side(self, encoding: bool) -> tuple[Window, Tile | None]:
+        """What encoding uses, or decoding."""
         return (self.encode_window, self.encode_tile) if encoding else (self.decode_window, self.decode_tile)
 
 
@@ -345,25 +340,22 @@ class OfficialPlan(Plan):
         return OfficialTiles(self.official.tile_pixels, self.official.tile_overlap, self.spatial_factor)
 
     def span(self, index: int, *, encoding: bool) -> Span:
-        """See `Plan`. Latents [0, 5), [5, 9), [9, 13) ... are kept, the one in front of them is shared."""
+        """Latents [0, 5), [5, 9), [9, 13) ... are kept, the one in front of them is shared."""
         first = index * self._chunk_latents
         end = first + self._chunk_latents + 1
         return Span(first, first + 1 if index else 0, end, end)
 
     def index_of(self, latent: int, *, encoding: bool) -> int:
-        """See `Plan`."""
         return max(0, latent - 1) // self._chunk_latents
 
     def tile_latents(self, *, encoding: bool) -> int:
-        """See `Plan`."""
         return self.tiles.latents
 
     def in_tiles(self, fn: ClipFunction, clip: Tensor, *, encoding: bool) -> Tensor:
-        """See `Plan`."""
         return self.tiles.encode(fn, clip) if encoding else self.tiles.decode(fn, clip)
 
     def with_smaller_tiles(self, side: int, *, encoding: bool) -> OfficialPlan | None:
-        """See `Plan`. The result then differs from the official one."""
+        """The result then differs from the official one."""
         tiles = self.tiles.halved(side=side)
         if tiles is None:
             return None
