@@ -67,10 +67,15 @@ def mini_config(latent_channels: int = 16, *, video: bool = True, **changes: obj
     )
     config = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
     if "encode_context" not in changes:
-        config = dataclasses.replace(config, encode_context=_reach(config.encoder_temporal, config))
+        config = dataclasses.replace(config, encode_context=encoder_reach(config))
     if "decode_context" not in changes:
         config = dataclasses.replace(config, decode_context=_reach(config.decoder_temporal, config))
     return config
+
+
+def encoder_reach(config: ModelConfig) -> int:
+    """Latents that the encoder looks back: what an enhancement layer takes away looks at the base layer one before."""
+    return _reach(config.encoder_temporal, config) + bool(config.enhancement_channels)
 
 
 def _reach(temporal_blocks: tuple[int, ...], config: ModelConfig) -> int:
@@ -99,8 +104,15 @@ class TemporalConv(nn.Module):
         self.weight, self.bias = reference.weight, reference.bias
         self.side = side
 
+    def exact(self, x: Tensor, frames: int) -> Tensor:
+        """`forward` in fp32, whatever the dtype of the weights."""
+        return self._convolved(x.float(), frames, self.weight.float(), None if self.bias is None else self.bias.float())
+
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """x: (B*T, C, H, W) with T = `frames`."""
+        return self._convolved(x, frames, self.weight, self.bias)
+
+    def _convolved(self, x: Tensor, frames: int, weight: Tensor, bias: Tensor | None) -> Tensor:
         # Joined with channels last, where these views are contiguous: with channels second, torch.cat would bring five
         # dimensions into another layout, at several times the cost.
         clips = x.permute(0, 2, 3, 1).unflatten(0, (-1, frames))  # B, T, H, W, C
@@ -108,8 +120,8 @@ class TemporalConv(nn.Module):
         if self.side == "symmetric":
             neighbours.append(torch.cat([clips[:, 1:], clips[:, -1:]], 1))
         stacked = torch.cat(neighbours, -1).flatten(0, 1).permute(0, 3, 1, 2)
-        kernel = self.weight.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(stacked, kernel, self.bias, padding=1)
+        kernel = weight.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(stacked, kernel, bias, padding=1)
 
 
 class MiniBlock(nn.Module):
@@ -235,32 +247,74 @@ class MiniEncoder(_MiniStack):
 
 
 class EnhancementEncoder(nn.Module):
-    """The encoder's features (B*t, width, h, w) and the base layer (B*t, C, h, w) -> the part of the enhancement layer
-    that does not come from patches directly, (B*t, E, h, w) fp32.
+    """The encoder's features (B*t, width, h, w) and the base layer (B*t, C, h, w) -> what is added to projections of
+    patches (`shortcut`, applied like the encoder's own) to make the enhancement layer, (B*t, E, h, w) fp32.
 
-    The linear part, `shortcut`, is applied to patches like the encoder's own; what the decoder makes of the base layer
-    can be told from features and base, and taken away. As it starts, the block is the identity.
+    `conv_base` takes away what the base layer tells of those projections; the decoder puts it back. As it starts, the
+    block is the identity.
     """
 
     def __init__(self, config: ModelConfig, patch_channels: int) -> None:
         super().__init__()
         width, channels = config.widths[-1], config.enhancement_channels
-        # Looks at its own latent alone, so that the encoder's reach in time stays what it is.
         self.block = MiniBlock(width, side=None, all_3d=False, eps=config.norm_eps)
         self.norm_out = LayerNorm2d(width, eps=config.norm_eps)
         self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
-        self.conv_base = nn.Conv2d(config.latent_channels, channels, 3, padding=1, bias=False)
+        self.conv_base = TemporalConv(config.latent_channels, channels, "causal")
         self.shortcut = nn.Conv2d(patch_channels, channels, config.spatial_factor, stride=config.spatial_factor)
         for layer in (self.block.conv2, self.conv_out, self.conv_base):
+            assert layer.bias is not None
             nn.init.zeros_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, features: Tensor, base: Tensor, latents: int) -> Tensor:
         learned: Tensor = self.conv_out(F.silu(self.norm_out(self.block(features, latents))))
         with torch.autocast(base.device.type, enabled=False):  # a small difference of large numbers
-            told = F.conv2d(base.float(), self.conv_base.weight.float(), padding=1)
-        return learned.float() + told
+            return learned.float() - self.conv_base.exact(base, latents)
+
+
+class EnhancementDecoder(nn.Module):
+    """The decoder's patches and the latent -> a correction that gives the patches the projections that were coded.
+
+    restore(e + conv_base(base) - project(patches)): where nothing was rounded away and `conv_base` is the encoder's,
+    the projections of the result are those of the source. Linear, and in fp32 like the shortcuts.
+    """
+
+    def __init__(self, config: ModelConfig, group: int) -> None:
+        super().__init__()
+        channels, values = config.enhancement_channels, RGB * group * config.spatial_factor**2
+        self.group, self.patch, self.spatial_factor = group, config.patch_size, config.spatial_factor
+        self.base_channels = config.latent_channels
+        self.conv_base = TemporalConv(config.latent_channels, channels, "causal")
+        self.project = nn.Linear(values, channels, bias=False)
+        self.restore = nn.Linear(channels, values, bias=False)
+        nn.init.zeros_(self.restore.weight)
+
+    def wanted(self, frames: Tensor, latents: int) -> Tensor:
+        """Latent (B*t, C + E, h, w) -> the projections that were coded, (B*t, h, w, E) fp32."""
+        base, enhancement = frames.float().split([self.base_channels, frames.shape[1] - self.base_channels], 1)
+        with torch.autocast(frames.device.type, enabled=False):
+            coded: Tensor = enhancement + self.conv_base.exact(base, latents)
+        return coded.permute(0, 2, 3, 1)
+
+    def kernels(self) -> tuple[Tensor, Tensor]:
+        """Weights of `project` and `restore` for patches as they lie in memory."""
+        order = {"group": self.group, "size": self.spatial_factor, "inner": self.patch}
+        return (
+            reordered(self.project.weight.float(), dim=1, **order),
+            reordered(self.restore.weight.float(), dim=0, **order),
+        )
+
+    def correction(self, patches: Tensor, wanted: Tensor, kernels: tuple[Tensor, Tensor], latents: int) -> Tensor:
+        """(B*t, H/patch, W/patch, channels) of a strip and `wanted` there -> what to add, of the first's shape."""
+        factor = self.spatial_factor // self.patch
+        with torch.autocast(patches.device.type, enabled=False):
+            seen = patches.unflatten(-1, (self.group, -1)).unflatten(0, (-1, latents))
+            # Of the first group only the last frame is shown, and the encoder saw it as the whole group.
+            first = seen[:, :1, :, :, -1:].expand(-1, -1, -1, -1, self.group, -1)
+            seen = torch.cat([first, seen[:, 1:]], 1).flatten(0, 1).flatten(-2)
+            found = F.linear(coarser(seen, factor), kernels[0])
+            return finer(F.linear(wanted - found, kernels[1]), factor)
 
 
 class MiniDecoder(_MiniStack):
@@ -291,6 +345,7 @@ class MiniDecoder(_MiniStack):
             assert self.tail_out.bias is not None
             nn.init.zeros_(self.tail_out.bias)
         self.shortcut = nn.Conv2d(config.coded_channels, 3 * group * config.spatial_factor**2, 1)
+        self.enhancement = EnhancementDecoder(config, group) if config.enhancement_channels else None
         nn.init.zeros_(self.conv_out.weight)
         assert self.conv_out.bias is not None
         nn.init.zeros_(self.conv_out.bias)
@@ -318,11 +373,22 @@ class MiniDecoder(_MiniStack):
         pixels = latent.new_empty(batch, shown, height, width, RGB, dtype=torch.float32).permute(0, 4, 1, 2, 3)
         shortcut = self.shortcut.weight.float().flatten(1), self.shortcut.bias
         kernel, bias = (self._reordered(part, self.spatial_factor) for part in shortcut)
+        above = self.enhancement
+        kernels = above.kernels() if above is not None else None
+        wanted = above.wanted(frames, latents) if above is not None else None
+        there = torch.ones(()) if present is None else present.repeat_interleave(len(frames) // len(present))
+        there = there.to(pixels).view(-1, 1, 1, 1)
         for rows in strips(latent, height, self.spatial_factor, len(frames) * self.group * width):
-            patches = self._transform(
-                frames[:, :, rows.start // self.spatial_factor : rows.stop // self.spatial_factor], kernel, bias
-            )
+            coarse = slice(rows.start // self.spatial_factor, rows.stop // self.spatial_factor)
+            patches = self._transform(frames[:, :, coarse], kernel, bias)
             patches += fine[:, rows.start // self.patch : rows.stop // self.patch]
+            if above is not None and kernels is not None and wanted is not None:
+                change = above.correction(patches, wanted[:, coarse], kernels, latents)
+                if present is not None:
+                    change = change * present.to(change).repeat_interleave(len(frames) // len(present)).view(
+                        -1, 1, 1, 1
+                    )
+                patches = patches + change
             pixels[:, :, :, rows] = pixels_of(patches, batch, self.group, self.patch)
         return pixels
 

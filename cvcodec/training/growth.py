@@ -1,9 +1,8 @@
 """A trained mini video model -> the same with an enhancement layer, tails, or a decoder that is told the quality.
 
 Owns: which weights go where, and what the new ones begin as: the base layer, and what the decoder makes of it alone,
-stay exactly what they were. The enhancement layer begins as a PCA of what the model loses, x - D(E(x)): its decoder
-adds the components back, and its encoder projects x on them and subtracts what of D(E(x)) its features and the base
-layer tell linearly.
+stay exactly what they were. The enhancement layer begins as projections of x on a PCA of what the model loses,
+x - D(E(x)), less what of those of D(E(x)) the base layer tells linearly; the decoder gives them back to D(E(x)).
 Does not know: steps, files, where clips come from.
 """
 
@@ -16,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cvcodec.model.mini import MiniAutoencoder
+from cvcodec.model.mini import MiniAutoencoder, encoder_reach
 from cvcodec.training.pca import GAIN, patches, principal_components
 
 _CLIPS = 240  # seen whole, so that memory stays small
-_RIDGE = 1e-4  # of the mean square of what is regressed on
+_RIDGE = 1e-5  # of the mean square of what is regressed on
 
 
 def grown(
@@ -47,6 +46,7 @@ def grown(
         decoder_tail=decoder_tail or old.decoder_tail,
         quality_aware=quality_aware or old.quality_aware,
     )
+    config = dataclasses.replace(config, encode_context=old.encode_context + encoder_reach(config) - encoder_reach(old))
     if config == old:
         return model
     new = MiniAutoencoder(config)
@@ -67,36 +67,36 @@ def grown(
 def _fit_enhancement(model: MiniAutoencoder, clips: Sequence[Tensor]) -> None:
     """`model`: with an enhancement layer that is all zeros."""
     channels = model.config.enhancement_channels
-    layer = model.encoder.enhancement
-    assert layer is not None
-    features: list[Tensor] = []
-    hook = layer.conv_out.register_forward_pre_hook(lambda module, inputs: features.append(inputs[0]))
+    above, below = model.encoder.enhancement, model.decoder.enhancement
+    assert above is not None
+    assert below is not None
     lost, made, bases = [], [], []
     for clip in clips[:_CLIPS]:
         x = clip[None]
         base = model.encode(x).mean
         output = model.decode(base)
-        bases.append(base.transpose(1, 2).flatten(0, 1))
+        bases.append(base)
         lost.append(patches(x - output, model.group))
         made.append(patches(output, model.group))
-    hook.remove()
     _, basis = principal_components(lost, channels)
-    width, around = features[0].shape[1], layer.conv_base.weight[0].numel()
-    gram = torch.zeros(width + around + 1, width + around + 1, dtype=torch.float64)
-    products = torch.zeros(width + around + 1, channels, dtype=torch.float64)
-    for maps, base, output in zip(features, bases, made, strict=True):
-        parts = [maps.flatten(2), F.unfold(base, 3, padding=1), torch.ones(len(maps), 1, maps[0, 0].numel())]
-        rows = torch.cat(parts, 1).transpose(1, 2).flatten(0, 1)
+    seen = 2 * 9 * model.config.latent_channels  # this latent and the one before, 3x3
+    gram = torch.zeros(seen + 1, seen + 1, dtype=torch.float64)
+    products = torch.zeros(seen + 1, channels, dtype=torch.float64)
+    for base, output in zip(bases, made, strict=True):
+        pair = torch.stack([torch.cat([base[:, :, :1], base[:, :, :-1]], 2), base], 2)  # taps as a causal kernel's
+        columns = F.unfold(pair.flatten(1, 2).transpose(1, 2).flatten(0, 1), 3, padding=1)
+        rows = torch.cat([columns, torch.ones_like(columns[:, :1])], 1).transpose(1, 2).flatten(0, 1)
         gram += (rows.T @ rows).double()
-        products -= (rows.T @ (output @ basis)).double()
+        products += (rows.T @ (output @ basis)).double()
     gram.diagonal()[:-1] += _RIDGE * gram.diagonal()[:-1].mean()
     solution = torch.linalg.solve(gram, products).float() / GAIN
-    assert layer.conv_out.bias is not None
-    assert layer.shortcut.bias is not None
-    layer.conv_out.weight.zero_()
-    layer.conv_out.weight[:, :, 1, 1] = solution[:width].T
-    layer.conv_base.weight.copy_(solution[width:-1].T.reshape(layer.conv_base.weight.shape))
-    layer.conv_out.bias.copy_(solution[-1])
-    layer.shortcut.weight.copy_((basis.T / GAIN).reshape(layer.shortcut.weight.shape))
-    layer.shortcut.bias.zero_()
-    model.decoder.shortcut.weight[:, model.config.latent_channels :] = (basis * GAIN)[:, :, None, None]
+    for layer in (above, below):
+        weight = solution[:-1].T.reshape(channels, model.config.latent_channels, 2, 3, 3)
+        layer.conv_base.weight.copy_(weight)
+        assert layer.conv_base.bias is not None
+        layer.conv_base.bias.copy_(solution[-1])
+    assert above.shortcut.bias is not None
+    above.shortcut.weight.copy_((basis.T / GAIN).reshape(above.shortcut.weight.shape))
+    above.shortcut.bias.zero_()
+    below.project.weight.copy_(basis.T / GAIN)
+    below.restore.weight.copy_(basis * GAIN)

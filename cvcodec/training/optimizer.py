@@ -87,7 +87,7 @@ class Optimizers:
     def __init__(self, model: nn.Module, auxiliary: Sequence[Tensor], config: TrainConfig) -> None:
         """`auxiliary`: parameters outside the model (rate model, log-variances)."""
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        shortcuts = [parameter for name, parameter in named if ".shortcut." in name]
+        shortcuts = [parameter for name, parameter in named if _is_shortcut(name)]
         kernels = [p for name, p in named if config.optimizer == "muon" and _suits_muon(name, p)]
         taken = {id(parameter) for parameter in (*shortcuts, *kernels)}
         rest = [parameter for _, parameter in named if id(parameter) not in taken]
@@ -148,7 +148,12 @@ def schedule(step: int, progress: float, config: TrainConfig) -> float:
 
 
 def _suits_muon(name: str, parameter: Tensor) -> bool:
-    return parameter.ndim >= 4 and min(parameter.shape[:2]) >= LEAST_WIDTH and ".shortcut." not in name
+    return parameter.ndim >= 4 and min(parameter.shape[:2]) >= LEAST_WIDTH and not _is_shortcut(name)
+
+
+def _is_shortcut(name: str) -> bool:
+    """Linear maps between patches and latents: they carry the picture, and are moved with care."""
+    return any(part in ("shortcut", "project", "restore") for part in name.split("."))
 
 
 class MovingAverage:

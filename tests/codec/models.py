@@ -30,7 +30,7 @@ def tiny_mini(
         encoder_temporal=(1, 1, 0) if video else (0, 0, 0),
         decoder_temporal=(0, 1, 0) if video else (0, 0, 0),
         window_latents=3,
-        encode_context=2 if video else 0,
+        encode_context=(2 + ("enhancement_channels" in changes)) if video else 0,
         decode_context=1 if video else 0,
         **changes,
     )

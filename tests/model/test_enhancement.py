@@ -79,12 +79,11 @@ def test_the_decoder_is_told_the_quality_and_takes_none_for_100(model: MiniAutoe
 
 
 @torch.no_grad()
-def test_a_tail_sees_nothing_of_the_other_frames_of_its_group(model: MiniAutoencoder) -> None:
-    tail = model.decoder.tail_out
-    assert tail is not None
-    changed = random_model(**LAYERED)
+def test_a_tail_sees_nothing_of_the_other_frames_of_its_group() -> None:
+    model, changed = random_model(decoder_tail=4), random_model(decoder_tail=4)
+    assert changed.decoder.tail_out is not None
     changed.decoder.tail_out.weight[: 3 * 4] += 1.0  # the first frame's outputs: 3 colours of 2x2 pixels
-    latent = torch.randn(1, 10, 3, 2, 3)
+    latent = torch.randn(1, 4, 3, 2, 3)
     difference = (changed.decode(latent) - model.decode(latent)).abs().amax((0, 1, 3, 4))
     assert [bool(value > 1e-4) for value in difference] == [False, *[True, False, False, False] * 2]
 
@@ -137,10 +136,50 @@ def test_a_grown_model_is_the_old_one_on_its_base_layer_and_gains_by_the_second(
     torch.testing.assert_close(new.decode(posterior.mean), old.decode(posterior.mean), atol=1e-5, rtol=1e-5)
     lost = (new.decode(posterior.mean) - x).square().mean()
     assert (new.decode(posterior.layers) - x).square().mean() < 0.5 * lost
-    # What the second layer adds is a multiple of orthonormal patterns, so that steps of both layers cost alike.
-    basis = new.decoder.shortcut.weight[:, 4:].flatten(1)
+    # The components are orthonormal but for one gain, so that steps of both layers cost alike.
+    assert new.decoder.enhancement is not None
+    basis = new.decoder.enhancement.restore.weight
     torch.testing.assert_close(basis.T @ basis, 16 * torch.eye(6), atol=1e-3, rtol=1e-3)
-    assert patches(x[:1], 4).shape[1] == len(basis)
+
+
+@torch.no_grad()
+def test_along_its_components_a_grown_model_gives_back_exactly_what_it_was_given() -> None:
+    torch.manual_seed(5)
+    clips = [torch.rand(3, 9, 16, 16) * 2 - 1 for _ in range(4)]
+    new = grown(random_model(), enhancement_channels=6, decoder_tail=0, quality_aware=False, clips=lambda: clips).eval()
+    x = torch.rand(2, 3, 13, 24, 16) * 2 - 1
+    layers = new.encode(x).layers
+    assert new.decoder.enhancement is not None
+    components = new.decoder.enhancement.restore.weight
+    for layer, exact in ((layers, True), (layers[:, :4], False)):
+        lost = (patches(new.decode(layer) - x, 4) @ components).unflatten(0, (2, 4, -1))
+        # But for the first latent: of its group, which the encoder saw as one frame four times, one is shown.
+        assert (lost[:, 1:].abs().max() < 1e-3) == exact
+
+
+@torch.no_grad()
+def test_what_the_base_layer_tells_is_taken_away_and_given_back(model: MiniAutoencoder) -> None:
+    above, below = model.encoder.enhancement, model.decoder.enhancement
+    assert above is not None
+    assert below is not None
+    before, rest = below.conv_base.weight.clone(), above.conv_base.weight.clone()
+    try:
+        clip = torch.rand(1, 3, 9, 16, 16) * 2 - 1
+        old = model.encode(clip)
+        change = torch.randn(above.conv_base.weight.shape)
+        above.conv_base.weight += change
+        new = model.encode(clip)
+        torch.testing.assert_close(new.mean, old.mean)
+        assert not torch.allclose(new.layers, old.layers, atol=1e-2)
+        below.conv_base.weight += change
+        latent = old.layers.transpose(1, 2).flatten(0, 1)
+        moved = new.layers.transpose(1, 2).flatten(0, 1)
+        wanted = below.wanted(moved, 3)
+        below.conv_base.weight.copy_(before)
+        torch.testing.assert_close(wanted, below.wanted(latent, 3), atol=1e-4, rtol=1e-4)
+    finally:
+        below.conv_base.weight.copy_(before)
+        above.conv_base.weight.copy_(rest)
 
 
 def test_a_grown_model_keeps_what_it_has_and_is_refused_another_size() -> None:
