@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console, Group
@@ -165,35 +165,18 @@ def _engine(
 ) -> Callable[[Sequence[Task]], Iterator[Outcome]]:
     """What does the work."""
 
-    def local(tasks: Sequence[Task]) -> Iterator[Outcome]:
-        from cvcodec.dataset.engines.local import run_local
+    shared: dict[str, Any] = {"jobs": how.jobs, "batch": how.batch, "on_notice": told.note}
 
-        return run_local(
-            tasks,
-            job,
-            model,
-            devices=how.devices,
-            jobs=how.jobs,
-            batch=how.batch,
-            on_frames=monitor.frames,
-            on_notice=told.note,
-        )
+    def work(tasks: Sequence[Task]) -> Iterator[Outcome]:
+        if how.engine == "local":
+            from cvcodec.dataset.engines.local import run_local
 
-    def ray(tasks: Sequence[Task]) -> Iterator[Outcome]:
+            return run_local(tasks, job, model, devices=how.devices, on_frames=monitor.frames, **shared)
         from cvcodec.dataset.engines.ray import run_ray
 
-        return run_ray(
-            tasks,
-            job,
-            model,
-            address=how.address,
-            workers=how.workers,
-            jobs=how.jobs,
-            batch=how.batch,
-            on_notice=told.note,
-        )
+        return run_ray(tasks, job, model, address=how.address, workers=how.workers, **shared)
 
-    return local if how.engine == "local" else ray
+    return work
 
 
 class _Told:

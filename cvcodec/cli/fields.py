@@ -114,18 +114,13 @@ class Given(Generic[T]):
 
     def options(self, **others: Any) -> T:
         """The class's object, with `others` for fields that are no options."""
-        inner: dict[str, dict[str, Any]] = {}
+        by_owner: dict[str | None, dict[str, Any]] = {}
         for option in self._read:
-            if option.name in self.values and option.owner is not None:
-                inner.setdefault(option.owner, {})[option.name] = self.values[option.name]
-        own = {
-            option.name: self.values[option.name]
-            for option in self._read
-            if option.name in self.values and option.owner is None
-        }
-        made: Any = self._kind(**own, **others)
-        changed = {owner: dataclasses.replace(getattr(made, owner), **values) for owner, values in inner.items()}
-        return dataclasses.replace(made, **changed) if changed else made  # type: ignore[no-any-return]
+            if option.name in self.values:
+                by_owner.setdefault(option.owner, {})[option.name] = self.values[option.name]
+        made: Any = self._kind(**by_owner.pop(None, {}), **others)
+        inner = {str(owner): dataclasses.replace(getattr(made, str(owner)), **own) for owner, own in by_owner.items()}
+        return dataclasses.replace(made, **inner)  # type: ignore[no-any-return]
 
     def refuse(self, why: str, *names: str, others: Mapping[str, bool] | None = None) -> None:
         """UsageError for what was given of the options of these fields, and of `others`, that would change nothing."""
@@ -152,8 +147,8 @@ def with_fields(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**values: Any) -> None:
         given = {name: Given(kind, read, values) for name, (kind, read) in groups.items()}
-        read = {option.name for _, options in groups.values() for option in options}
-        command(**{name: value for name, value in values.items() if name not in read}, **given)
+        fields = {option.name for _, read in groups.values() for option in read}
+        command(**{name: value for name, value in values.items() if name not in fields}, **given)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -4,6 +4,7 @@
     decode   BitstreamReader -> symbols -> latents -> windows -> decoder -> frames -> VideoWriter   (`decode`, `feed`)
     open     a file as an array of latents and frames                                               (`latent_file`)
 
+`encode_options`, `decode_options` and `video_options` say what is asked for; they are there without torch.
 `headers` says what of a source goes into a file, `resume` goes on with the partial file of an interrupted encode,
 `chunks` and `salvage` give what is needed of an intact file and of a damaged one; `notices` collects what
 a person should read.
