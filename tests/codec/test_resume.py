@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from cvcodec.bitstream import BitstreamReader
-from cvcodec.codec import EncodeOptions, encode_file
+from cvcodec.codec import EncodeOptions, ReaderOptions, encode_file
 from cvcodec.errors import InputError, OutputError, UsageError
 from cvcodec.fileio import partial_path
 from cvcodec.model.base import VideoAutoencoder
@@ -34,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "symbols": {},
     "latents and log-variance": {"latents": "fp16", "store_logvar": True},
     "windows of one latent": {"window": 1},
-    "a trim": {"reader": {"start": 0.5, "end": 3.3}},
+    "a trim": {"reader": ReaderOptions(start=0.5, end=3.3)},
 }
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import cvcodec
-from cvcodec.codec import EncodeOptions, encode_file
+from cvcodec.codec import EncodeOptions, ReaderOptions, encode_file
 from cvcodec.data.index import read_index
 from cvcodec.dataset import work
 from cvcodec.dataset.batch import Summary, run_batch
@@ -181,7 +181,7 @@ def test_devices_and_threads_are_no_settings_but_everything_else_is(model: Video
         "window": 3,
         "tile": 0,
         "precision": "fp32",
-        "reader": {"rotate": False},
+        "reader": ReaderOptions(rotate=False),
     }
     untouched = {"device", "threads", "metadata"}
     others = {settings_id(model, dataclasses.replace(base, **{name: value})) for name, value in changes.items()}
