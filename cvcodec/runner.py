@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,6 +48,16 @@ def tensor_to_frames(clip: Tensor, bit_depth: int) -> NDArray[Any]:
     """Code values (1, 3, T, H, W) to pictures (T, H, W, 3), uint8 or uint16, contiguous."""
     pictures = to_host(clip[0].permute(1, 2, 3, 0).contiguous()).numpy()
     return pictures if bit_depth == 8 else pictures.astype(np.uint16)
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """What a decoder may be told of the quantiser that its latent went through."""
+
+    quality: float | None
+    """0 to 100; None: it went through none."""
+    steps: tuple[float, ...] = ()
+    """Of each channel of the enhancement layer, where there is one."""
 
 
 class ClipEncoder(Protocol):
@@ -106,10 +117,14 @@ class ModelRunner:
             frames = to_device(frames, self.device)
         return self._run("moments", normalise(frames.to(self.device), bit_depth))
 
-    def decode(self, latent: Tensor, quality: float | None = None) -> Tensor:
+    def decode(self, latent: Tensor, rounding: Rounding | None = None) -> Tensor:
         """Latent (1, C, t, h, w) or both layers (1, C + E, t, h, w) float32, host or device, to pixels (1, 3, T, H, W)
-        float32 on the device. quality: it was quantised with, which some decoders want to know."""
-        told = {"quality": quality} if self._model.config.quality_aware else {}
+        float32 on the device. rounding: how it was quantised, which some decoders want to know."""
+        told: dict[str, Any] = {}
+        if rounding is not None and self._model.config.quality_aware:
+            told["quality"] = rounding.quality
+        if rounding is not None and self._model.config.enhancement_channels and rounding.steps:
+            told["steps"] = torch.tensor([rounding.steps], device=self.device)
         return self._run("decode", latent.to(self.device, torch.float32), **told)
 
     @torch.inference_mode()

@@ -23,7 +23,7 @@ from cvcodec.codec.chunks import FileChunks
 from cvcodec.codec.decode_options import DecodeOptions, DecodeResult
 from cvcodec.codec.encode import StrPath
 from cvcodec.codec.feed import ChunkFeed, FrameTime
-from cvcodec.codec.headers import info_from_header
+from cvcodec.codec.headers import info_from_header, rounding_of
 from cvcodec.codec.latent_file import check_model
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.output import Progress
@@ -308,7 +308,7 @@ class Decoder:
 
     def _decode(self, latent: Tensor) -> Tensor:
         begun = time.perf_counter()
-        pixels = self._runner.decode(latent, self.header.quality)
+        pixels = self._runner.decode(latent, rounding_of(self.header))
         self.model_seconds += time.perf_counter() - begun
         return pixels
 

@@ -24,6 +24,7 @@ from cvcodec.codec.video_options import ReaderOptions
 from cvcodec.errors import BitstreamError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quantization import LatentStatistics, Quantizer
+from cvcodec.runner import Rounding
 from cvcodec.video import Color, ContentLight, MasteringDisplay, VideoInfo
 from cvcodec.video.convert import BACKGROUNDS, chroma_of
 from cvcodec.windows.plan import Plan
@@ -130,6 +131,11 @@ def _holds_anything(model: VideoAutoencoder, above: Quantizer) -> bool:
     """Whether a symbol of the enhancement layer is other than zero now and then."""
     deviations = np.array(_statistics(model).std[model.config.latent_channels :])
     return bool((above.steps <= 2 * _ZERO_DEVIATIONS * deviations).any())
+
+
+def rounding_of(header: Header) -> Rounding:
+    """What a file says of how its latents were quantised, for a decoder."""
+    return Rounding(header.quality, () if header.enhancement is None else header.enhancement.steps)
 
 
 def make_quantizer(model: VideoAutoencoder, quality: float) -> Quantizer:

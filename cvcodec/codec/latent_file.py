@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cvcodec.bitstream import BitstreamReader, Chunk, Header
-from cvcodec.codec.headers import open_reader
+from cvcodec.codec.headers import open_reader, rounding_of
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.plans import memory_errors, plan_of
 from cvcodec.errors import BitstreamError, ModelMismatchError, UsageError
@@ -254,7 +254,7 @@ class LatentFile:
         plan = plan_of(header)
         first, last = latents_of_frames(start, stop, header.temporal_factor)
         pieces = plan.decode(
-            lambda latent: runner.decode(latent, header.quality),
+            lambda latent: runner.decode(latent, rounding_of(header)),
             lambda t0, t1: torch.from_numpy(self.read_layers(t0, t1))[None],
             (first, last),
             self.latent_count,

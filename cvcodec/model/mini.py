@@ -277,7 +277,9 @@ class EnhancementDecoder(nn.Module):
     """The decoder's patches and the latent -> a correction that gives the patches the projections that were coded.
 
     restore(e + conv_base(base) - project(patches)): where nothing was rounded away and `conv_base` is the encoder's,
-    the projections of the result are those of the source. Linear, and in fp32 like the shortcuts.
+    the projections of the result are those of the source. What was rounded says only between which bounds a projection
+    lay: one that the patches have within them is left as it is, others are moved into them, by `caution` less than to
+    their middle (projection onto the quantisation constraint, as in decoders of JPEG). In fp32 like the shortcuts.
     """
 
     def __init__(self, config: ModelConfig, group: int) -> None:
@@ -289,6 +291,7 @@ class EnhancementDecoder(nn.Module):
         self.project = nn.Linear(values, channels, bias=False)
         self.restore = nn.Linear(channels, values, bias=False)
         nn.init.zeros_(self.restore.weight)
+        self.caution = nn.Parameter(torch.zeros(channels))  # logit of a share of half a step
 
     def wanted(self, frames: Tensor, latents: int) -> Tensor:
         """Latent (B*t, C + E, h, w) -> the projections that were coded, (B*t, h, w, E) fp32."""
@@ -305,16 +308,21 @@ class EnhancementDecoder(nn.Module):
             reordered(self.restore.weight.float(), dim=0, **order),
         )
 
-    def correction(self, patches: Tensor, wanted: Tensor, kernels: tuple[Tensor, Tensor], latents: int) -> Tensor:
-        """(B*t, H/patch, W/patch, channels) of a strip and `wanted` there -> what to add, of the first's shape."""
+    def correction(
+        self, patches: Tensor, wanted: Tensor, steps: Tensor, kernels: tuple[Tensor, Tensor], latents: int
+    ) -> Tensor:
+        """(B*t, H/patch, W/patch, channels) of a strip, `wanted` there, and the steps that it was rounded by, (1, E) or
+        (B*t, E), 0 where it was not -> what to add, of the first's shape."""
         factor = self.spatial_factor // self.patch
         with torch.autocast(patches.device.type, enabled=False):
             seen = patches.unflatten(-1, (self.group, -1)).unflatten(0, (-1, latents))
             # Of the first group only the last frame is shown, and the encoder saw it as the whole group.
             first = seen[:, :1, :, :, -1:].expand(-1, -1, -1, -1, self.group, -1)
             seen = torch.cat([first, seen[:, 1:]], 1).flatten(0, 1).flatten(-2)
-            found = F.linear(coarser(seen, factor), kernels[0])
-            return finer(F.linear(wanted - found, kernels[1]), factor)
+            missing = wanted - F.linear(coarser(seen, factor), kernels[0])
+            half = (steps / 2)[:, None, None]
+            moved = missing - missing.sign() * half * torch.sigmoid(self.caution.float())
+            return finer(F.linear(moved * (missing.abs() > half), kernels[1]), factor)
 
 
 class MiniDecoder(_MiniStack):
@@ -350,8 +358,15 @@ class MiniDecoder(_MiniStack):
         assert self.conv_out.bias is not None
         nn.init.zeros_(self.conv_out.bias)
 
-    def forward(self, latent: Tensor, quality: Tensor | None = None, present: Tensor | None = None) -> Tensor:
-        """quality: (B,) or (1,); present: (B,) or (1,), 1 where the enhancement layer is there; None: 100, there."""
+    def forward(
+        self,
+        latent: Tensor,
+        quality: Tensor | None = None,
+        present: Tensor | None = None,
+        steps: Tensor | None = None,
+    ) -> Tensor:
+        """quality: (B,) or (1,); present: (B,) or (1,), 1 where the enhancement layer is there; steps: (B, E) or (1, E)
+        of that layer. None: 100, there, not rounded."""
         batch, _, latents = latent.shape[:3]
         frames = latent.transpose(1, 2).flatten(0, 1)
         x = self.conv_in(frames.to(self.conv_in.weight.dtype).contiguous(memory_format=torch.channels_last))
@@ -378,12 +393,15 @@ class MiniDecoder(_MiniStack):
         wanted = above.wanted(frames, latents) if above is not None else None
         there = torch.ones(()) if present is None else present.repeat_interleave(len(frames) // len(present))
         there = there.to(pixels).view(-1, 1, 1, 1)
+        if steps is None:
+            steps = pixels.new_zeros(1, 1)
+        steps = steps.to(pixels).repeat_interleave(len(frames) // len(steps) if len(steps) > 1 else 1, 0)
         for rows in strips(latent, height, self.spatial_factor, len(frames) * self.group * width):
             coarse = slice(rows.start // self.spatial_factor, rows.stop // self.spatial_factor)
             patches = self._transform(frames[:, :, coarse], kernel, bias)
             patches += fine[:, rows.start // self.patch : rows.stop // self.patch]
             if above is not None and kernels is not None and wanted is not None:
-                change = above.correction(patches, wanted[:, coarse], kernels, latents)
+                change = above.correction(patches, wanted[:, coarse], steps, kernels, latents)
                 if present is not None:
                     change = change * present.to(change).repeat_interleave(len(frames) // len(present)).view(
                         -1, 1, 1, 1
@@ -471,12 +489,20 @@ class MiniAutoencoder(VideoAutoencoder):
         unfolded: Tensor = moments.unflatten(0, (batch, -1)).transpose(1, 2)
         return unfolded
 
-    def decode(self, latent: Tensor, *, quality: float | Tensor | None = None, present: Tensor | None = None) -> Tensor:
+    def decode(
+        self,
+        latent: Tensor,
+        *,
+        quality: float | Tensor | None = None,
+        present: Tensor | None = None,
+        steps: Tensor | None = None,
+    ) -> Tensor:
         """latent (B, C + E, t, h, w), or the base layer alone (B, C, t, h, w) -> pixels (B, 3, 4(t-1)+1, 8h, 8w),
         unclamped (2D twin: T = t).
 
         quality: that the latent was quantised with, one or (B,); None: it was not. present: (B,), 0 for clips of a
-        batch whose enhancement layer is to be ignored, as if it were not there.
+        batch whose enhancement layer is to be ignored, as if it were not there. steps: (B, E) or (1, E), by which that
+        layer was rounded; None: it was not.
         """
         base, both = self.config.latent_channels, self.config.coded_channels
         enhanced = latent.shape[1:2] == (both,)
@@ -489,5 +515,5 @@ class MiniAutoencoder(VideoAutoencoder):
             latent = torch.cat([latent[:, :base], latent[:, base:] * mask], 1)
         if isinstance(quality, int | float):
             quality = torch.tensor([float(quality)], device=latent.device)
-        pixels: Tensor = self.decoder(latent, quality, present)
+        pixels: Tensor = self.decoder(latent, quality, present, steps)
         return pixels

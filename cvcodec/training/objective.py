@@ -142,6 +142,7 @@ class Objective(nn.Module):
         told: dict[str, Tensor] = {"quality": quality} if model.config.quality_aware else {}
         present = torch.ones_like(quality)
         if model.config.enhancement_channels:
+            told["steps"] = step[:, base:, 0, 0, 0]
             told["present"] = present = 1 - self._chosen(batch, "dropped", config.enhancement_drop, x.device).float()
         with phase("forward: decoder"), arithmetic():
             output = model.decode(latent, **told)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -120,13 +121,13 @@ class Validator:
                 assert steps is not None
                 step = steps(torch.tensor([quality], device=mean.device))
                 rounded = torch.round(layers / step) * step
-                sums[f"psnr_db_q{quality:g}"].append(_psnr(target, self._decode(model, rounded, quality)))
+                sums[f"psnr_db_q{quality:g}"].append(_psnr(target, self._decode(model, rounded, quality, step)))
                 bits = rate(rounded, step).sum((0, 2, 3, 4)) / x[:, 0].numel() if rate is not None else None
                 if bits is not None:
                     sums[f"bits_per_pixel_q{quality:g}"].append(float(bits.sum()))
                 if posterior.enhancement is not None:
                     base = rounded[:, : mean.shape[1]]
-                    sums[f"psnr_db_base_q{quality:g}"].append(_psnr(target, self._decode(model, base, quality)))
+                    sums[f"psnr_db_base_q{quality:g}"].append(_psnr(target, self._decode(model, base, quality, step)))
                     if bits is not None:
                         sums[f"bits_per_pixel_base_q{quality:g}"].append(float(bits[: mean.shape[1]].sum()))
             if image_model is not None and model.config.is_video:
@@ -150,9 +151,14 @@ class Validator:
             "psnr_db_image_encoder": _psnr(target, _to_bytes(decoded)),
         }
 
-    def _decode(self, model: VideoAutoencoder, latent: Tensor, quality: float | None = None) -> Tensor:
+    def _decode(
+        self, model: VideoAutoencoder, latent: Tensor, quality: float | None = None, step: Tensor | None = None
+    ) -> Tensor:
+        told: dict[str, Any] = {"quality": quality} if model.config.quality_aware else {}
+        if model.config.enhancement_channels and step is not None:
+            told["steps"] = step[:, model.config.latent_channels :, 0, 0, 0]
         with self._arithmetic():
-            output = model.decode(latent, **({"quality": quality} if model.config.quality_aware else {}))
+            output = model.decode(latent, **told)
         return _to_bytes(output)
 
     def _distance(self, target: Tensor, output: Tensor) -> float:

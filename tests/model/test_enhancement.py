@@ -192,7 +192,12 @@ def test_a_grown_model_keeps_what_it_has_and_is_refused_another_size() -> None:
 def test_gradients_reach_every_parameter_of_both_layers(clip: torch.Tensor) -> None:
     model = random_model(**LAYERED)
     posterior = model.encode(clip)
-    output = model.decode(posterior.layers, quality=torch.tensor([30.0, 60.0]), present=torch.tensor([0.0, 1.0]))
+    told = {
+        "quality": torch.tensor([30.0, 60.0]),
+        "present": torch.tensor([0.0, 1.0]),
+        "steps": torch.full((1, 6), 0.1),
+    }
+    output = model.decode(posterior.layers, **told)
     (output.square().mean() + posterior.logvar.square().mean()).backward()
     without = [
         name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()
@@ -211,3 +216,30 @@ def test_later_frames_change_no_latent_and_earlier_ones_only_within_the_context(
     torch.testing.assert_close(
         model.encode(clip[:, :, 4:]).layers[:, :, reach + 1 :], layers[:, :, reach + 2 :], atol=1e-5, rtol=1e-5
     )
+
+
+@torch.no_grad()
+def test_projections_within_the_bounds_of_their_symbols_are_left_and_others_moved_into_them() -> None:
+    torch.manual_seed(6)
+    clips = [torch.rand(3, 9, 16, 16) * 2 - 1 for _ in range(4)]
+    new = grown(random_model(), enhancement_channels=6, decoder_tail=0, quality_aware=False, clips=lambda: clips).eval()
+    layer = new.decoder.enhancement
+    assert layer is not None
+    layers = new.encode(torch.rand(1, 3, 13, 24, 16) * 2 - 1).layers
+    step = 0.5
+    rounded = torch.cat([layers[:, :4], (layers[:, 4:] / step).round() * step], 1)
+    components = layer.restore.weight / 16
+    wanted = layer.wanted(rounded.transpose(1, 2).flatten(0, 1), 4)[1:].flatten(0, 2)
+
+    def projections(steps: torch.Tensor | None) -> torch.Tensor:
+        found = patches(new.decode(rounded, steps=steps), 4).unflatten(0, (4, -1))[1:] @ components * 4
+        return found.flatten(0, 1) / 4
+
+    exact, given = projections(None), projections(torch.full((1, 6), step))
+    torch.testing.assert_close(exact * 4, wanted * 4, atol=1e-3, rtol=1e-3)
+    without = projections(torch.full((1, 6), 1e9))  # every bound is met: nothing is corrected
+    inside = (without - wanted).abs() <= step / 2
+    assert 0.02 < inside.float().mean() < 0.98
+    torch.testing.assert_close(given[inside], without[inside], atol=1e-4, rtol=1e-4)
+    moved = (given - wanted)[~inside].abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, step / 4), atol=1e-4, rtol=1e-3)  # caution: one half
