@@ -114,7 +114,7 @@ def test_what_cannot_be_previewed_is_one_line(folder: Path, tmp_path: Path) -> N
         ((folder / "a.cvl", tmp_path / "x.png", "-w", weights, "--start", "1"), 2, "leave out --start"),
         (("-", tmp_path / "x.png", "-w", weights), 2, "give it a file"),
         ((folder / "a.cvl", tmp_path / "x.png", "-w", other), 6, "latent space"),
-        ((folder / "a.cvl", tmp_path / "x.png"), 3, "no model is called 'tiny'"),
+        ((folder / "a.cvl", tmp_path / "x.png"), 3, "the file wants model 'tiny', which is not installed"),
         ((tmp_path / "cut.cvl", tmp_path / "x.png", "-w", weights), 5, "not finished"),
     ):
         outcome = run("decode", "--preview", *words)

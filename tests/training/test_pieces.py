@@ -16,6 +16,7 @@ from cvcodec.calibration import measure_statistics
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.mini import MiniAutoencoder, mini_config
 from cvcodec.training.grids import error_picture, grid, write_png
+from cvcodec.training.objective import step_of_quality
 from cvcodec.training.pca import fit_pca, start_as_pca
 from cvcodec.training.rate import RateModel
 from cvcodec.training.sources import MediaFile
@@ -80,7 +81,8 @@ def test_validation_averages_the_psnr_of_clips_after_rounding_to_bytes() -> None
     clips[1][:, :, :, :, ::2] -= 8  # a pattern that block means lose: errors of 4
     validator = Validator(clips, arithmetic=contextlib.nullcontext, device=torch.device("cpu"), lpips=False)
     values = validator.measure(
-        Shifted(2 / 127.5), rate=RateModel(torch.ones(1)), unit_step=torch.ones(1), qualities=(100.0,),
+        Shifted(2 / 127.5), rate=RateModel(torch.ones(1)), qualities=(100.0,),
+        steps=lambda quality: step_of_quality(torch.ones(1), quality),
         image_model=Shifted(-6 / 127.5, video=False),
     )  # fmt: skip
     first, second = 10 * math.log10(255**2 / 4), 10 * math.log10(255**2 / ((36 + 4) / 2))
@@ -88,6 +90,7 @@ def test_validation_averages_the_psnr_of_clips_after_rounding_to_bytes() -> None
     of_image = [10 * math.log10(255**2 / 36), 10 * math.log10(255**2 / ((4 + 100) / 2))]
     assert values["psnr_db_image_decoder"] == pytest.approx(sum(of_image) / 2, abs=1e-3)
     assert values["psnr_db_image_encoder"] == pytest.approx(values["psnr_db"], abs=1e-3)
+    assert [values[f"psnr_db_place_{place}"] for place in (1, 2, 3, 4)] == pytest.approx([values["psnr_db"]] * 4)
     assert values["psnr_db_q100"] == pytest.approx(values["psnr_db"], abs=3)
     assert values["bits_per_pixel_q100"] > 0
     assert 0 < values["ssim"] < 1
