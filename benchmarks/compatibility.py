@@ -41,6 +41,7 @@ from cvcodec.fileio import atomic_output
 from cvcodec.metrics import psnr
 from cvcodec.model import VideoAutoencoder
 from cvcodec.registry import load_model
+from cvcodec.runner import denormalise, normalise
 from cvcodec.training.objective import decode_pictures, encode_pictures
 from sheet import Cell, check_picture_name, middle, sheet, write_picture
 from shorts import Short
@@ -100,7 +101,7 @@ def compare(
 ) -> tuple[Numbers, Pictures]:
     """Everything of one clip. Both models lie on `device`, in fp32. InputError for a clip of less than 8x8 pixels."""
     x = _trimmed(clip, device)
-    pixels = x.float() / 127.5 - 1
+    pixels = normalise(x, 8)
     stills = pixels[:, :, ::GROUP]
     with arithmetic(device, precision):
         posterior = video.encode(pixels)
@@ -113,9 +114,7 @@ def compare(
             "image_by_video": decode_pictures(video, of_stills),  # one-latent clips: image mode
             "video_from_images": video.decode(of_stills),
         }
-    codes = {
-        name: ((output.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8) for name, output in outputs.items()
-    }
+    codes = {name: denormalise(output, 8) for name, output in outputs.items()}
     wanted = {name: x if output.shape == x.shape else x[:, :, ::GROUP] for name, output in codes.items()}
     numbers = Numbers(
         clip=clip.name,

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cvcodec.errors import InputError, OutputError, UsageError
+from cvcodec.runner import denormalise, normalise
 from cvcodec.training.pca import fit_pca, patches
 from cvcodec.windows.space import crop_space, pad_space
 from cvcodec.windows.time import pad_time
@@ -67,13 +68,12 @@ class PatchPca:
         basis = self.basis[:, :components]
         rows = self.mean + ((patches(padded, GROUP) - self.mean) @ basis) @ basis.T
         pixels = crop_space(_from_patches(rows, padded.shape), height, width)[:, :, :frames]
-        codes = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return codes[0].permute(1, 2, 3, 0).contiguous().numpy()
+        return denormalise(pixels, 8)[0].permute(1, 2, 3, 0).contiguous().numpy()
 
 
 def _to_tensor(clip: NDArray[np.uint8]) -> Tensor:
     """(T, H, W, 3) -> (1, 3, T, H, W) float in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(clip)).permute(3, 0, 1, 2)[None].float() / 127.5 - 1
+    return normalise(torch.from_numpy(np.ascontiguousarray(clip)).permute(3, 0, 1, 2)[None], 8)
 
 
 def _trimmed(clip: NDArray[np.uint8]) -> Tensor:

@@ -26,6 +26,7 @@ from cvcodec.codec.notices import Notices
 from cvcodec.errors import UsageError
 from cvcodec.evaluation.picture import BACKGROUND, MARGIN, text
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.runner import denormalise
 
 PICTURES = 16
 """Shown unless asked otherwise."""
@@ -73,7 +74,7 @@ class LinearPreview:
         """A latent (C, h, w) to a picture (h * detail, w * detail, 3)."""
         mixed = torch.einsum("oc,chw->ohw", self.weight, torch.from_numpy(latent)) + self.bias[:, None, None]
         picture = F.pixel_shuffle(mixed, self.detail)
-        return ((picture.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        return denormalise(picture, 8).permute(1, 2, 0).numpy()
 
 
 def contact_sheet(

@@ -104,6 +104,8 @@ def test_fp32_on_cuda_switches_tf32_off_and_puts_it_back_even_after_an_error() -
     before = switches()
     assert before[0] == "tf32"
     with contextlib.suppress(KeyError), device.arithmetic(torch.device("cuda", 0), "fp32"):
+        with device.arithmetic(torch.device("cuda", 0), "fp32"):  # as a metric beside a model
+            assert switches() == ("ieee", "ieee", "ieee")
         assert switches() == ("ieee", "ieee", "ieee")
         raise KeyError
     assert switches() == before

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cvcodec.device import arithmetic
 from cvcodec.errors import InputError, UsageError
 from cvcodec.evaluation.alignment import ALIGNMENTS, Aligned, Pair
 from cvcodec.evaluation.picture import Pixels
@@ -163,7 +163,7 @@ class _Meter:
         if "ssim_rgb" in self.usable:
             results["ssim_rgb"] = ssim(x.float(), y.float(), peak=peak)
         if "lpips" in self.usable and self.lpips is not None:
-            with _full_precision(self.device):
+            with arithmetic(self.device, "fp32"):
                 results["lpips"] = self.lpips(_centred(x, peak, self.device), _centred(y, peak, self.device))
 
         for name, values in errors.items():
@@ -257,20 +257,6 @@ def _stack(pixels: list[Pixels], device: torch.device) -> Tensor:
 def _centred(values: Tensor, peak: float, device: torch.device) -> Tensor:
     """Values in [0, peak] -> float32 in [-1, 1]."""
     return (values * (2.0 / peak) - 1.0).float().to(device)
-
-
-@contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Convolutions in true float32: torch lets cuDNN round their inputs to TF32 (10 bits) unless told otherwise."""
-    if device.type != "cuda":
-        yield
-        return
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
 
 
 def _size(shape: tuple[int, ...]) -> str:

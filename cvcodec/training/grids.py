@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from cvcodec.fileio import replacing
+from cvcodec.runner import denormalise
 
 _GAP = 4  # pixels between pictures
 _ERROR_GAIN = 4  # absolute errors are shown this much brighter
@@ -26,7 +27,7 @@ def grid(rows: Sequence[Sequence[Tensor]]) -> npt.NDArray[np.uint8]:
     """Pictures (3, H, W) float in [-1, 1], by row and column, on white: (H', W', 3) uint8. Sizes may differ by row."""
     bands = []
     for row in rows:
-        pictures = [((p.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8) for p in row]
+        pictures = [denormalise(picture.detach().cpu(), 8) for picture in row]
         height = max(picture.shape[1] for picture in pictures)
         band = torch.full((height + _GAP, sum(p.shape[2] + _GAP for p in pictures), 3), 255, dtype=torch.uint8)
         left = 0

@@ -15,6 +15,7 @@ from torch import Tensor
 from cvcodec.checkpoint import load_checkpoint, make_checkpoint, write_checkpoint
 from cvcodec.quantization import LatentStatistics
 from cvcodec.registry import resolve
+from cvcodec.runner import normalise
 from cvcodec.training.grids import error_picture, grid, write_png
 from cvcodec.training.objective import decode_pictures
 
@@ -47,7 +48,7 @@ def write_grid(trainer: Trainer) -> None:
     rows = []
     with torch.no_grad():
         for clip in trainer.validator.clips[:_GRID_ROWS]:
-            x = clip.to(trainer.device).float() / 127.5 - 1
+            x = normalise(clip.to(trainer.device), 8)
             with trainer.arithmetic():
                 posterior = trainer.model.encode(x)
                 latent, output = posterior.mean, trainer.model.decode(posterior.layers).float()

@@ -17,6 +17,7 @@ from cvcodec.errors import MissingDependencyError
 from cvcodec.metrics import psnr, ssim
 from cvcodec.metrics.lpips import Lpips
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.runner import denormalise, normalise
 from cvcodec.training.clips import ClipCache, resize
 from cvcodec.training.losses import fold_frames
 from cvcodec.training.objective import Arithmetic, decode_pictures, encode_pictures
@@ -104,7 +105,7 @@ class Validator:
         model.eval()
         for clip in self._clips:
             target = clip.to(self._device)
-            x = target.float() / 127.5 - 1
+            x = normalise(target, 8)
             with self._arithmetic():
                 posterior = model.encode(x)
             mean, layers = posterior.mean.float(), posterior.layers.float()
@@ -141,14 +142,14 @@ class Validator:
     ) -> dict[str, float]:
         """The 2D decoder on video latents, against frames 0, 4, 8 ...; the video decoder on 2D-encoded frames."""
         stills = x[:, :, ::GROUP]
-        target = _to_bytes(stills)
+        target = denormalise(stills, 8)
         with self._arithmetic():
             pictures = decode_pictures(image_model, mean)
             latents = encode_pictures(image_model, stills).mean
             decoded = decode_pictures(model, latents)  # one-latent clips: image mode
         return {
-            "psnr_db_image_decoder": _psnr(target, _to_bytes(pictures)),
-            "psnr_db_image_encoder": _psnr(target, _to_bytes(decoded)),
+            "psnr_db_image_decoder": _psnr(target, denormalise(pictures, 8)),
+            "psnr_db_image_encoder": _psnr(target, denormalise(decoded, 8)),
         }
 
     def _decode(
@@ -159,7 +160,7 @@ class Validator:
             told["steps"] = step[:, model.config.latent_channels :, 0, 0, 0]
         with self._arithmetic():
             output = model.decode(latent, **told)
-        return _to_bytes(output)
+        return denormalise(output, 8)
 
     def _distance(self, target: Tensor, output: Tensor) -> float:
         assert self._lpips is not None
@@ -169,10 +170,6 @@ class Validator:
             for first in range(0, len(x), 8):  # AlexNet's first maps of a whole clip would be large
                 values.append(self._lpips(x[first : first + 8], y[first : first + 8]))
         return float(torch.cat(values).mean())
-
-
-def _to_bytes(pixels: Tensor) -> Tensor:
-    return ((pixels.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def _pictures(clip: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """Reports against closed forms, and the bookkeeping around them."""
 
+import contextlib
 import csv
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 
 from cvcodec.errors import InputError, UsageError
 from cvcodec.evaluation import Rate, Report, evaluate
-from cvcodec.evaluation.measure import _full_precision
 from cvcodec.metrics import Lpips, backbones, lpips_weights
 from cvcodec.video.frame import Frame
 from tests.pictures import degraded, pattern
@@ -222,10 +222,17 @@ def test_bad_options_are_usage_errors() -> None:
         _evaluate(clip, clip, keep="best")
 
 
-def test_tf32_is_off_on_a_gpu_while_measuring_and_restored_after() -> None:
-    assert torch.backends.cudnn.allow_tf32 is True
-    with _full_precision(torch.device("cpu")):
-        assert torch.backends.cudnn.allow_tf32 is True
-    with _full_precision(torch.device("cuda")):
-        assert torch.backends.cudnn.allow_tf32 is False
-    assert torch.backends.cudnn.allow_tf32 is True
+def test_lpips_is_measured_in_true_fp32_by_the_switch_that_the_model_uses(
+    lpips: Lpips, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    @contextlib.contextmanager
+    def recorded(device: torch.device, precision: str) -> Iterator[None]:
+        asked.append((device.type, precision))
+        yield
+
+    monkeypatch.setattr("cvcodec.evaluation.measure.arithmetic", recorded)
+    clip = _clip([pattern(64, 64, 1)])
+    _evaluate(clip, clip, metrics=("lpips",), lpips=lpips)
+    assert asked == [("cpu", "fp32")]
