@@ -25,6 +25,7 @@ over the channel-concatenation of three neighbouring frames. That is the only la
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -293,36 +294,62 @@ class EnhancementDecoder(nn.Module):
         nn.init.zeros_(self.restore.weight)
         self.caution = nn.Parameter(torch.zeros(channels))  # logit of a share of half a step
 
-    def wanted(self, frames: Tensor, latents: int) -> Tensor:
-        """Latent (B*t, C + E, h, w) -> the projections that were coded, (B*t, h, w, E) fp32."""
+    def correction(
+        self, frames: Tensor, latents: int, present: Tensor | None, steps: Tensor | None
+    ) -> EnhancementCorrection:
+        """What a latent (B*t, C + E, h, w) asks of the patches; present, steps: as for `MiniDecoder.forward`."""
         base, enhancement = frames.float().split([self.base_channels, frames.shape[1] - self.base_channels], 1)
         with torch.autocast(frames.device.type, enabled=False):
-            coded: Tensor = enhancement + self.conv_base.exact(base, latents)
-        return coded.permute(0, 2, 3, 1)
-
-    def kernels(self) -> tuple[Tensor, Tensor]:
-        """Weights of `project` and `restore` for patches as they lie in memory."""
+            wanted = (enhancement + self.conv_base.exact(base, latents)).permute(0, 2, 3, 1)
         order = {"group": self.group, "size": self.spatial_factor, "inner": self.patch}
-        return (
-            reordered(self.project.weight.float(), dim=1, **order),
-            reordered(self.restore.weight.float(), dim=0, **order),
+        return EnhancementCorrection(
+            wanted=wanted,
+            half_steps=_each_frame(wanted.new_zeros(1) if steps is None else steps, wanted, latents) / 2,
+            share=_each_frame(wanted.new_ones(1) if present is None else present, wanted, latents),
+            kept=torch.sigmoid(self.caution.float()),
+            project=reordered(self.project.weight.float(), dim=1, **order),
+            restore=reordered(self.restore.weight.float(), dim=0, **order),
+            latents=latents,
+            group=self.group,
+            factor=self.spatial_factor // self.patch,
         )
 
-    def correction(
-        self, patches: Tensor, wanted: Tensor, steps: Tensor, kernels: tuple[Tensor, Tensor], latents: int
-    ) -> Tensor:
-        """(B*t, H/patch, W/patch, channels) of a strip, `wanted` there, and the steps that it was rounded by, (1, E) or
-        (B*t, E), 0 where it was not -> what to add, of the first's shape."""
-        factor = self.spatial_factor // self.patch
+
+@dataclass(frozen=True)
+class EnhancementCorrection:
+    """`EnhancementDecoder` for one latent, to be applied strip by strip."""
+
+    wanted: Tensor
+    """Projections that were coded, (B*t, h, w, E) fp32."""
+    half_steps: Tensor
+    """(B*t or 1, 1, 1, E or 1): within so much of `wanted` they lay; 0 where nothing was rounded."""
+    share: Tensor
+    """(B*t or 1, 1, 1, 1): 0 where the layer is to be ignored, else 1."""
+    kept: Tensor
+    """(E,): share of half a step that is not moved."""
+    project: Tensor
+    restore: Tensor
+    latents: int
+    group: int
+    factor: int
+
+    def of(self, patches: Tensor, rows: slice) -> Tensor:
+        """What to add to the patches (B*t, H/patch, W/patch, channels) of the latent's `rows`, of their shape."""
         with torch.autocast(patches.device.type, enabled=False):
-            seen = patches.unflatten(-1, (self.group, -1)).unflatten(0, (-1, latents))
+            seen = patches.unflatten(-1, (self.group, -1)).unflatten(0, (-1, self.latents))
             # Of the first group only the last frame is shown, and the encoder saw it as the whole group.
             first = seen[:, :1, :, :, -1:].expand(-1, -1, -1, -1, self.group, -1)
             seen = torch.cat([first, seen[:, 1:]], 1).flatten(0, 1).flatten(-2)
-            missing = wanted - F.linear(coarser(seen, factor), kernels[0])
-            half = (steps / 2)[:, None, None]
-            moved = missing - missing.sign() * half * torch.sigmoid(self.caution.float())
-            return finer(F.linear(moved * (missing.abs() > half), kernels[1]), factor)
+            missing = self.wanted[:, rows] - F.linear(coarser(seen, self.factor), self.project)
+            moved = missing - missing.sign() * self.half_steps * self.kept
+            moved = moved * (missing.abs() > self.half_steps) * self.share
+            return finer(F.linear(moved, self.restore), self.factor)
+
+
+def _each_frame(values: Tensor, like: Tensor, latents: int) -> Tensor:
+    """(B or 1,) or (B or 1, E) of clips -> (B*t or 1, 1, 1, E or 1) of their latents."""
+    rows = values.to(like).view(len(values), -1)
+    return (rows.repeat_interleave(latents, 0) if len(rows) > 1 else rows)[:, None, None]
 
 
 class MiniDecoder(_MiniStack):
@@ -388,25 +415,15 @@ class MiniDecoder(_MiniStack):
         pixels = latent.new_empty(batch, shown, height, width, RGB, dtype=torch.float32).permute(0, 4, 1, 2, 3)
         shortcut = self.shortcut.weight.float().flatten(1), self.shortcut.bias
         kernel, bias = (self._reordered(part, self.spatial_factor) for part in shortcut)
-        above = self.enhancement
-        kernels = above.kernels() if above is not None else None
-        wanted = above.wanted(frames, latents) if above is not None else None
-        there = torch.ones(()) if present is None else present.repeat_interleave(len(frames) // len(present))
-        there = there.to(pixels).view(-1, 1, 1, 1)
-        if steps is None:
-            steps = pixels.new_zeros(1, 1)
-        steps = steps.to(pixels).repeat_interleave(len(frames) // len(steps) if len(steps) > 1 else 1, 0)
+        correction = None
+        if self.enhancement is not None:
+            correction = self.enhancement.correction(frames, latents, present, steps)
         for rows in strips(latent, height, self.spatial_factor, len(frames) * self.group * width):
             coarse = slice(rows.start // self.spatial_factor, rows.stop // self.spatial_factor)
             patches = self._transform(frames[:, :, coarse], kernel, bias)
             patches += fine[:, rows.start // self.patch : rows.stop // self.patch]
-            if above is not None and kernels is not None and wanted is not None:
-                change = above.correction(patches, wanted[:, coarse], steps, kernels, latents)
-                if present is not None:
-                    change = change * present.to(change).repeat_interleave(len(frames) // len(present)).view(
-                        -1, 1, 1, 1
-                    )
-                patches = patches + change
+            if correction is not None:
+                patches = patches + correction.of(patches, coarse)
             pixels[:, :, :, rows] = pixels_of(patches, batch, self.group, self.patch)
         return pixels
 
