@@ -9,7 +9,8 @@ Does not know: steps, files, where clips come from.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from torch import Tensor
 from cvcodec.model.mini import MiniAutoencoder, encoder_reach
 from cvcodec.training.pca import GAIN, patches, principal_components
 
-_CLIPS = 240  # seen whole, so that memory stays small
+_CLIPS = 240  # enough for the fit, whose rows are all kept
 _RIDGE = 1e-5  # of the mean square of what is regressed on
 
 
@@ -28,7 +29,7 @@ def grown(
     enhancement_channels: int,
     decoder_tail: int,
     quality_aware: bool,
-    clips: Callable[[], Sequence[Tensor]] | None,
+    clips: Callable[[], Iterable[Tensor]] | None,
 ) -> MiniAutoencoder:
     """`model` with what it does not have yet of these; itself where nothing is missing. ValueError for other sizes than
     it has already.
@@ -64,14 +65,14 @@ def grown(
 
 
 @torch.no_grad()
-def _fit_enhancement(model: MiniAutoencoder, clips: Sequence[Tensor]) -> None:
+def _fit_enhancement(model: MiniAutoencoder, clips: Iterable[Tensor]) -> None:
     """`model`: with an enhancement layer that is all zeros."""
     channels = model.config.enhancement_channels
     above, below = model.encoder.enhancement, model.decoder.enhancement
     assert above is not None
     assert below is not None
     lost, made, bases = [], [], []
-    for clip in clips[:_CLIPS]:
+    for clip in itertools.islice(clips, _CLIPS):
         x = clip[None]
         base = model.encode(x).mean
         output = model.decode(base)

@@ -7,7 +7,7 @@ Owns: that choice and its checks. Does not know: the training step.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,9 @@ class Start:
     """Of the model started from: kept where the encoder is frozen."""
 
 
-def start_model(job: Job, config: TrainConfig, draw_clips: Callable[[], list[Tensor]], *, fresh: bool = True) -> Start:
+def start_model(
+    job: Job, config: TrainConfig, draw_clips: Callable[[], Iterable[Tensor]], *, fresh: bool = True
+) -> Start:
     """Build the model of a job in float32 on the CPU, in training mode.
 
     `draw_clips` gives training clips (3, T, H, W) for the PCA; `fresh` False (a resumed run): weights will be loaded
@@ -106,7 +108,7 @@ def _fresh(config: TrainConfig, *, video: bool) -> MiniAutoencoder:
 
 
 def _grown(
-    model: MiniAutoencoder, config: TrainConfig, draw_clips: Callable[[], list[Tensor]] | None
+    model: MiniAutoencoder, config: TrainConfig, draw_clips: Callable[[], Iterable[Tensor]] | None
 ) -> MiniAutoencoder:
     try:
         return grown(

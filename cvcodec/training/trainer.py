@@ -491,8 +491,8 @@ class Trainer:
             source.close()
             self._profiler.close()
 
-    def _pca_clips(self) -> list[Tensor]:
-        return [clip for clips in self.data.extra_clips(_PCA_CLIPS, _PCA_SHAPE) for clip in clips.cpu()]
+    def _pca_clips(self) -> Iterator[Tensor]:
+        return (clip for clips in self.data.extra_clips(_PCA_CLIPS, _PCA_SHAPE) for clip in clips.cpu())
 
     def _choose_unit_step(self) -> tuple[float, ...]:
         if self.start.unit_step is not None:
