@@ -42,9 +42,9 @@ from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_QUALITY, EncodeOptions, encode_file
 from cvcodec.codec.headers import make_quantizer
 from cvcodec.codec.latent_file import latents_of
-from cvcodec.data import IterableLatentDataset, LatentDataset
-from cvcodec.data.shards import LATENTS
-from cvcodec.data.slices import ITEM, draw_slice, generator_for
+from cvcodec.dataset import IterableLatentDataset, LatentDataset
+from cvcodec.dataset.shards import LATENTS
+from cvcodec.dataset.slices import ITEM, draw_slice, generator_for
 from cvcodec.device import set_threads
 from cvcodec.errors import UsageError
 from cvcodec.model import VideoAutoencoder

@@ -17,10 +17,9 @@ import torch
 from numpy.typing import NDArray
 
 from cvcodec.cli import report
+from cvcodec.dataset.media import decode_clip, find_sources, resize
 from cvcodec.errors import CvcodecError, InputError, UsageError
 from cvcodec.suffixes import IMAGE_SUFFIXES
-from cvcodec.training.clips import decode_clip, resize
-from cvcodec.training.sources import find_sources
 from cvcodec.video import Frame, VideoWriter
 
 SIDE, FRAMES = 256, 33

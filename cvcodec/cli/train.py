@@ -134,7 +134,7 @@ def pack(
 ) -> None:
     """Scale training clips and photos down and code them again, so that they fit a number of bytes: for a machine that
     is reached through a narrow door, or rented for a short while."""
-    from cvcodec.training.pack import pack as make_pack
+    from cvcodec.dataset.pack import pack as make_pack
 
     packed = make_pack(
         data, output, budget_bytes=int(megabytes * 2**20), short_side=short_side, frames=frames, codec=codec,

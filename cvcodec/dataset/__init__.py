@@ -1,8 +1,18 @@
-"""From one file to a data set: many videos to .cvl files, and .cvl files to and from what training loops hold.
+"""Data sets: many videos to .cvl files, their latents in slices for training loops, and videos as clips to learn from.
 
-sources    folders, globs and manifests -> clips with their places         work       one clip, once: encode or skip
-batch      a run: journal, index, failures                                 shared_encoder   one model for several
-damage     what a batch notes in a file of its damaged source              stored     files of latents, read
-engines    who does the work: this process (`local`), a Ray cluster (`ray`)
-targets    what diffusion models want: factors, shift, order of axes       export_, import_   files of latents
+latents, stream    `LatentDataset` over .cvl files, `IterableLatentDataset` over tar shards
+reader, slices     .cvl files opened, mapped and cached; which slice, from a seed
+index, shards      the JSON lines that describe a folder of .cvl files; the layout of a tar shard
+sources, work      folders, globs and manifests -> clips with their places; one clip, once: encode or skip
+batch, engines     a run: journal, index, failures; who does the work: this process, or a Ray cluster
+targets            what diffusion models want: factors, shift, order of axes
+export_, import_   files of latents; stored, recorded: those files, read
+media, sampling    videos and photos to learn from, decoded; clips of them, drawn by a key (`keys`)
+device_clips       the same clips, made in a device's memory; pack: training files made small enough to travel
 """
+
+from cvcodec.dataset.index import INDEX_NAME, read_index
+from cvcodec.dataset.latents import LatentDataset
+from cvcodec.dataset.stream import IterableLatentDataset
+
+__all__ = ["INDEX_NAME", "IterableLatentDataset", "LatentDataset", "read_index"]

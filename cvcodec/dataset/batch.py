@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from cvcodec.data.index import (
+from cvcodec.dataset.index import (
     FAILURES_NAME,
     INDEX_NAME,
     Record,

@@ -27,10 +27,10 @@ from cvcodec.bitstream import BitstreamReader, Header
 from cvcodec.bitstream.header_json import dump_header
 from cvcodec.codec.headers import open_reader
 from cvcodec.codec.latent_file import latents_of
-from cvcodec.data.checks import check_one_space
-from cvcodec.data.clips import ClipCache
-from cvcodec.data.index import dump_lines, parse_line, read_index
-from cvcodec.data.shards import (
+from cvcodec.dataset.checks import check_one_space
+from cvcodec.dataset.index import dump_lines, parse_line, read_index
+from cvcodec.dataset.reader import ChunkCache
+from cvcodec.dataset.shards import (
     DESCRIPTION,
     LATENTS,
     LOGVAR,
@@ -229,7 +229,7 @@ def _listed(folder: Path) -> set[str]:
 def _samples(
     records: Sequence[dict[str, Any]], keys: Mapping[str, str], base: Path, target: Target, dtype: DType
 ) -> Iterator[Sample]:
-    cache = ClipCache(open_files=1, cache_bytes=0)
+    cache = ChunkCache(open_files=1, cache_bytes=0)
     for record in records:
         path = base / record["path"]
         header, trailer = cache.header(path), cache.trailer(path)

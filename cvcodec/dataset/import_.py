@@ -19,7 +19,7 @@ from cvcodec.bitstream import UNKNOWN, BitstreamWriter, Chunk, Header
 from cvcodec.codec.encode_options import DEFAULT_QUALITY, LatentsKind
 from cvcodec.codec.headers import info_from_header, make_header, make_quantizer
 from cvcodec.codec.plans import choose_plan
-from cvcodec.data.index import BATCH_KEY
+from cvcodec.dataset.index import BATCH_KEY
 from cvcodec.dataset.stored import Stored, read_latents
 from cvcodec.dataset.targets import TARGETS, Mode, Target, TargetName
 from cvcodec.errors import InputError, ModelMismatchError, NumericalError, UsageError

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from cvcodec.data.index import SUFFIX
+from cvcodec.dataset.index import SUFFIX
 from cvcodec.errors import InputError
 from cvcodec.fileio import refuse_address
 from cvcodec.tables import TABLE_SUFFIXES, read_table, read_text

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from cvcodec.data.index import SUFFIX, is_run_file
+from cvcodec.dataset.index import SUFFIX, is_run_file
 from cvcodec.dataset.manifests import MANIFEST_SUFFIXES, OUTPUT, Row, read_manifest
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import PARTIAL_SUFFIX

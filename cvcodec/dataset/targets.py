@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cvcodec.data.posterior import from_model_space, to_model_space
+from cvcodec.dataset.posterior import from_model_space, to_model_space
 from cvcodec.errors import InputError, ModelMismatchError
 
 Mode = Literal["video", "image"]

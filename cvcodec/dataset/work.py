@@ -19,7 +19,7 @@ from cvcodec.codec import EncodeOptions, EncodeResult
 from cvcodec.codec.encode import encode_stream
 from cvcodec.codec.encode_options import describe_damage
 from cvcodec.codec.headers import open_reader
-from cvcodec.data.index import BATCH_KEY, Record, describe, identities_of
+from cvcodec.dataset.index import BATCH_KEY, Record, describe, identities_of
 from cvcodec.dataset.shared_encoder import SharedEncoder
 from cvcodec.dataset.sources import Clip
 from cvcodec.errors import BitstreamError, CheckpointError, CvcodecError, InputError, OutputError, UsageError

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvcodec.dataset.device_clips import BatchPlan, DeviceClips, StoredPiece, stored_bytes
+from cvcodec.dataset.media import ClipCache, Pixels, Reporter, find_sources, probe, training_files
+from cvcodec.dataset.sampling import ClipSampler
 from cvcodec.device import available_memory, to_device
-from cvcodec.training.clips import ClipCache, Pixels
 from cvcodec.training.config import BatchShape, TrainConfig
-from cvcodec.training.device_clips import BatchPlan, DeviceClips, StoredPiece, stored_bytes
 from cvcodec.training.distributed import Processes
 from cvcodec.training.loader import Batch, BatchLoader
-from cvcodec.training.sampling import ClipSampler, Drawn
-from cvcodec.training.sources import Reporter, find_sources, probe, training_files
 from cvcodec.training.validation import validation_clips
 
 _EXTRA = 1 << 61  # first index of clips that are drawn outside training steps
@@ -87,7 +86,7 @@ class RunData:
             "workers": self._config.workers,
         }
         if self._stored is not None:
-            return BatchLoader(self._stored[1].draw, _plan, shapes, **settings)
+            return BatchLoader(self._stored[1].draw, BatchPlan.of, shapes, **settings)
         return BatchLoader(self._sampler.sample, _stack, shapes, **settings)
 
     def on_device(self, batch: Batch[Any]) -> Batch[Tensor]:
@@ -100,12 +99,12 @@ class RunData:
         """`count` training clips of their own numbering, for PCA and statistics: (B, 3, T, S, S), a few at a time."""
         if self._stored is None:
             for index in range(_EXTRA, _EXTRA + count):
-                yield self._sampler.sample(index, shape)[None].to(self._device)
+                yield self._sampler.sample(index, shape.frames, shape.size)[None].to(self._device)
             return
         clips, sampler = self._stored
-        drawn = [sampler.draw(index, shape) for index in range(_EXTRA, _EXTRA + count)]
+        drawn = [sampler.draw(index, shape.frames, shape.size) for index in range(_EXTRA, _EXTRA + count)]
         for start in range(0, count, _MOST_EXTRA):
-            yield clips.render(_plan(drawn[start : start + _MOST_EXTRA], shape))
+            yield clips.render(BatchPlan.of(drawn[start : start + _MOST_EXTRA], shape.frames, shape.size))
 
     def validation(self, *, videos: bool) -> list[Tensor]:
         """Held-out clips, see `validation_clips`."""
@@ -130,9 +129,5 @@ class RunData:
         return stored_bytes(self.files, self._config.cache_side) <= _SHARE_OF_DEVICE * free
 
 
-def _plan(drawn: list[Drawn[StoredPiece]], shape: BatchShape) -> BatchPlan:
-    return BatchPlan.of(drawn, shape.frames, shape.size)
-
-
-def _stack(clips: list[Tensor], shape: BatchShape) -> Tensor:
+def _stack(clips: list[Tensor], frames: int, size: int) -> Tensor:
     return torch.stack(clips)

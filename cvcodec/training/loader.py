@@ -15,9 +15,9 @@ from typing import Generic, TypeVar
 
 import torch
 
+from cvcodec.dataset.keys import numpy_generator
 from cvcodec.errors import UsageError
 from cvcodec.training.config import BatchShape
-from cvcodec.training.keys import numpy_generator
 
 S = TypeVar("S")
 T = TypeVar("T")
@@ -52,12 +52,15 @@ def shape_of_step(shapes: Sequence[BatchShape], seed: int, step: int) -> BatchSh
 
 
 class BatchLoader(Generic[S, T]):
-    """Batches of steps `start`, `start + 1`, ...; `steps_ahead` of them are in the making. A context manager."""
+    """Batches of steps `start`, `start + 1`, ...; `steps_ahead` of them are in the making. A context manager.
+
+    sample: (index, frames, size) -> a clip; join: (clips, frames, size) -> what a batch has as its pixels.
+    """
 
     def __init__(
         self,
-        sample: Callable[[int, BatchShape], S],
-        join: Callable[[list[S], BatchShape], T],
+        sample: Callable[[int, int, int], S],
+        join: Callable[[list[S], int, int], T],
         shapes: Sequence[BatchShape],
         *,
         seed: int,
@@ -111,8 +114,8 @@ class BatchLoader(Generic[S, T]):
         for index in indices:
             if self._closed.is_set():
                 raise RuntimeError("the loader was closed")
-            clips.append(self._sample(index, shape))
-        return Batch(step, indices, self._join(clips, shape))
+            clips.append(self._sample(index, shape.frames, shape.size))
+        return Batch(step, indices, self._join(clips, shape.frames, shape.size))
 
 
 def _one_thread_each() -> None:

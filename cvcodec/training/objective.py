@@ -24,6 +24,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from cvcodec.dataset.keys import normal, numpy_generator, sample_keys, uniform
 from cvcodec.device import to_device
 from cvcodec.metrics.lpips import Lpips
 from cvcodec.model.base import VideoAutoencoder
@@ -31,7 +32,6 @@ from cvcodec.model.posterior import Posterior
 from cvcodec.quantization import STEP_OCTAVES_LIMIT, STEP_QUALITIES
 from cvcodec.training import losses
 from cvcodec.training.config import Distortion, TrainConfig
-from cvcodec.training.keys import normal, numpy_generator, sample_keys, uniform
 from cvcodec.training.loader import Batch
 from cvcodec.training.profiling import phase
 from cvcodec.training.rate import RateModel

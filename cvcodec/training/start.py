@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from cvcodec.dataset.keys import torch_generator
 from cvcodec.errors import UsageError
 from cvcodec.model import build_model
 from cvcodec.model.base import VideoAutoencoder
@@ -26,7 +27,6 @@ from cvcodec.quantization import LatentStatistics
 from cvcodec.registry import load_model
 from cvcodec.training.config import Job, TrainConfig
 from cvcodec.training.growth import grown
-from cvcodec.training.keys import torch_generator
 from cvcodec.training.pca import fit_pca, start_as_pca
 
 _SHAPE_FIELDS = ("widths", "encoder_blocks", "decoder_blocks", "encoder_temporal", "decoder_temporal")

@@ -13,16 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvcodec.dataset.media import ClipCache, MediaFile, resize
 from cvcodec.errors import MissingDependencyError
 from cvcodec.metrics import psnr, ssim
 from cvcodec.metrics.lpips import Lpips
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.runner import denormalise, normalise
-from cvcodec.training.clips import ClipCache, resize
 from cvcodec.training.losses import fold_frames
 from cvcodec.training.objective import Arithmetic, decode_pictures, encode_pictures
 from cvcodec.training.rate import RateModel
-from cvcodec.training.sources import MediaFile
 
 GROUP = 4
 _LPIPS_STRIDE = 3  # frames that LPIPS, slower than the model, sees: it comes by every place in a group of four

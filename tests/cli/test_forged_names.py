@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import cvcodec
-from cvcodec.data import LatentDataset
+from cvcodec.dataset import LatentDataset
 from cvcodec.errors import InputError
 from tests.cli.forged import with_header
 from tests.cli.programs import cvcodec as run

@@ -32,7 +32,7 @@ from cvcodec.bitstream.wire import Cursor, put_sized_block, put_uvarint, take_si
 from cvcodec.cli.info import describe
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, LatentFile, WriterOptions, encode_file
 from cvcodec.codec.verify import verify
-from cvcodec.data import LatentDataset
+from cvcodec.dataset import LatentDataset
 from cvcodec.errors import CvcodecError
 from tests.bitstream.test_stream import records_of
 from tests.codec.clips import Pipe

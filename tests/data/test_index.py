@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cvcodec.data import IterableLatentDataset, LatentDataset, read_index
-from cvcodec.data.shards import key_of
+from cvcodec.dataset import IterableLatentDataset, LatentDataset, read_index
 from cvcodec.dataset.export_ import export_shards
+from cvcodec.dataset.shards import key_of
 from cvcodec.errors import InputError, UsageError
 
 NEEDED = {"latents": 1, "logvar": False, "source": None, "columns": {}}

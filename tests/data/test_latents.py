@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 import cvcodec
 from cvcodec.codec import EncodeOptions
-from cvcodec.data import LatentDataset
-from cvcodec.data.clips import ClipCache
-from cvcodec.data.latents import RESERVED
+from cvcodec.dataset import LatentDataset
 from cvcodec.dataset.batch import run_batch
 from cvcodec.dataset.engines.local import run_local
+from cvcodec.dataset.latents import RESERVED
+from cvcodec.dataset.reader import ChunkCache
 from cvcodec.dataset.sources import find_clips
 from cvcodec.dataset.work import Job, settings_id
 from cvcodec.errors import InputError, TruncatedError, UsageError
@@ -225,7 +225,7 @@ def test_a_file_that_was_cut_is_an_error_that_names_it(folders: Folders, tmp_pat
 def test_the_cache_keeps_to_its_budget_and_its_number_of_files(folders: Folders) -> None:
     folder = folders["fp32"]
     chunk = 4 * 4 * 3 * 4 * 4
-    cache = ClipCache(open_files=2, cache_bytes=2 * chunk)
+    cache = ChunkCache(open_files=2, cache_bytes=2 * chunk)
     for _ in range(2):
         for name in ("1", "2", "4"):
             for start in range(7):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvcodec.data.slices import draw_slice, generator_for, slice_at
+from cvcodec.dataset.slices import draw_slice, generator_for, slice_at
 from tests.model.test_mini import small_model
 
 

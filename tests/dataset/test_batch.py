@@ -19,10 +19,10 @@ import pytest
 
 import cvcodec
 from cvcodec.codec import EncodeOptions, ReaderOptions, encode_file
-from cvcodec.data.index import read_index
 from cvcodec.dataset import work
 from cvcodec.dataset.batch import Summary, run_batch
 from cvcodec.dataset.engines.local import run_local
+from cvcodec.dataset.index import read_index
 from cvcodec.dataset.sources import find_clips, shard_of
 from cvcodec.dataset.work import Job, Outcome, Task, settings_id
 from cvcodec.errors import InputError, OutputError

@@ -17,9 +17,9 @@ from torch import Tensor
 import cvcodec
 from cvcodec.bitstream import Header
 from cvcodec.codec import EncodeOptions, encode_file
-from cvcodec.data.shards import read_samples
 from cvcodec.dataset.export_ import export_file, export_shards
 from cvcodec.dataset.import_ import ImportOptions, import_file
+from cvcodec.dataset.shards import read_samples
 from cvcodec.errors import BitstreamError, InputError, ModelMismatchError, OutputError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.registry import load_model

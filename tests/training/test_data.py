@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from cvcodec.dataset.media import ClipCache, MediaFile, Reporter, decode_clip, find_sources, probe, training_files
+from cvcodec.dataset.sampling import ClipSampler
 from cvcodec.errors import InputError
-from cvcodec.training.clips import ClipCache, decode_clip
 from cvcodec.training.config import BatchShape
 from cvcodec.training.loader import BatchLoader, active_shapes, shape_of_step
-from cvcodec.training.sampling import ClipSampler
-from cvcodec.training.sources import MediaFile, Reporter, find_sources, probe, training_files
 
 from .conftest import moving_texture, write_picture, write_video
 
@@ -165,7 +164,7 @@ def test_a_cache_folder_serves_the_next_run_without_decoding(
 ) -> None:
     file = next(file for file in opened(media) if file.path.name == "v0.mkv")
     first = cache_of(media, folder=tmp_path).get(file)
-    monkeypatch.setattr("cvcodec.training.clips.VideoReader", None)
+    monkeypatch.setattr("cvcodec.dataset.media.VideoReader", None)
     again = cache_of(media, folder=tmp_path).get(file)
     assert first is not None
     assert again is not None
@@ -189,8 +188,8 @@ def test_a_file_that_breaks_while_decoding_is_reported_once(tmp_path: Path) -> N
 @pytest.mark.parametrize("shape", [BatchShape(1, 1, 32), BatchShape(1, 9, 32), BatchShape(1, 13, 40)])
 def test_samples_are_functions_of_their_index(media: Path, shape: BatchShape) -> None:
     samplers = [ClipSampler(opened(media), cache_of(media), seed=3, strides=(1, 2)) for _ in range(2)]
-    forwards = [samplers[0].sample(index, shape) for index in range(12)]
-    backwards = [samplers[1].sample(index, shape) for index in reversed(range(12))][::-1]
+    forwards = [samplers[0].sample(index, shape.frames, shape.size) for index in range(12)]
+    backwards = [samplers[1].sample(index, shape.frames, shape.size) for index in reversed(range(12))][::-1]
     for one, other in zip(forwards, backwards, strict=True):
         assert one.shape == (3, shape.frames, shape.size, shape.size)
         assert torch.equal(one, other)
@@ -204,7 +203,7 @@ def test_without_augmentation_a_crop_is_the_sources_pixels(tmp_path: Path) -> No
     write_video(tmp_path / "a.mkv", clip)
     files = training_files(find_sources([tmp_path], 0.0), Reporter())
     sampler = ClipSampler(files, cache_of(tmp_path), seed=0, augment=False)
-    sample = ((sampler.sample(0, BatchShape(1, 5, 40)) + 1) * 127.5).permute(1, 2, 3, 0)
+    sample = ((sampler.sample(0, 5, 40) + 1) * 127.5).permute(1, 2, 3, 0)
     np.testing.assert_allclose(sample.numpy(), clip, atol=1e-3)
 
 
@@ -212,7 +211,7 @@ def test_photos_become_clips_that_move(tmp_path: Path) -> None:
     write_picture(tmp_path / "a.png", moving_texture(1, 96, 96, 4)[0])
     files = training_files(find_sources([tmp_path], 0.0), Reporter())
     sampler = ClipSampler(files, cache_of(tmp_path), seed=0)
-    clips = [sampler.sample(index, BatchShape(1, 5, 32)) for index in range(20)]
+    clips = [sampler.sample(index, 5, 32) for index in range(20)]
     moving = sum(bool((clip[:, 0] - clip[:, -1]).abs().mean() > 0.01) for clip in clips)
     assert 8 <= moving <= 19
 
@@ -221,17 +220,17 @@ def test_all_files_unreadable_while_sampling_is_an_error(tmp_path: Path) -> None
     (tmp_path / "a.mp4").write_bytes(b"nothing")
     sampler = ClipSampler([MediaFile(tmp_path / "a.mp4", "a", 9, False)], cache_of(tmp_path), seed=0)
     with pytest.raises(InputError, match="could not be decoded"):
-        sampler.sample(0, BatchShape(1, 1, 32))
+        sampler.sample(0, 1, 32)
 
 
 # ------------------------------------------------------------------------------------------------ batches
 
 
-def constant(index: int, shape: BatchShape) -> torch.Tensor:
-    return torch.full((3, shape.frames, shape.size, shape.size), float(index))
+def constant(index: int, frames: int, size: int) -> torch.Tensor:
+    return torch.full((3, frames, size, size), float(index))
 
 
-def stack(clips: list[torch.Tensor], shape: BatchShape) -> torch.Tensor:
+def stack(clips: list[torch.Tensor], frames: int, size: int) -> torch.Tensor:
     return torch.stack(clips)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvcodec.training.keys import _splitmix, normal, sample_keys, uniform
+from cvcodec.dataset.keys import _splitmix, normal, sample_keys, uniform
 
 
 def test_keys_come_from_splitmix64() -> None:

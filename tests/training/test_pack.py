@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cvcodec.dataset.media import Reporter, decode_clip, find_sources, probe
+from cvcodec.dataset.pack import pack
 from cvcodec.errors import OutputError, UsageError
-from cvcodec.training.clips import decode_clip
-from cvcodec.training.pack import pack
-from cvcodec.training.sources import Reporter, find_sources, probe
 
 from .conftest import moving_texture, write_picture, write_video
 

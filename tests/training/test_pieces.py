@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from cvcodec.calibration import measure_statistics
+from cvcodec.dataset.media import MediaFile
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.mini import MiniAutoencoder, mini_config
 from cvcodec.training.grids import error_picture, grid, write_png
 from cvcodec.training.objective import step_of_quality
 from cvcodec.training.pca import fit_pca, start_as_pca
 from cvcodec.training.rate import RateModel
-from cvcodec.training.sources import MediaFile
 from cvcodec.training.validation import Validator, spread_over_sources
 
 from .conftest import moving_texture

@@ -16,10 +16,9 @@ from fractions import Fraction
 from pathlib import Path
 
 from cvcodec import host
+from cvcodec.dataset.media import MediaFile, Pixels, Reporter, decode_clip, find_sources, probe
 from cvcodec.errors import InputError, OutputError, UsageError
 from cvcodec.fileio import atomic_output
-from cvcodec.training.clips import Pixels, decode_clip
-from cvcodec.training.sources import MediaFile, Reporter, find_sources, probe
 from cvcodec.video.color import Color
 from cvcodec.video.container_sink import rgb_to_packet
 from cvcodec.video.convert import RgbWriter

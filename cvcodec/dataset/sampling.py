@@ -16,11 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cvcodec.dataset.keys import numpy_generator
+from cvcodec.dataset.media import MediaFile, Pixels, resize
 from cvcodec.errors import InputError
-from cvcodec.training.clips import Pixels, resize
-from cvcodec.training.config import BatchShape
-from cvcodec.training.keys import numpy_generator
-from cvcodec.training.sources import MediaFile
 
 _ATTEMPTS = 64  # draws before a data set of nothing but unreadable files is given up
 _FRAMES_OF_WEIGHT = 60  # a longer video is not drawn more often than one of this many frames
@@ -123,24 +121,27 @@ class ClipSampler(Generic[P]):
         self._cumulative = np.cumsum(weights / weights.sum()) if len(weights) else weights
         self._photo_share = 0.0 if not self._photos else 1.0 if not self._videos else photo_share
 
-    def draw(self, index: int, shape: BatchShape) -> Drawn[P]:
-        """What sample `index` is. Raises InputError when nothing can be decoded."""
+    def draw(self, index: int, frames: int, size: int) -> Drawn[P]:
+        """What sample `index` of `frames` frames and `size` x `size` pixels is.
+
+        Raises InputError when nothing can be decoded.
+        """
         for attempt in range(_ATTEMPTS):
             rng = numpy_generator(self._seed, "clip", index, attempt)
             file, segment = self._draw_file(rng)
             piece = self._pieces.get(file, segment)
             if piece is not None:
-                view = self._draw_view(rng, piece, shape.frames, shape.size)
+                view = self._draw_view(rng, piece, frames, size)
                 return Drawn(piece, view, self._draw_jitter(rng) if self._augment else Jitter())
         raise InputError(f"{_ATTEMPTS} files in a row could not be decoded; see the skipped files above")
 
-    def sample(self: ClipSampler[Pixels], index: int, shape: BatchShape) -> Tensor:
+    def sample(self: ClipSampler[Pixels], index: int, frames: int, size: int) -> Tensor:
         """(3, T, S, S) float32 in [-1, 1], of pieces in memory. Raises InputError when nothing can be decoded."""
-        drawn = self.draw(index, shape)
+        drawn = self.draw(index, frames, size)
         if isinstance(drawn.view, Crop):
-            clip = _crop(drawn.piece, drawn.view, shape.frames, shape.size)
+            clip = _crop(drawn.piece, drawn.view, frames, size)
         else:
-            clip = _pan(drawn.piece, drawn.view, shape.frames, shape.size)
+            clip = _pan(drawn.piece, drawn.view, frames, size)
         return (_jitter(clip, drawn.jitter) / 127.5 - 1).permute(1, 0, 2, 3).contiguous()
 
     def _draw_file(self, rng: np.random.Generator) -> tuple[MediaFile, int]:

@@ -54,7 +54,7 @@ def map_file(path: Path) -> MappedFile:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
-class ClipCache:
+class ChunkCache:
     """Slices of latents from any number of files. For one process; not for several threads at once.
 
     open_files: how many files stay mapped. cache_bytes: how much of decoded chunks is kept, least recently used ones

@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from cvcodec.data.checks import check_choice, check_columns, check_latents, check_one_space, check_whole
-from cvcodec.data.index import read_index
-from cvcodec.data.posterior import Posterior, values_of
-from cvcodec.data.shards import LATENTS, LOGVAR, SHARDS_NAME, Sample, read_samples
-from cvcodec.data.slices import BUFFER, SAMPLE, SHARDS, draw_slice, generator_for
+from cvcodec.dataset.checks import check_choice, check_columns, check_latents, check_one_space, check_whole
+from cvcodec.dataset.index import read_index
+from cvcodec.dataset.posterior import Posterior, values_of
+from cvcodec.dataset.shards import LATENTS, LOGVAR, SHARDS_NAME, Sample, read_samples
+from cvcodec.dataset.slices import BUFFER, SAMPLE, SHARDS, draw_slice, generator_for
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import partial_path
 

@@ -18,11 +18,11 @@ from torch.utils.data import Dataset
 from cvcodec.bitstream import Header
 from cvcodec.codec import LatentFile
 from cvcodec.codec.headers import info_from_header, reader_options
-from cvcodec.data.checks import check_choice, check_columns, check_latents, check_one_space, check_whole
-from cvcodec.data.clips import ClipCache
-from cvcodec.data.index import Record, describe, read_index
-from cvcodec.data.posterior import Posterior, to_model_space, values_of
-from cvcodec.data.slices import ITEM, Slice, draw_slice, generator_for
+from cvcodec.dataset.checks import check_choice, check_columns, check_latents, check_one_space, check_whole
+from cvcodec.dataset.index import Record, describe, read_index
+from cvcodec.dataset.posterior import Posterior, to_model_space, values_of
+from cvcodec.dataset.reader import ChunkCache
+from cvcodec.dataset.slices import ITEM, Slice, draw_slice, generator_for
 from cvcodec.errors import InputError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.registry import load_model, load_named_model
@@ -106,7 +106,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         self._posterior, self._scaled, self._pixels, self._model = posterior, scaled, pixels, model
         self._columns, self._transform = check_columns(columns, RESERVED), transform
         self._cache_bytes = int(cache_mb * 2**20)
-        self._cache: ClipCache | None = None
+        self._cache: ChunkCache | None = None
         self._loaded: VideoAutoencoder | None = None
         # In shared memory, so that workers that live on see a later `set_epoch` too.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -156,9 +156,9 @@ class LatentDataset(Dataset[dict[str, Any]]):
         # A worker maps its own files: neither maps nor chunks are worth sending.
         return {**self.__dict__, "_cache": None, "_loaded": None}
 
-    def _clips(self) -> ClipCache:
+    def _clips(self) -> ChunkCache:
         if self._cache is None:
-            self._cache = ClipCache(cache_bytes=self._cache_bytes)
+            self._cache = ChunkCache(cache_bytes=self._cache_bytes)
         return self._cache
 
     def _decoder(self, name: str) -> VideoAutoencoder:
