@@ -13,10 +13,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "cvcodec"
 # Lowest first. A module may import its own component and components of the lines above its own.
 LAYERS = (
     ("errors",),
-    ("copied", "host", "model", "options", "quantization"),
+    ("host", "model", "options", "quantization"),
     ("checkpoint_metadata", "device", "fileio", "identity", "metrics", "pipeline", "printable", "suffixes", "tables"),
     ("windows",),
     ("bitstream", "video"),
+    ("passthrough",),
     ("checkpoint",),
     ("importers", "registry", "runner"),
     ("codec",),
@@ -31,7 +32,7 @@ RANK = {component: rank for rank, layer in enumerate(LAYERS) for component in la
 
 # Which components may import a package; packages that are not listed here may be imported anywhere above them.
 ONLY_IN = {
-    "av": {"video"},
+    "av": {"video", "passthrough"},
     "typer": {"cli"},
     "rich": {"cli", "training"},
     "matplotlib": {"bench", "training"},
@@ -50,6 +51,7 @@ ONLY_THESE = {
     "quantization": {"numpy"},
     "bitstream": {"numpy", "zstandard"},
     "video": {"numpy", "av"},
+    "passthrough": {"av"},
     "model": {"torch"},
     "windows": {"torch"},
     "metrics": {"torch", "safetensors"},

@@ -104,8 +104,8 @@ LVAR        optional; where the header's "logvar" is true, one follows each CHNK
             rest                payload of mode 0 with 2 bytes a value: (C, t, h, w) float16 log-variances of the
                                 posterior, each within -30 to 20
 
-STRM, ATCH, PKTS  optional: streams that were copied from the source as packets, with chapters and tags; `copied`
-                  specifies them
+STRM, ATCH, PKTS  optional: streams that were copied from the source as packets, with chapters and tags;
+                  `passthrough.records` specifies them
 
 RESERVED    Types that start with X are for private use and never become part of the format.
 

@@ -49,7 +49,7 @@ def info(
 
 def _read_through(reader: BitstreamReader) -> Trailer:
     """The totals of a pipe, which are known when everything has been read."""
-    from cvcodec.bitstream.copied import COPIED_TYPES
+    from cvcodec.passthrough.records import COPIED_TYPES
 
     for _ in reader.records(COPIED_TYPES):
         pass
@@ -59,8 +59,8 @@ def _read_through(reader: BitstreamReader) -> Trailer:
 
 def describe(header: Header, trailer: Trailer, *, duration_s: float | None) -> dict[str, Any]:
     """Everything `info --json` prints of a file, units in the keys."""
-    from cvcodec.bitstream.copied import copied_bytes
     from cvcodec.bitstream.format import FOOTER_BYTES, RECORD_OVERHEAD, VERSION
+    from cvcodec.passthrough.records import copied_bytes
 
     stored = sum(total.size for total in trailer.records.values())
     copied = copied_bytes(trailer)

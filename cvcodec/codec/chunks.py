@@ -16,8 +16,8 @@ from cvcodec.bitstream import Chunk, Header
 from cvcodec.bitstream.format import CHNK
 from cvcodec.codec.feed import ChunkFeed
 from cvcodec.codec.headers import open_reader
-from cvcodec.codec.passthrough import PassthroughPlayer
 from cvcodec.codec.salvage import LostFrames
+from cvcodec.passthrough.player import Player
 from cvcodec.pipeline import ReadAhead
 from cvcodec.windows.plan import Plan
 from cvcodec.windows.time import latents_of_frames
@@ -57,7 +57,7 @@ class FileChunks:
         first, last = self._frame_range()
         return last - first if self._limit is None else min(self._limit, last - first)
 
-    def feed_player(self, player: PassthroughPlayer) -> None:
+    def feed_player(self, player: Player) -> None:
         """Give `player` all that precedes the first chunk, and later, in `feeds`, what lies between chunks."""
         if self._in_order:
             chunks = self._feed_in_order(player)
@@ -73,7 +73,7 @@ class FileChunks:
             if player.passed:
                 break
 
-    def _feed_in_order(self, player: PassthroughPlayer) -> Iterator[Chunk]:
+    def _feed_in_order(self, player: Player) -> Iterator[Chunk]:
         for record in self._reader.records():
             if record.type == CHNK:
                 yield self._reader.decode(record, base_only=self._base_only)

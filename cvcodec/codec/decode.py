@@ -27,13 +27,14 @@ from cvcodec.codec.headers import info_from_header, rounding_of
 from cvcodec.codec.latent_file import check_model
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.output import Progress
-from cvcodec.codec.passthrough import PassthroughPlayer
 from cvcodec.codec.plans import memory_errors, plan_of
 from cvcodec.codec.salvage import SalvagedChunks
 from cvcodec.device import available_memory, set_threads
 from cvcodec.errors import BitstreamError, DeviceError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, atomic_path, check_output, is_standard_stream, naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.passthrough.player import Player
+from cvcodec.passthrough.streams import Trim
 from cvcodec.pipeline import WriteBehind, in_thread
 from cvcodec.registry import load_model, load_named_model
 from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
@@ -136,7 +137,7 @@ class Decoder:
         self._plan = plan_of(self.header)
         self._bounds = self._pts_bounds()
         self._chunks.select(self._plan, self._bounds, self.options.frames)
-        self._player: PassthroughPlayer | None = None
+        self._player: Player | None = None
         self.model_seconds = 0.0
         self._check_memory()
 
@@ -288,16 +289,15 @@ class Decoder:
                 pixels=picture, pts=shown.pts, duration=shown.duration, bit_depth=depth, corrupt=shown.concealed
             )
 
-    def _open_player(self) -> PassthroughPlayer:
+    def _open_player(self) -> Player:
         """What puts the copied streams beside the frames, fed with all that precedes the first chunk."""
         begin, end = (None if math.isinf(pts) else int(pts) * self.header.time_base for pts in self._bounds)
-        self._player = PassthroughPlayer(
+        self._player = Player(
+            self.notices,
             kinds=self.options.kinds,
-            metadata=self.options.tags,
-            begin=begin,
-            end=end,
+            tags=self.options.tags,
+            trim=Trim(begin, end),
             salvage=self.options.salvage,
-            on_notice=self.notices,
         )
         self._chunks.feed_player(self._player)
         return self._player

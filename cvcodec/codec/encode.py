@@ -23,13 +23,13 @@ from cvcodec.bitstream.format import MAGIC
 from cvcodec.codec.encode_options import DEFAULT_MODEL, EncodeOptions, EncodeResult
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.output import CvlOutput, Progress
-from cvcodec.codec.passthrough import PassthroughRecorder
 from cvcodec.codec.plans import choose_plan, memory_errors, plan_of
 from cvcodec.codec.resume import PartialSink
 from cvcodec.device import available_memory, set_threads
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import atomic_output, is_standard_stream, open_input, partial_path
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.passthrough.recorder import Recorder
 from cvcodec.pipeline import ReadAhead
 from cvcodec.registry import load_model
 from cvcodec.runner import ClipEncoder, ModelRunner, frames_to_tensor
@@ -100,7 +100,7 @@ def encode_stream(
     """
     options, started, notices = options or EncodeOptions(), time.perf_counter(), Notices(on_notice)
     set_threads(options.threads)
-    recorder = PassthroughRecorder(kinds=options.kinds, metadata=options.tags, on_notice=notices)
+    recorder = Recorder(notices, kinds=options.kinds, tags=options.tags)
     with closing(ReaderAhead(source, on_packet=recorder.on_packet, **options.reader.arguments())) as ahead:
         reader, info = ahead.reader, ahead.reader.info
         recorder.begin(reader)

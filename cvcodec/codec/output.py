@@ -20,12 +20,12 @@ from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, BitstreamWriter, Chunk, H
 from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
 from cvcodec.codec.headers import make_header, reader_metadata
 from cvcodec.codec.notices import Notices
-from cvcodec.codec.passthrough import PassthroughRecorder
 from cvcodec.codec.requantise import quantised
 from cvcodec.codec.resume import PartialSink
 from cvcodec.errors import InputError, NumericalError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import LOGVAR_RANGE
+from cvcodec.passthrough.recorder import Recorder
 from cvcodec.pipeline import WriteBehind
 from cvcodec.quantization import Quantizer
 from cvcodec.video import Frame, VideoReader
@@ -59,7 +59,7 @@ class CvlOutput:
         model: VideoAutoencoder,
         plan: Plan,
         options: EncodeOptions,
-        recorder: PassthroughRecorder,
+        recorder: Recorder,
         notices: Notices,
         on_progress: Progress | None,
     ) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cvcodec.copied import KINDS
 from cvcodec.options import option
+from cvcodec.passthrough.streams import KINDS
 
 _HARDWARE, _STREAMS = "Hardware", "Sound and the rest"
 
@@ -23,7 +23,7 @@ class RunOptions:
         panel=_STREAMS,
         flags=("--audio/--no-audio",),
     )
-    """Streams to copy into the file, or to restore from it, of `cvcodec.copied.KINDS`; none for a silent one."""
+    """Streams to copy into the file, or to restore from it; none for a silent one."""
     tags: bool = option(
         True,
         "Copy chapters and tags; or only languages, dispositions and the names of attachments.",

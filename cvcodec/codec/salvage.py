@@ -19,7 +19,7 @@ from cvcodec.bitstream import Chunk, Header, Lost, Record, Salvage
 from cvcodec.bitstream.wire import Readable
 from cvcodec.codec.feed import ChunkFeed
 from cvcodec.codec.headers import check_header, info_from_header
-from cvcodec.codec.passthrough import PassthroughPlayer
+from cvcodec.passthrough.player import Player
 from cvcodec.windows.plan import Plan
 
 
@@ -58,7 +58,7 @@ class SalvagedChunks:
         """base_only: as in `FileChunks`."""
         self._salvage = Salvage(source, base_only=base_only)
         check_header(self._salvage.header)
-        self._player: PassthroughPlayer | None = None
+        self._player: Player | None = None
         self._parts = self._without_records()
         self._reached: Fraction | None = None
         self.lost: list[LostFrames] = []
@@ -78,7 +78,7 @@ class SalvagedChunks:
         base = self.header.time_base
         self._begin, self._end = (pts if pts in (float("-inf"), float("inf")) else int(pts) * base for pts in bounds)
 
-    def feed_player(self, player: PassthroughPlayer) -> None:
+    def feed_player(self, player: Player) -> None:
         """Give `player` all that precedes the first chunk, and later, in `feeds`, what lies between chunks."""
         self._player = player
         first = next(self._parts, None)

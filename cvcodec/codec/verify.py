@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from cvcodec.bitstream import BitstreamReader, Chunk, Trailer
-from cvcodec.bitstream.copied import COPIED_TYPES
 from cvcodec.bitstream.format import CHNK, LVAR
 from cvcodec.bitstream.logvar import unpack_logvar
 from cvcodec.codec.feed import ChunkFeed
 from cvcodec.codec.headers import open_reader
-from cvcodec.codec.passthrough import PassthroughPlayer
 from cvcodec.errors import BitstreamError
+from cvcodec.passthrough.player import Player
+from cvcodec.passthrough.records import COPIED_TYPES
 
 _AT_ONCE = 64  # latents
 
@@ -23,7 +23,7 @@ _AT_ONCE = 64  # latents
 def verify(source: BinaryIO) -> tuple[BitstreamReader, Trailer]:
     """Read `source`, a file or a pipe, to its end. Raises BitstreamError for the first fault in it."""
     reader = open_reader(source)
-    player = PassthroughPlayer()
+    player = Player()
     feed = ChunkFeed(_chunks(reader, player), reader.header)
     latent = 0
     while feed.read(latent, latent + _AT_ONCE) is not None:
@@ -34,7 +34,7 @@ def verify(source: BinaryIO) -> tuple[BitstreamReader, Trailer]:
     return reader, reader.trailer
 
 
-def _chunks(reader: BitstreamReader, player: PassthroughPlayer) -> Iterator[Chunk]:
+def _chunks(reader: BitstreamReader, player: Player) -> Iterator[Chunk]:
     header = reader.header
     before: Chunk | None = None  # the chunk whose log-variance is due
     for record in reader.records(COPIED_TYPES):

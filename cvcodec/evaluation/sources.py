@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from cvcodec.bitstream import Header
-from cvcodec.bitstream.copied import copied_bytes
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, ReaderOptions, encode_file
 from cvcodec.codec.headers import open_reader, reader_options
 from cvcodec.evaluation.measure import evaluate
@@ -29,6 +28,7 @@ from cvcodec.evaluation.selfcheck import HEIGHT, TIME_BASE, WIDTH, selfcheck_fra
 from cvcodec.fileio import naming_damage, open_input
 from cvcodec.metrics.luma import matrix_name
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.passthrough.records import copied_bytes
 from cvcodec.video import Color, VideoWriter, probe
 from cvcodec.video.ahead import ReaderAhead
 from cvcodec.video.sizes import stream_bytes

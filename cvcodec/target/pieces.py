@@ -18,12 +18,13 @@ from typing import Literal
 from cvcodec.bitstream import BitstreamReader
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, EncodeResult, ReaderOptions, encode_stream
 from cvcodec.codec.headers import open_reader
-from cvcodec.codec.passthrough import copied_size
 from cvcodec.codec.requantise import requantise
 from cvcodec.errors import InputError, UsageError
 from cvcodec.evaluation.measure import evaluate
 from cvcodec.metrics.lpips import Lpips
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.passthrough.recorder import copied_size
+from cvcodec.passthrough.streams import Trim
 from cvcodec.runner import ModelRunner
 from cvcodec.video import VideoReader
 from cvcodec.video.sizes import stream_bytes
@@ -120,9 +121,8 @@ class Sample:
             self._source,
             stream=places.stream,
             kinds=options.kinds,
-            metadata=options.tags,
-            begin=places.start,
-            end=places.begin + Fraction(self.duration_s) if options.reader.frames else places.end,
+            tags=options.tags,
+            trim=Trim(places.start, places.begin + Fraction(self.duration_s) if options.reader.frames else places.end),
         )
 
     def _quantised(self, piece: _Piece, quality: float) -> io.BytesIO:

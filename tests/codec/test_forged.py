@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from cvcodec.bitstream import BitstreamReader, BitstreamWriter, ColorTags, Header
-from cvcodec.bitstream.copied import COPIED_TYPES, pack_packets, pack_streams, unpack_packets, unpack_streams
 from cvcodec.bitstream.format import CHNK
 from cvcodec.codec import DecodeOptions, Decoder, decode
 from cvcodec.codec.headers import info_from_header
 from cvcodec.codec.verify import verify
 from cvcodec.errors import BitstreamError, DeviceError
+from cvcodec.passthrough.records import COPIED_TYPES, pack_packets, pack_streams, unpack_packets, unpack_streams
 from cvcodec.windows.specs import Official, Tile, Window
 from tests.codec.fuzz import TOLD, fuzz, make_files, ways
 from tests.codec.patch_model import PatchModel

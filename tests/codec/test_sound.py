@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from cvcodec.bitstream import BitstreamReader
-from cvcodec.bitstream.copied import copied_bytes
 from cvcodec.codec import (
     DecodeOptions,
     Decoder,
@@ -23,6 +22,7 @@ from cvcodec.codec import (
     encode_stream,
 )
 from cvcodec.errors import OutputError
+from cvcodec.passthrough.records import copied_bytes
 from tests.codec.clips import Pipe, Sink
 from tests.codec.movies import CHAPTERS, Track, film, streams, times
 from tests.codec.patch_model import PatchModel

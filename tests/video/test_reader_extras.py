@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cvcodec.video import VideoReader
-from tests.codec.relay import through
+from tests.passthrough.relay import through
 from tests.video.conftest import plane_views
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from cvcodec.errors import InputError
 from cvcodec.video import VideoReader, probe
-from tests.codec.relay import through
+from tests.passthrough.relay import through
 from tests.video.clips import read
 from tests.video.conftest import plane_views
 from tests.video.heif import grid, still

@@ -12,7 +12,9 @@ from typing import Any
 import av
 import pytest
 
-from cvcodec.bitstream.copied import (
+from cvcodec.errors import BitstreamError
+from cvcodec.passthrough.recorder import Recorder
+from cvcodec.passthrough.records import (
     ATTACHMENT,
     PACKETS,
     STREAMS,
@@ -21,12 +23,10 @@ from cvcodec.bitstream.copied import (
     unpack_packets,
     unpack_streams,
 )
-from cvcodec.codec.passthrough import PassthroughRecorder
-from cvcodec.errors import BitstreamError
 from cvcodec.video import VideoReader
 from tests.codec.clips import Pipe, Sink
 from tests.codec.movies import FONT, Track, film, streams, times
-from tests.codec.relay import CHUNK, SOUND, data, play, record
+from tests.passthrough.relay import CHUNK, SOUND, data, play, record
 
 
 @pytest.mark.parametrize("container", ["mp4", "mkv", "ts"])
@@ -91,12 +91,12 @@ def test_without_sound_and_without_metadata(tmp_path: Path) -> None:
         metadata={"title": "Secret"},
         attachments=[("a.ttf", "font/ttf", FONT)],
     )
-    silent, info = record(source, kinds=(), metadata=False)
+    silent, info = record(source, kinds=(), tags=False)
     assert [kind for kind, _ in silent] == [CHUNK] * 4
-    untold, _ = record(source, metadata=False)
+    untold, _ = record(source, tags=False)
     told, _ = record(source)
     assert not any(b"Secret" in payload for kind, payload in untold if kind != CHUNK)
-    for items, options in ((untold, {}), (told, {"metadata": False})):
+    for items, options in ((untold, {}), (told, {"tags": False})):
         play(items, info, target, **options)
         with av.open(str(target)) as after:
             assert after.chapters() == []
@@ -135,7 +135,7 @@ def test_bytes_do_not_depend_on_how_far_the_reader_is_ahead(tmp_path: Path) -> N
     source = tmp_path / "in.mp4"
     film(str(source), Track("aac"), Track("ac3"), subtitle="mov_text", frames=100)
     step_by_step, _ = record(source)
-    recorder = PassthroughRecorder()
+    recorder = Recorder()
     with VideoReader(source, on_packet=recorder.on_packet) as reader:
         recorder.begin(reader)
         frames: list[Any] = []
@@ -155,13 +155,13 @@ def test_bytes_of_a_trim_do_not_depend_on_how_far_the_reader_is_ahead(tmp_path: 
     source = tmp_path / "in.mkv"
     film(str(source), Track("aac", seconds=4), Track("ac3", seconds=4), subtitle="ass", frames=100, chapters=True)
     for trim in ({"frames": 40}, {"end": 1.613}, {"start": 0.4, "frames": 33}):
-        recorder = PassthroughRecorder()
+        recorder = Recorder()
         with VideoReader(source, on_packet=recorder.on_packet, **trim) as reader:  # type: ignore[arg-type]
             recorder.begin(reader)
             iterator = iter(reader)
             first = [next(iterator) for _ in range(16)]
             early = [*recorder.take([frame.pts for frame in first])]
-        recorder = PassthroughRecorder()
+        recorder = Recorder()
         with VideoReader(source, on_packet=recorder.on_packet, **trim) as reader:  # type: ignore[arg-type]
             recorder.begin(reader)
             frames = list(reader)

@@ -1,18 +1,20 @@
 """The nouns of what a .cvl keeps beside the picture: streams copied as packets, chapters, tags. Plain values.
 
-`video.copy_reader` takes them from a container, `video.copy_writer` puts them into one, `bitstream.copied` gives them
-bytes. Knows none of these.
+Knows neither containers nor bytes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 KINDS = ("audio", "subtitle", "data", "attachment", "picture")
 """What a copied stream can be. `picture` is cover art, `attachment` a file such as a font; neither has times."""
+
+NAMING_TAGS = ("language", "filename", "mimetype")
+"""What players choose tracks and fonts by, and what stays without `--metadata`."""
 
 
 class CopiedPacket(NamedTuple):
@@ -97,3 +99,53 @@ class CopiedContainer:
         """Whether there is nothing to keep."""
         tags = self.metadata or self.video_metadata or set(self.video_disposition) - {"default"}
         return not (self.streams or self.chapters or tags)
+
+    def without_tags(self) -> CopiedContainer:
+        """Without chapters and tags, but those that name things."""
+        return CopiedContainer(
+            streams=tuple(replace(stream, metadata=naming(stream.metadata)) for stream in self.streams),
+            video_metadata={k: v for k, v in self.video_metadata.items() if k == "language"},
+            video_disposition=self.video_disposition,
+        )
+
+
+def naming(tags: Mapping[str, str]) -> dict[str, str]:
+    """Those of `NAMING_TAGS`."""
+    return {key: value for key, value in tags.items() if key.lower() in NAMING_TAGS}
+
+
+class Trim(NamedTuple):
+    """The seconds [begin, end) of the source's clock that are kept; None for no limit."""
+
+    begin: Fraction | None = None
+    end: Fraction | None = None
+
+    def holds(self, packet: CopiedPacket, stream: CopiedStream) -> bool:
+        """Whether a packet is kept: sound where all of it lies inside, other streams where some does."""
+        start = packet.seconds(stream.time_base)
+        stop = start + packet.duration * stream.time_base
+        if stream.kind == "audio":
+            return (self.begin is None or start >= self.begin) and (
+                self.end is None or (stop <= self.end and start < self.end)
+            )
+        return (self.begin is None or stop > self.begin or start >= self.begin) and (
+            self.end is None or start < self.end
+        )
+
+    def of(self, container: CopiedContainer) -> CopiedContainer:
+        """The chapters that meet the trim, cut to it; streams without the encoder delay of first packets before it."""
+        streams, chapters = container.streams, []
+        if self.begin is not None:
+            streams = tuple(
+                stream
+                if stream.start is None or stream.start * stream.time_base >= self.begin
+                else replace(stream, start=None, facts={**stream.facts, "delay": 0})
+                for stream in streams
+            )
+        for chapter in container.chapters:
+            base, start, end = chapter.time_base, chapter.start, chapter.end
+            if (self.begin is None or end * base > self.begin) and (self.end is None or start * base < self.end):
+                start = start if self.begin is None else max(start, round(self.begin / base))
+                end = end if self.end is None else min(end, round(self.end / base))
+                chapters.append(replace(chapter, start=start, end=end))
+        return replace(container, streams=streams, chapters=tuple(chapters))

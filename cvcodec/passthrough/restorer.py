@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -22,9 +23,9 @@ import av.error
 from av.bitstream import BitStreamFilterContext
 from av.packet import PacketSideData, packet_sidedata_type_from_literal
 
-from cvcodec.copied import Chapter, CopiedContainer, CopiedPacket, CopiedStream
 from cvcodec.errors import BitstreamError, OutputError
-from cvcodec.video.carrier import add_copy, set_facts, template
+from cvcodec.passthrough.carrier import add_copy, set_facts, template
+from cvcodec.passthrough.streams import Chapter, CopiedContainer, CopiedPacket, CopiedStream
 from cvcodec.video.libav import captured_log, reason
 from cvcodec.video.tags import lost_tags, of_content
 from cvcodec.video.writer import VideoWriter
@@ -53,17 +54,27 @@ def movie_timescale(time_base: Fraction, streams: Iterable[CopiedStream]) -> int
     scale = time_base.denominator
     for stream in streams:
         if stream.kind == "audio":
-            rate = stream.facts.get("sample_rate", 0)
-            wanted = rate if isinstance(rate, int) and 0 < rate <= _MAX_TIMESCALE else stream.time_base.denominator
-            scale = math.lcm(scale, wanted)
+            scale = math.lcm(scale, _number(stream, "sample_rate", 1 << 31) or stream.time_base.denominator)
     return scale if scale <= _MAX_TIMESCALE else None
+
+
+@dataclass
+class _Copy:
+    """One stream that is restored. stream: PyAV's. filter: what its packets pass through. last_dts: of the packet
+    before, in ticks of its packets."""
+
+    described: CopiedStream
+    stream: Any
+    filter: Any
+    clock: _SampleClock | None
+    last_dts: int | None = None
 
 
 class StreamRestorer:
     """Puts what a `CopiedContainer` describes into the container of `writer`; before its first frame.
 
-    kinds: of streams to restore. offset: seconds added to all times (`VideoWriter.pts_offset`). chapters: those to
-        write.
+    kinds: of streams to restore. offset: seconds added to all times (`VideoWriter.pts_offset`). say: is told what a
+    person should know.
     Raises OutputError for audio and subtitles that this container cannot hold and another can; data, attachments, cover
     art and what no container holds are left out with a notice. BitstreamError for descriptions that are not what they
     should be, unless `salvage`: then their streams are left out with a notice.
@@ -76,28 +87,21 @@ class StreamRestorer:
         *,
         kinds: Collection[str],
         offset: Fraction,
-        chapters: Sequence[Chapter],
-        salvage: bool = False,
+        salvage: bool,
+        say: Callable[[str], None],
     ) -> None:
-        self.notices: list[str] = []
-        self._sink = writer.output
-        self._format = writer.container_name
-        self._offset = offset
-        self._streams: dict[int, Any] = {}
-        self._time_bases = [stream.time_base for stream in copied.streams]
-        self._codecs = [stream.codec for stream in copied.streams]
-        self._extradata = [stream.extradata for stream in copied.streams]
-        self._filters: dict[int, Any] = {}
-        self._clocks: dict[int, _SampleClock] = {}
-        self._last_dts: dict[int, int] = {}
-        output: Any = self._sink.container
+        self._say, self._offset = say, offset
+        self._sink, self._output = writer.output, writer.output.container
+        self._format, self._suffix = writer.container_name, _SUFFIXES[writer.container_name]
+        self._copies: dict[int, _Copy] = {}
         video = self._sink.stream
         video.metadata.update(copied.video_metadata)
         self._say_lost_tags("the video", copied.video_metadata)
         if copied.video_disposition:
             video.disposition = _flags(copied.video_disposition)
-        if chapters:
-            output.set_chapters([_chapter(number, chapter, offset) for number, chapter in enumerate(chapters, 1)])
+        if copied.chapters:
+            chapters = enumerate(copied.chapters, 1)
+            self._output.set_chapters([_chapter(number, chapter, offset) for number, chapter in chapters])
         pictures = []
         for number, stream in enumerate(copied.streams):
             if stream.kind not in kinds:
@@ -108,7 +112,7 @@ class StreamRestorer:
                 except BitstreamError as error:
                     if not salvage:
                         raise
-                    self.notices.append(f"a damaged copied stream was left out: {error}")
+                    self._say(f"a damaged copied stream was left out: {error}")
             elif stream.data and (picture := self._add_content(stream)) is not None:
                 pictures.append((picture, stream.data))
         for picture, data in pictures:  # the first packet writes the header, so after all streams
@@ -120,121 +124,101 @@ class StreamRestorer:
             self._sink.mux(packet)
 
     def _add(self, number: int, stream: CopiedStream) -> None:
-        if stream.kind == "audio" and self._format in ("mp4", "mov"):
-            self._clocks[number] = _SampleClock(stream)
-        made = _FILTERS.get((stream.codec, self._format))
-        if made is None:
-            problem = _problem(self._format, stream)
-            if problem is not None:
-                self._refuse(stream, problem)
-                return
-        self._streams[number] = _add_to(self._sink.container, self._format, stream, self._offset)
-        self._say_lost_tags(f"{stream.kind} stream {stream.index}", stream.metadata)
-        if made is not None:
-            codec, name = made
-            self._filters[number] = BitStreamFilterContext(name, in_stream=stream.codec)
-            self.notices.append(
-                f"subtitle stream {stream.index}: {stream.codec} becomes {codec} (bitstream filter {name}); "
-                + ("its styles are lost" if codec == "subrip" else "markup such as <i> stays in its text")
-            )
+        what = f"{stream.kind} stream {stream.index}"
+        filtered = _FILTERS.get((stream.codec, self._format))
+        if filtered is None and (problem := _problem(self._format, stream)) is not None:
+            better = [
+                _SUFFIXES[name]
+                for name in _PREFERRED
+                if name != self._format and ((stream.codec, name) in _FILTERS or _problem(name, stream) is None)
+            ]
+            if better and stream.kind != "data":
+                raise OutputError(
+                    f"{self._suffix} cannot hold {what} ({stream.codec}): {problem}; use {better[0]}, or --no-audio to "
+                    "leave copied streams out"
+                )
+            nobody = f"{self._suffix} cannot hold it" if better else "no container can hold it"
+            self._say(f"{what} ({stream.codec}) is left out: {nobody}")
+            return
+        added = _add_to(self._output, self._format, stream, self._offset)
+        self._say_lost_tags(what, stream.metadata)
+        made = None
+        if filtered is not None:
+            codec, name = filtered
+            made = BitStreamFilterContext(name, in_stream=stream.codec)
+            loss = "its styles are lost" if codec == "subrip" else "markup such as <i> stays in its text"
+            self._say(f"{what}: {stream.codec} becomes {codec} (bitstream filter {name}); {loss}")
+        clock = _SampleClock(stream) if stream.kind == "audio" and self._format in ("mp4", "mov") else None
+        self._copies[number] = _Copy(stream, added, made, clock)
 
     def _say_lost_tags(self, what: str, tags: Mapping[str, str]) -> None:
         if names := lost_tags(self._format, of_content(tags), of_stream=True):
-            suffix = _SUFFIXES[self._format]
-            self.notices.append(f"{suffix} cannot hold these tags of {what}: {', '.join(sorted(names))}")
-
-    def _refuse(self, stream: CopiedStream, problem: str) -> None:
-        suffix = _SUFFIXES[self._format]
-        better = [
-            _SUFFIXES[name]
-            for name in _PREFERRED
-            if name != self._format and ((stream.codec, name) in _FILTERS or _problem(name, stream) is None)
-        ]
-        what = f"{stream.kind} stream {stream.index} ({stream.codec})"
-        if stream.kind == "data" or not better:
-            nobody = f"{suffix} cannot hold it" if better else "no container can hold it"
-            self.notices.append(f"{what} is left out: {nobody}")
-            return
-        raise OutputError(
-            f"{suffix} cannot hold {what}: {problem}; use {better[0]}, or --no-audio to leave copied streams out"
-        )
+            self._say(f"{self._suffix} cannot hold these tags of {what}: {', '.join(sorted(names))}")
 
     def _add_content(self, stream: CopiedStream) -> Any:
         """Add an attachment or cover art; gives the stream whose only packet is still to be muxed, if there is one."""
-        suffix = _SUFFIXES[self._format]
         name = stream.metadata.get("filename") or ("cover" if stream.kind == "picture" else "attachment")
+        mp4_cover = self._format == "mp4" and stream.kind == "picture"
         if self._format == "matroska":
             mime = stream.metadata.get("mimetype") or _MIME_TYPES.get(stream.codec, "application/octet-stream")
             if stream.kind == "picture" and "." not in name:
                 name += "." + mime.removeprefix("image/").replace("jpeg", "jpg")
-            copy: Any = self._sink.container.add_attachment(name, mime, stream.data)
-        elif self._format == "mp4" and stream.kind == "picture" and stream.codec in ("mjpeg", "png", "bmp"):
-            copy = self._sink.container.add_mux_stream(
-                stream.codec, width=_side(stream, "width"), height=_side(stream, "height")
-            )
+            copy: Any = self._output.add_attachment(name, mime, stream.data)
+        elif mp4_cover and stream.codec in ("mjpeg", "png", "bmp"):
+            width, height = (_number(stream, side, 1 << 16) for side in ("width", "height"))
+            copy = self._output.add_mux_stream(stream.codec, width=width, height=height)
             copy.disposition = _flags(("attached_pic",))
         else:
-            self.notices.append(f"{stream.kind} {name!r} is left out: {suffix} cannot hold it; .mkv can")
+            self._say(f"{stream.kind} {name!r} is left out: {self._suffix} cannot hold it; .mkv can")
             return None
         copy.metadata.update({k: v for k, v in stream.metadata.items() if k not in ("filename", "mimetype")})
-        return copy if stream.kind == "picture" and self._format == "mp4" else None
+        return copy if mp4_cover else None
 
     def mux(self, packet: CopiedPacket) -> None:
         """Write one packet, in the order of time. Raises OutputError, and BitstreamError for an impossible packet."""
+        copy = self._copies.get(packet.stream)
+        # Of MP4's subtitles, the empty texts between them: its muxer makes them anew, other containers have none.
+        if copy is None or (packet.data == b"\0\0" and copy.described.codec == "mov_text"):
+            return
         try:
-            self._mux(packet)
+            self._mux(copy, packet)
         except OverflowError as error:
             raise BitstreamError(
                 f"a packet of copied stream {packet.stream} at pts {packet.pts} cannot be shown: its time takes more "
                 "than 64 bits"
             ) from error
 
-    def _mux(self, packet: CopiedPacket) -> None:
-        stream = self._streams.get(packet.stream)
-        if stream is None or self._is_gap(packet):
-            return
-        known = ("new_extradata", self._extradata[packet.stream])
-        packet = packet._replace(side_data=tuple(item for item in packet.side_data if item != known))
-        made = _to_av(packet, self._time_bases[packet.stream])
-        if packet.stream in self._clocks:
-            self._clocks[packet.stream].retime(made, packet)
+    def _mux(self, copy: _Copy, packet: CopiedPacket) -> None:
+        made = _to_av(packet, copy.described)
+        if copy.clock is not None:
+            copy.clock.retime(made, packet)
         time_base = made.time_base
-        made.stream = stream
-        made_by_filter = self._filters.get(packet.stream)
-        items = [made]
-        if made_by_filter is not None:
-            try:
-                items = made_by_filter.filter(made)
-            except _ERRORS as error:
-                raise OutputError(f"subtitle at pts {packet.pts} cannot be converted: {reason(error)}") from error
+        made.stream = copy.stream
+        try:
+            items = [made] if copy.filter is None else copy.filter.filter(made)
+        except _ERRORS as error:
+            raise OutputError(f"subtitle at pts {packet.pts} cannot be converted: {reason(error)}") from error
         for item in items:
-            item.stream = stream
+            item.stream = copy.stream
             item.time_base = time_base
-            self._shift(item, packet.stream)
+            self._shift(item, copy, packet.stream)
             self._sink.mux(item)
 
-    def _is_gap(self, packet: CopiedPacket) -> bool:
-        """The empty texts between MP4's subtitles: its muxer makes them anew, other containers have none."""
-        return packet.data == b"\0\0" and self._codecs[packet.stream] == "mov_text"
-
-    def _shift(self, item: Any, number: int) -> None:
+    def _shift(self, item: Any, copy: _Copy, number: int) -> None:
         """Times as the container wants them: with the offset, and never backwards; in MP4 and MOV, never equal."""
         if self._offset:
             ticks = round(self._offset / item.time_base)
             item.pts, item.dts = item.pts + ticks, item.dts + ticks
-        last = self._last_dts.get(number)
         step = 0
         if self._format in ("mp4", "mov"):
-            step = max(1, math.ceil(Fraction(self._streams[number].time_base) / item.time_base))
-        if last is not None and item.dts < last + step:
-            notice = (
+            step = max(1, math.ceil(Fraction(copy.stream.time_base) / item.time_base))
+        if copy.last_dts is not None and item.dts < copy.last_dts + step:
+            self._say(
                 f"copied stream {number}: packets whose times did not increase were moved behind their predecessors"
             )
-            if notice not in self.notices:
-                self.notices.append(notice)
-            item.dts = last + step
+            item.dts = copy.last_dts + step
             item.pts = max(item.pts, item.dts)
-        self._last_dts[number] = item.dts
+        copy.last_dts = item.dts
 
 
 class _SampleClock:
@@ -243,9 +227,7 @@ class _SampleClock:
     A packet that begins within one tick of where the one before ended begins there."""
 
     def __init__(self, stream: CopiedStream) -> None:
-        rate, frame = stream.facts.get("sample_rate", 0), stream.facts.get("frame_size", 0)
-        self._rate = rate if isinstance(rate, int) and 0 < rate < 1 << 31 else 0
-        self._frame = frame if isinstance(frame, int) and 0 < frame < 1 << 20 else 0
+        self._rate, self._frame = _number(stream, "sample_rate", 1 << 31), _number(stream, "frame_size", 1 << 20)
         self._ticks = stream.time_base * self._rate  # samples in a tick
         self._opus = stream.codec == "opus"
         delay = stream.facts.get("delay", 0)
@@ -319,16 +301,18 @@ def _problem(container: str, stream: CopiedStream) -> str | None:
     return None
 
 
-def _to_av(packet: CopiedPacket, time_base: Fraction) -> Any:
+def _to_av(packet: CopiedPacket, stream: CopiedStream) -> Any:
     made: Any = av.Packet(packet.data)
     made.pts = packet.pts if packet.pts is not None else packet.dts
     made.dts = packet.dts if packet.dts is not None else packet.pts
     if made.pts is None:
         raise BitstreamError(f"a packet of copied stream {packet.stream} has no time")
     made.duration = packet.duration
-    made.time_base = time_base
+    made.time_base = stream.time_base
     made.is_keyframe, made.is_corrupt = packet.keyframe, packet.corrupt
     for name, content in packet.side_data:
+        if (name, content) == ("new_extradata", stream.extradata):
+            continue
         try:
             item = _SIDE_DATA(_SIDE_DATA_TYPE(name), len(content))
         except ValueError:  # of a later FFmpeg
@@ -344,12 +328,13 @@ def _flags(names: Iterable[str]) -> int:
     return sum(int(known[name]) for name in set(names) if name in known)
 
 
-def _side(stream: CopiedStream, name: str) -> int:
-    value = stream.facts.get(name, 0)
-    return value if isinstance(value, int) and 0 <= value < 1 << 16 else 0
+def _number(stream: CopiedStream, fact: str, limit: int) -> int:
+    """A fact that is a number below `limit`; 0 where it is absent, or none."""
+    value = stream.facts.get(fact, 0)
+    return value if isinstance(value, int) and 0 <= value < limit else 0
 
 
-def _chapter(number: int, chapter: Chapter, offset: Fraction) -> dict[str, Any]:
+def _chapter(number: int, chapter: Chapter, offset: Fraction) -> Any:
     ticks = round(offset / chapter.time_base)
     return {
         "id": number,

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cvcodec.bitstream import BitstreamReader, BitstreamWriter
-from cvcodec.bitstream.copied import (
+from cvcodec.bitstream.wire import Cursor, put_block, put_uvarint, take_sized_block
+from cvcodec.errors import BitstreamError
+from cvcodec.passthrough.records import (
     COPIED_TYPES,
     copied_bytes,
     pack_attachment,
@@ -24,9 +26,7 @@ from cvcodec.bitstream.copied import (
     unpack_packets,
     unpack_streams,
 )
-from cvcodec.bitstream.wire import Cursor, put_block, put_uvarint, take_sized_block
-from cvcodec.copied import Chapter, CopiedContainer, CopiedPacket, CopiedStream
-from cvcodec.errors import BitstreamError
+from cvcodec.passthrough.streams import Chapter, CopiedContainer, CopiedPacket, CopiedStream
 from tests.bitstream.samples import make_chunks, make_header
 
 

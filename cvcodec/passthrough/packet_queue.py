@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from typing import IO
 
-from cvcodec.copied import CopiedPacket
+from cvcodec.passthrough.streams import CopiedPacket
 
 _IN_MEMORY = 64 << 20
 _OBJECTS = 512  # bytes that the objects of a packet take, and of each of its side data

@@ -11,7 +11,7 @@ import av
 import pytest
 
 from tests.codec.movies import Track, film, streams, times
-from tests.codec.relay import through
+from tests.passthrough.relay import through
 
 
 def add_stream(source: Path, target: Path, codec: str, **options: Any) -> list[bytes]:

@@ -12,7 +12,7 @@ from av.stream import Disposition
 
 from cvcodec.errors import OutputError
 from tests.codec.movies import ASS, CHAPTERS, FONT, Track, film, jpeg, streams, times
-from tests.codec.relay import CHUNK, SOUND, data, play, record, through
+from tests.passthrough.relay import CHUNK, SOUND, data, play, record, through
 
 ALIKE = [
     *(("mp4", codec) for codec in ("aac", "mp3", "opus", "flac", "ac3", "eac3", "alac", "pcm_s16le")),

@@ -8,8 +8,8 @@ from fractions import Fraction
 
 import pytest
 
-from cvcodec.codec.packet_queue import PacketQueue
-from cvcodec.copied import CopiedPacket
+from cvcodec.passthrough.packet_queue import PacketQueue
+from cvcodec.passthrough.streams import CopiedPacket
 
 
 def packet(stream: int, pts: int, size: int = 10) -> CopiedPacket:

@@ -21,8 +21,8 @@ import av.error
 from av.bitstream import BitStreamFilterContext
 from av.container import Flags
 
-from cvcodec.copied import CopiedPacket, CopiedStream
 from cvcodec.errors import BitstreamError
+from cvcodec.passthrough.streams import CopiedPacket, CopiedStream
 from cvcodec.video.described import codec_name
 from cvcodec.video.ebml import element, elements
 from cvcodec.video.libav import captured_log, reason

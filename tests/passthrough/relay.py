@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from cvcodec.codec.passthrough import PassthroughPlayer, PassthroughRecorder
+from cvcodec.codec.notices import Notices
+from cvcodec.passthrough.player import Player
+from cvcodec.passthrough.recorder import Recorder
+from cvcodec.passthrough.streams import Trim
 from cvcodec.video import VideoReader, VideoWriter
 from tests.codec.movies import Found, Track
 
@@ -14,7 +17,7 @@ CHUNK = "CHNK"
 def record(source: Any, chunk: int = 16, notices: list[str] | None = None, **options: Any) -> tuple[list[Any], Any]:
     """Records and chunks (lists of frames) in the order of a file, and what the video is."""
     reading = {key: options.pop(key) for key in ("start", "end", "frames", "threads") if key in options}
-    recorder = PassthroughRecorder(on_notice=None if notices is None else notices.append, **options)
+    recorder = Recorder(Notices(None if notices is None else notices.append), **options)
     items: list[Any] = []
     with VideoReader(source, on_packet=recorder.on_packet, **reading) as reader:
         recorder.begin(reader)
@@ -32,9 +35,9 @@ def record(source: Any, chunk: int = 16, notices: list[str] | None = None, **opt
 
 def play(items: list[Any], info: Any, target: Any, notices: list[str] | None = None, **options: Any) -> None:
     """A container of the records, and of those frames that `begin` and `end` (seconds) leave."""
-    limits = {key: options[key] for key in ("begin", "end") if key in options}
-    playing = {key: options.pop(key) for key in ("kinds", "metadata", "begin", "end", "salvage") if key in options}
-    player = PassthroughPlayer(on_notice=None if notices is None else notices.append, **playing)
+    limits = {key: options.pop(key) for key in ("begin", "end") if key in options}
+    playing = {key: options.pop(key) for key in ("kinds", "tags", "salvage") if key in options}
+    player = Player(Notices(None if notices is None else notices.append), trim=Trim(**limits), **playing)
     writer: Any = None
     for kind, content in items:
         if kind != CHUNK:
