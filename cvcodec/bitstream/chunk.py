@@ -1,7 +1,6 @@
-"""One chunk <-> the payload of a CHNK record.
+"""One chunk <-> the payload of a CHNK record; its posterior's log-variance <-> the payload of an LVAR record.
 
-Owns: the chunk's place in the video, its time stamps and their compact form.
-Does not know: how latents become bytes (`entropy`), records, files.
+Owns: the chunk's place in the video, its time stamps and their compact form. How latents become bytes: `entropy`.
 """
 
 from __future__ import annotations
@@ -14,16 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import format as fmt
-from cvcodec.bitstream.entropy import Shape, decode_floats, decode_symbols, encode_floats, encode_symbols
+from cvcodec.bitstream.contexts import Shape
+from cvcodec.bitstream.entropy import decode_floats, decode_symbols, encode_floats, encode_symbols
 from cvcodec.bitstream.header import Header
-from cvcodec.bitstream.wire import (
-    Cursor,
-    put_sized_block,
-    put_svarint,
-    put_uvarint,
-    put_uvarints,
-    take_sized_block,
-)
+from cvcodec.bitstream.wire import Cursor, put_sized_block, put_svarint, put_uvarint, put_uvarints, take_sized_block
 from cvcodec.errors import BitstreamError
 
 UNKNOWN = -1
@@ -57,18 +50,13 @@ class ChunkInfo:
         durations = np.asarray(self.durations) if len(self.durations) else np.full(count, UNKNOWN)
         flags = np.asarray(self.flags) if len(self.flags) else np.zeros(count, np.uint8)
         if durations.shape != (count,) or flags.shape != (count,) or flags.dtype != np.uint8:
-            raise ValueError(
-                f"{count} frames want as many durations and uint8 flags, got {durations.shape} and {flags.shape}"
-            )
+            shapes = f"{durations.shape} and {flags.shape}"
+            raise ValueError(f"{count} frames want as many durations and uint8 flags, got {shapes}")
         if durations.min() < UNKNOWN:
             raise ValueError(f"a duration is {durations.min()}, wanted 0 or more, or {UNKNOWN} for unknown")
-        for name, array, dtype in (
-            ("pts", pts, np.int64),
-            ("durations", durations, np.int64),
-            ("flags", flags, np.uint8),
-        ):
-            array = np.array(array, dtype)
-            array.flags.writeable = False
+        for name, values in (("pts", pts), ("durations", durations), ("flags", flags)):
+            array = np.array(values, np.uint8 if name == "flags" else np.int64)
+            array.setflags(write=False)
             object.__setattr__(self, name, array)
         if not 1 <= self.latent_count <= fmt.MAX_CHUNK_LATENTS:
             raise ValueError(f"a chunk holds {self.latent_count} latents, wanted 1 to {fmt.MAX_CHUNK_LATENTS}")
@@ -83,12 +71,12 @@ class ChunkInfo:
 
     @property
     def end_latent(self) -> int:
-        """One past the last latent."""
+        """Where the next chunk's latents begin."""
         return self.first_latent + self.latent_count
 
     @property
     def end_frame(self) -> int:
-        """One past the last frame."""
+        """Where the next chunk's frames begin."""
         return self.first_frame + self.frame_count
 
 
@@ -157,36 +145,26 @@ def _check(info: ChunkInfo, header: Header) -> None:
     """ValueError where the geometry of the header forbids the chunk."""
     values = header.values_per_latent * info.latent_count
     if values > fmt.MAX_CHUNK_VALUES:
-        raise ValueError(
-            f"chunk {info.index} holds {values} values, at most {fmt.MAX_CHUNK_VALUES} fit; use shorter windows"
-        )
-    most = header.temporal_factor * info.latent_count
-    if info.frame_count > most:
-        raise ValueError(
-            f"chunk {info.index} has {info.frame_count} frames for {info.latent_count} latents, at most {most}"
-        )
+        most = fmt.MAX_CHUNK_VALUES
+        raise ValueError(f"chunk {info.index} holds {values} values, at most {most} fit; use shorter windows")
+    frames, most = info.frame_count, header.temporal_factor * info.latent_count
+    if frames > most:
+        raise ValueError(f"chunk {info.index} has {frames} frames for {info.latent_count} latents, at most {most}")
 
 
 def _take_info(cursor: Cursor, header: Header) -> ChunkInfo:
     index = cursor.uvarint(fmt.MAX_COUNT, "index")
-    first_latent = cursor.uvarint(fmt.MAX_COUNT, "first latent")
-    latent_count = cursor.uvarint(fmt.MAX_CHUNK_LATENTS, "latent count")
+    first = cursor.uvarint(fmt.MAX_COUNT, "first latent")
+    latents = cursor.uvarint(fmt.MAX_CHUNK_LATENTS, "latent count")
     first_frame = cursor.uvarint(fmt.MAX_COUNT, "first frame")
-    frame_count = cursor.uvarint(latent_count * header.temporal_factor, "frame count")
-    if not frame_count:
-        raise BitstreamError(f"chunk {index} is malformed: it has {latent_count} latents and no frame")
-    times = Cursor(take_sized_block(cursor, 32 * frame_count + 64, "time stamps"), f"time stamps of chunk {index}")
-    pts, durations, flags = _take_times(times, frame_count)
+    frames = cursor.uvarint(latents * header.temporal_factor, "frame count")
+    if not frames:
+        raise BitstreamError(f"chunk {index} is malformed: it has {latents} latents and no frame")
+    times = Cursor(take_sized_block(cursor, 32 * frames + 64, "time stamps"), f"time stamps of chunk {index}")
+    pts, durations, flags = _take_times(times, frames)
+    place: dict[str, int] = {"index": index, "first_latent": first, "latent_count": latents, "first_frame": first_frame}
     try:
-        info = ChunkInfo(
-            index=index,
-            first_latent=first_latent,
-            latent_count=latent_count,
-            first_frame=first_frame,
-            pts=pts,
-            durations=durations,
-            flags=flags,
-        )
+        info = ChunkInfo(**place, pts=pts, durations=durations, flags=flags)
         _check(info, header)
     except ValueError as error:
         raise BitstreamError(f"chunk {index} is malformed: {error}") from error
@@ -252,3 +230,28 @@ def _form(cursor: Cursor, name: str, last: int) -> int:
     if form > last:
         raise BitstreamError(f"{cursor.what} are malformed: {name} form {form}")
     return form
+
+
+def pack_logvar(index: int, logvar: NDArray[np.float32]) -> bytes:
+    """Payload of the LVAR record of chunk `index`: (C, t, h, w) log-variances within `LOGVAR_RANGE`, kept as float16.
+
+    ValueError for values outside it; the caller clamps, as every user of a posterior does.
+    """
+    low, high = fmt.LOGVAR_RANGE
+    if not (logvar.min() >= low and logvar.max() <= high):  # also refuses NaN
+        raise ValueError(f"log-variances reach from {logvar.min()} to {logvar.max()}, wanted {low} to {high}")
+    return put_uvarint(index) + encode_floats(logvar.astype(np.float16))
+
+
+def unpack_logvar(payload: bytes, header: Header, number: int, latents: int) -> NDArray[np.float32]:
+    """Inverse of `pack_logvar`: (C, t, h, w) float32. Raises BitstreamError for what does not belong to chunk `number`
+    of `latents` latents."""
+    cursor = Cursor(payload, "log-variance")
+    index = cursor.uvarint(fmt.MAX_COUNT, "index")
+    if index != number:
+        raise BitstreamError(f"log-variance is malformed: it belongs to chunk {index} and follows chunk {number}")
+    values = decode_floats(cursor.rest(), header.chunk_shape(latents), np.float16).astype(np.float32)
+    low, high = fmt.LOGVAR_RANGE
+    if not (values.min() >= low and values.max() <= high):
+        raise BitstreamError(f"log-variance of chunk {index} is malformed: values outside {low} to {high}")
+    return values

@@ -4,7 +4,6 @@ Owns: the integer rules of payload mode 1 (specified in `format`): the decoding 
 magnitude of a residual and the classes it falls into. Encoder and decoder share every formula; the encoder applies them
 to whole arrays at once, the decoder to one *front* at a time: all positions with the same c + 2t + y + x depend only on
 earlier fronts, so that a chunk takes about h + w + 2t + C numpy steps.
-Does not know: bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +19,8 @@ from cvcodec.errors import BitstreamError
 from cvcodec.quantization import SYMBOL_LIMIT
 
 Ints = NDArray[np.int32]
+Shape = tuple[int, int, int, int]
+"""(C, t, h, w)."""
 
 NONE, TIME, SPACE, BOTH = range(4)
 """Predictors: zero; the latent before; the median edge detector of LOCO-I; the median of both and of SPACE applied to
@@ -144,14 +145,10 @@ def expectations(residuals: Ints, channels: list[Channel]) -> Ints:
     )
 
 
-def front_order(shape: tuple[int, int, int, int]) -> tuple[Ints, NDArray[np.intp]]:
+@lru_cache(maxsize=2)
+def front_order(shape: Shape) -> tuple[Ints, NDArray[np.intp]]:
     """Decoding order of a (C, t, h, w) chunk: flat positions by c + 2t + y + x, then by position; and where each front
     starts (one more entry than fronts)."""
-    return _front_order(shape)
-
-
-@lru_cache(maxsize=2)
-def _front_order(shape: tuple[int, int, int, int]) -> tuple[Ints, NDArray[np.intp]]:
     channels, latents, height, width = shape
     fronts = (
         np.arange(channels, dtype=np.int32)[:, None, None, None]
@@ -165,7 +162,7 @@ def _front_order(shape: tuple[int, int, int, int]) -> tuple[Ints, NDArray[np.int
     sizes = np.bincount(fronts)
     starts = np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
     for array in (order, starts):
-        array.flags.writeable = False
+        array.setflags(write=False)
     return order, starts
 
 
@@ -200,7 +197,7 @@ class _Steps(NamedTuple):
     channel: int
 
 
-def rebuild(shape: tuple[int, int, int, int], described: list[Channel], bounds: Ints, streams: Streams) -> Ints:
+def rebuild(shape: Shape, described: list[Channel], bounds: Ints, streams: Streams) -> Ints:
     """Symbols (C, t, h, w) from their residuals, front by front. `bounds`: the thresholds between merged classes."""
 
     def residuals(where: slice, expected: Ints, guess: Ints) -> Ints:
@@ -210,7 +207,7 @@ def rebuild(shape: tuple[int, int, int, int], described: list[Channel], bounds: 
 
 
 def walk(
-    shape: tuple[int, int, int, int],
+    shape: Shape,
     described: list[Channel],
     residuals: Callable[[slice, Ints, Ints], Ints],
     what: str,
@@ -290,9 +287,7 @@ def _predict(symbols: Ints, at: NDArray[np.intp], rule: NDArray[np.intp], step: 
     return out
 
 
-def _padded_fronts(
-    shape: tuple[int, int, int, int], padded: tuple[int, int, int, int]
-) -> Iterator[tuple[slice, NDArray[np.intp], NDArray[np.intp]]]:
+def _padded_fronts(shape: Shape, padded: Shape) -> Iterator[tuple[slice, NDArray[np.intp], NDArray[np.intp]]]:
     """(its place in the order, positions in the padded array, channel of each) of every front."""
     order, starts = front_order(shape)
     for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):

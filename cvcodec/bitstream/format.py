@@ -61,7 +61,7 @@ CHNK        required, one per window
                                 bits 0 to 4: code of its scale
             uvarint             mask: bit k (1 to 28) set if expectation class k starts a new stream
             uvarint, each       length of each stream (one more than bits in the mask); the sum is C * t * h * w
-            streams             each as `packing` documents; one of length zero takes no bytes
+            streams             each as `entropy` documents; one of length zero takes no bytes
             Position p = (c, t, y, x) belongs to front c + 2t + y + x. Fronts ascend; inside a front, positions ascend
             in (c, t, y, x) order. In this order each position computes its expectation, which selects its class, thus
             its stream; takes the next value there; unzigzags it to the residual r; and adds its prediction. All of it
@@ -114,8 +114,6 @@ size than the geometry wants, or more than their length can hold; more entries o
 the bytes that stand for them. Who shows it refuses times beyond 2**32 seconds from zero. A reader never seeks unless it
 can, never trusts a length, and reports a missing trailer as truncation, even after every chunk was intact. It never
 runs code from the file.
-
-Owns: the numbers below. Does not know: how anything is read or written.
 """
 
 from __future__ import annotations

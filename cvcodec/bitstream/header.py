@@ -1,14 +1,17 @@
 """The header record: everything a reader needs before the first chunk, and nothing that is known only later.
 
-Owns: the header's fields, their JSON form (in `header_json`) and every range that they must keep.
-Does not know: records, chunks, models, files.
+Keys of its JSON text are the fields of `Header`. Windows are [kept, context_before, context_after, blend], whose blend
+is 0 in all that is written and decoded, tiles [size, context, blend], `official` [chunk_frames, tile_pixels,
+tile_overlap], ratios [numerator, denominator], colours an object, `steps` and `offsets` the hex digits of little-endian
+float32 values. `enhancement` is an object of `channels` and its own `steps` and `offsets`; files of one layer leave it
+out. Optional keys may be missing: their defaults are `Header`'s.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -16,6 +19,8 @@ from typing import Any
 import numpy as np
 
 from cvcodec.bitstream import format as fmt
+from cvcodec.bitstream.wire import Cursor, dump_json, load_json, put_sized_block, take_sized_block
+from cvcodec.errors import BitstreamError, UnsupportedError
 from cvcodec.quantization import QUALITY_RANGE, Quantizer
 from cvcodec.windows.specs import Official, Tile, Window
 
@@ -182,7 +187,6 @@ class Header:
                 _ratio(value, name)
         for feature in self.requires:
             _name(feature, "requires", empty=False)
-
         if (self.enhancement is not None) != (ENHANCEMENT in self.requires):
             raise ValueError(f'`enhancement` and "{ENHANCEMENT}" in `requires` go together')
 
@@ -191,13 +195,13 @@ class Header:
         if self.enhancement is not None:
             layers.append((self.enhancement.channels, self.enhancement.steps, self.enhancement.offsets))
         for channels, steps, offsets in layers:
-            wanted = channels if self.latents == "quantised" else 0
-            if not len(steps) == len(offsets) == wanted:
+            count = channels if self.latents == "quantised" else 0
+            if not len(steps) == len(offsets) == count:
                 raise ValueError(
-                    f"{self.latents} latents of {channels} channels want {wanted} steps and offsets, "
+                    f"{self.latents} latents of {channels} channels want {count} steps and offsets, "
                     f"got {len(steps)} and {len(offsets)}"
                 )
-            if wanted:
+            if count:
                 quantizer = _quantizer(steps, offsets)
                 if quantizer.steps.tolist() != list(steps) or quantizer.offsets.tolist() != list(offsets):
                     raise ValueError("steps and offsets must be exact float32 values")
@@ -311,9 +315,9 @@ def _name(value: object, name: str, *, empty: bool) -> None:
         raise ValueError(f"{name} is {_short(value)}, wanted {0 if empty else 1} to {MAX_NAME} printable characters")
 
 
-def _one_of(value: object, name: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"{name} is {_short(value)}, this release knows {', '.join(known)}")
+def _one_of(value: object, name: str, legal: tuple[str, ...]) -> None:
+    if value not in legal:
+        raise ValueError(f"{name} is {_short(value)}, this release knows {', '.join(legal)}")
 
 
 def _ratio(value: object, name: str) -> None:
@@ -324,3 +328,137 @@ def _ratio(value: object, name: str) -> None:
 def _short(value: object) -> str:
     text = ascii(value) if not isinstance(value, int) or value.bit_length() < 256 else "a huge integer"
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+Convert = Callable[[Any], Any]
+
+
+def _list(value: Any, length: int | None = None) -> list[Any]:
+    if not isinstance(value, list) or length not in (None, len(value)):
+        raise ValueError(f"wanted a list{'' if length is None else f' of {length}'}, got {ascii(value)[:40]}")
+    return value
+
+
+def _object(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {ascii(value)[:40]}, wanted an object")
+    return value
+
+
+def _spec(kind: type[Window | Tile | Official]) -> tuple[Convert, Convert]:
+    names = [entry.name for entry in dataclasses.fields(kind)]
+    return (
+        lambda spec: list(dataclasses.astuple(spec)),
+        lambda value: kind(**dict(zip(names, _list(value, len(names)), strict=True))),
+    )
+
+
+def _fraction(value: Any) -> Fraction:
+    numerator, denominator = _list(value, 2)
+    if type(numerator) is not int or type(denominator) is not int or denominator < 1:
+        raise ValueError(f"wanted a numerator and a positive denominator, got {ascii(value)[:40]}")
+    ratio = Fraction(numerator, denominator)
+    if (ratio.numerator, ratio.denominator) != (numerator, denominator):
+        raise ValueError(f"{numerator}/{denominator} is not in lowest terms")
+    return ratio
+
+
+def _color(value: Any) -> ColorTags:
+    names = {entry.name for entry in dataclasses.fields(ColorTags)}
+    return ColorTags(**{name: entry for name, entry in _object(value, "color").items() if name in names})
+
+
+def _enhancement(value: Any) -> Enhancement:
+    if not isinstance(value, dict) or "channels" not in value:
+        raise ValueError(f"enhancement is {ascii(value)[:40]}, wanted an object with channels")
+    steps, offsets = (_floats(value.get(name, "")) for name in ("steps", "offsets"))
+    return Enhancement(channels=value["channels"], steps=steps, offsets=offsets)
+
+
+def _floats(value: Any) -> tuple[float, ...]:
+    if not isinstance(value, str) or len(value) % 8 or len(value) > 8 * fmt.MAX_CHANNELS or not value.isascii():
+        raise ValueError("steps and offsets are hex digits of float32 values")
+    return tuple(np.frombuffer(bytes.fromhex(value), "<f4").tolist())
+
+
+def _hex(values: tuple[float, ...]) -> str:
+    return np.array(values, "<f4").tobytes().hex()
+
+
+_RATIO: tuple[Convert, Convert] = (lambda ratio: [ratio.numerator, ratio.denominator], _fraction)
+_TUPLE: tuple[Convert, Convert] = (list, lambda value: tuple(_list(value)))
+
+_MAY_BE_NULL: dict[str, tuple[Convert, Convert]] = {
+    **dict.fromkeys(("encode_window", "decode_window"), _spec(Window)),
+    **dict.fromkeys(("encode_tile", "decode_tile"), _spec(Tile)),
+    "official": _spec(Official),
+    **dict.fromkeys(("sample_aspect_ratio", "time_base", "average_rate"), _RATIO),
+    "enhancement": (
+        lambda layer: {"channels": layer.channels, "steps": _hex(layer.steps), "offsets": _hex(layer.offsets)},
+        _enhancement,
+    ),
+}
+_CONVERTED: dict[str, tuple[Convert, Convert]] = {
+    **_MAY_BE_NULL,
+    **dict.fromkeys(("pixel_range", "padding", "requires"), _TUPLE),
+    **dict.fromkeys(("steps", "offsets"), (_hex, _floats)),
+    "color": (dataclasses.asdict, _color),
+    "metadata": (dict, lambda value: _object(value, "metadata")),
+}
+"""To JSON and from it; the other fields are what they are in JSON."""
+
+_FIELDS = {entry.name: entry for entry in dataclasses.fields(Header) if entry.name != "extra"}
+_REQUIRED_KEYS = [
+    name
+    for name, entry in _FIELDS.items()
+    if entry.default is dataclasses.MISSING and entry.default_factory is dataclasses.MISSING
+]
+
+
+def _converted(name: str, value: Any, direction: int) -> Any:
+    if name not in _CONVERTED or (value is None and name in _MAY_BE_NULL):
+        return value
+    return _CONVERTED[name][direction](value)
+
+
+def pack_header(header: Header) -> bytes:
+    """Payload of a HEAD record. ValueError where the metadata is no JSON or too much of it."""
+    return put_sized_block(dump_header(header), fmt.HEADER_DICTIONARY)
+
+
+def dump_header(header: Header) -> bytes:
+    """The JSON text of a HEAD record. ValueError as `pack_header`."""
+    if clash := sorted(set(header.extra) & set(_FIELDS)):
+        raise ValueError(f"extra header keys are known fields: {', '.join(clash)}")
+    values = {**header.extra, **{name: _converted(name, getattr(header, name), 0) for name in _FIELDS}}
+    if header.enhancement is None:  # so that files of one layer are what they always were
+        del values["enhancement"]
+    return dump_json(values)
+
+
+def unpack_header(payload: bytes) -> Header:
+    """Inverse of `pack_header`. BitstreamError for anything malformed or out of range, UnsupportedError for a feature
+    that this release does not know."""
+    cursor = Cursor(payload, "header")
+    text = take_sized_block(cursor, fmt.MAX_JSON, "JSON", fmt.HEADER_DICTIONARY)
+    cursor.end()
+    return load_header(text)
+
+
+def load_header(text: bytes) -> Header:
+    """Inverse of `dump_header`. Raises as `unpack_header`."""
+    values = load_json(text, "header")
+    requires = values.get("requires", [])
+    if isinstance(requires, list):
+        unknown = [repr(name)[:60] for name in requires if not (isinstance(name, str) and name in FEATURES)]
+        if unknown:
+            names = ", ".join(unknown[:4])
+            raise UnsupportedError(f"file requires {names}, which this release does not know; update cvcodec")
+    if missing := [name for name in _REQUIRED_KEYS if name not in values]:
+        raise BitstreamError(f"header is malformed: it lacks {', '.join(missing)}")
+    extra = {name: value for name, value in values.items() if name not in _FIELDS}
+    try:
+        fields = {name: _converted(name, values[name], 1) for name in _FIELDS.keys() & values.keys()}
+        return Header(**fields, extra=extra)
+    except (ValueError, TypeError) as error:
+        raise BitstreamError(f"header is malformed: {error}") from error

@@ -11,8 +11,6 @@ The prediction is that of the symbols chosen before, as the decoder will see the
 Where the prediction is the latent before, this keeps what stands still as it is, and the picture gains by all measures.
 Elsewhere it moves symbols towards zero or a smooth surface: PSNR gains, texture goes, and LPIPS loses more than PSNR
 gains (measured on the bundled model: at equal rate up to 0.4 dB against up to 0.05 LPIPS). So the two are told apart.
-
-Owns: this choice. Does not know: payloads, how steps come about.
 """
 
 from __future__ import annotations
@@ -54,14 +52,14 @@ def choose_symbols(
     strengths[[channel.later in (contexts.TIME, contexts.BOTH) for channel in channels], 1:] = time
     area = residuals.shape[2] * residuals.shape[3]
     steps, offsets = quantizer.steps[:, None, None, None], quantizer.offsets[:, None, None, None]
-    wanted = ((latent - offsets) / steps).reshape(-1)[order]
+    exact = ((latent - offsets) / steps).reshape(-1)[order]
     plain = nearest.reshape(-1)[order]
     del residuals, nearest
 
     def choose(where: slice, expected: Ints, guess: Ints) -> Ints:
         nearest = plain[where] - guess
         nearer = nearest - np.sign(nearest)
-        error = wanted[where] - guess
+        error = exact[where] - guess
         classes = np.searchsorted(contexts.THRESHOLDS, expected, side="right")
         loss = np.square(error - nearer) - np.square(error - nearest)
         saved = bits[classes, _place(nearest)] - bits[classes, _place(nearer)]

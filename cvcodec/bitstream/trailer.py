@@ -1,7 +1,6 @@
 """The trailer: what is known only at the end, and the ledger in which writer and reader both keep it.
 
 Owns: the index, the totals, the chain over all records, their byte form, and the rules of what may follow what.
-Does not know: files, latents.
 """
 
 from __future__ import annotations
@@ -16,10 +15,11 @@ from typing import Any
 
 from cvcodec.bitstream import format as fmt
 from cvcodec.bitstream.chunk import ChunkInfo
-from cvcodec.bitstream.header_json import dump_json, load_json
 from cvcodec.bitstream.records import pack_preamble
 from cvcodec.bitstream.wire import (
     Cursor,
+    dump_json,
+    load_json,
     put_sized_block,
     put_svarint,
     put_uvarint,
@@ -50,6 +50,21 @@ class IndexEntry:
     last_pts: int
     """Largest pts."""
 
+    @property
+    def end(self) -> int:
+        """Where the record ends."""
+        return self.offset + self.size
+
+    @property
+    def end_latent(self) -> int:
+        """Where the next chunk's latents begin."""
+        return self.first_latent + self.latent_count
+
+    @property
+    def end_frame(self) -> int:
+        """Where the next chunk's frames begin."""
+        return self.first_frame + self.frame_count
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecordTotal:
@@ -73,13 +88,13 @@ class Trailer:
 
     @property
     def latents(self) -> int:
-        """Latents of the file."""
-        return self.index[-1].first_latent + self.index[-1].latent_count
+        """How many the file holds."""
+        return self.index[-1].end_latent
 
     @property
     def frames(self) -> int:
-        """Frames of the file."""
-        return self.index[-1].first_frame + self.index[-1].frame_count
+        """How many the file holds."""
+        return self.index[-1].end_frame
 
     @property
     def chunk_bytes(self) -> int:
@@ -88,15 +103,16 @@ class Trailer:
 
     def chunk_of_latent(self, latent: int) -> int:
         """Which chunk holds `latent`. IndexError outside the file."""
-        if not 0 <= latent < self.latents:
-            raise IndexError(f"latent {latent} is not in the file, it has {self.latents}")
-        return bisect_right(self.index, latent, key=attrgetter("first_latent")) - 1
+        return self._chunk_of("latent", latent, self.latents)
 
     def chunk_of_frame(self, frame: int) -> int:
         """Which chunk holds `frame`. IndexError outside the file."""
-        if not 0 <= frame < self.frames:
-            raise IndexError(f"frame {frame} is not in the file, it has {self.frames}")
-        return bisect_right(self.index, frame, key=attrgetter("first_frame")) - 1
+        return self._chunk_of("frame", frame, self.frames)
+
+    def _chunk_of(self, what: str, number: int, count: int) -> int:
+        if not 0 <= number < count:
+            raise IndexError(f"{what} {number} is not in the file, it has {count}")
+        return bisect_right(self.index, number, key=attrgetter(f"first_{what}")) - 1
 
 
 class Ledger:
@@ -109,19 +125,18 @@ class Ledger:
     def __init__(self) -> None:
         self.entries: list[IndexEntry] = []
         self.totals: dict[str, tuple[int, int]] = {}
-        self.end = fmt.PREAMBLE.size
-        """Bytes of the file so far."""
+        self.end = self.head_end = fmt.PREAMBLE.size
+        """Bytes of the file so far, and up to the end of the HEAD record."""
         self._chain = hashlib.blake2b(pack_preamble(), digest_size=fmt.DIGEST_BYTES)
 
     def add(self, kind: str, size: int, checksum: int, info: ChunkInfo | None = None) -> None:
         """Note a record of `size` bytes that follows the last one; `info` for chunks. BitstreamError where it must not
         follow."""
         if info is not None:
-            wanted = (len(self.entries), self.latents, self.frames)
             got = (info.index, info.first_latent, info.first_frame)
-            if got != wanted:
-                names = "chunk, first latent, first frame"
-                raise BitstreamError(f"chunk is out of order at byte {self.end}: {names} are {got}, wanted {wanted}")
+            if got != self.place:
+                names = f"chunk, first latent, first frame are {got}, wanted {self.place}"
+                raise BitstreamError(f"chunk is out of order at byte {self.end}: {names}")
             self.entries.append(
                 IndexEntry(
                     offset=self.end,
@@ -137,24 +152,31 @@ class Ledger:
         count, total = self.totals.get(kind, (0, 0))
         self.totals[kind] = count + 1, total + size
         self.end += size
+        if kind == fmt.HEAD:
+            self.head_end = self.end
         self._chain.update(kind.encode() + checksum.to_bytes(4, "little"))
 
     @property
+    def place(self) -> tuple[int, int, int]:
+        """Index, first latent and first frame of the next chunk."""
+        return len(self.entries), self.latents, self.frames
+
+    @property
     def latents(self) -> int:
-        """Latents so far."""
-        return self.entries[-1].first_latent + self.entries[-1].latent_count if self.entries else 0
+        """How many there are so far: the first latent of the next chunk."""
+        return self.entries[-1].end_latent if self.entries else 0
 
     @property
     def frames(self) -> int:
-        """Frames so far."""
-        return self.entries[-1].first_frame + self.entries[-1].frame_count if self.entries else 0
+        """How many there are so far: the first frame of the next chunk."""
+        return self.entries[-1].end_frame if self.entries else 0
 
     def copy(self) -> Ledger:
-        """An independent copy."""
+        """One that goes on by itself."""
         other = Ledger()
         other.entries = list(self.entries)
         other.totals = dict(self.totals)
-        other.end = self.end
+        other.end, other.head_end = self.end, self.head_end
         other._chain = self._chain.copy()
         return other
 
@@ -184,7 +206,7 @@ def pack_trailer(trailer: Trailer, head_end: int) -> bytes:
     for entry in trailer.index:
         out += put_uvarints((entry.offset - end, entry.size, entry.latent_count, entry.frame_count))
         out += put_svarint(entry.first_pts - last_pts) + put_uvarint(entry.last_pts - entry.first_pts)
-        end, last_pts = entry.offset + entry.size, entry.last_pts
+        end, last_pts = entry.end, entry.last_pts
     out += put_uvarint(len(trailer.records))
     for kind, total in sorted(trailer.records.items()):
         out += kind.encode() + put_uvarints((total.count, total.size))

@@ -1,17 +1,19 @@
-"""The smallest pieces of the byte format: exact reads and writes, varints, blocks.
+"""The smallest pieces of the byte format: exact reads and writes, varints, blocks, JSON texts.
 
-Owns: looping over short reads and writes, LEB128 integers, and *blocks* (bytes stored raw or as one zstd frame).
-Does not know: records, headers, chunks.
+Owns: looping over short reads and writes, LEB128 integers, *blocks* (bytes stored raw or as one zstd frame), and what a
+JSON text from a file may be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 import zstandard
 
+from cvcodec.bitstream import format as fmt
 from cvcodec.errors import BitstreamError, TruncatedError
 
 READ_STEP = 1 << 20
@@ -285,3 +287,47 @@ def take_sized_block(cursor: Cursor, limit: int, name: str, dictionary: bytes | 
 
 def _dictionary(data: bytes | None) -> zstandard.ZstdCompressionDict | None:
     return None if data is None else zstandard.ZstdCompressionDict(data, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+
+
+def dump_json(values: Mapping[str, Any]) -> bytes:
+    """Canonical JSON. ValueError for NaN, infinities, lone surrogates, deep nesting, and more than MAX_JSON bytes."""
+    _check_nesting(values)
+    try:
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        data = text.encode()
+    except TypeError as error:
+        raise ValueError(f"metadata is no JSON: {error}") from error
+    if len(data) > fmt.MAX_JSON:
+        raise ValueError(f"metadata takes {len(data)} bytes of JSON, at most {fmt.MAX_JSON} fit")
+    return data
+
+
+def load_json(data: bytes, what: str) -> dict[str, Any]:
+    """A JSON object from a file. BitstreamError for anything that `format` does not allow."""
+    try:
+        values = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        if not isinstance(values, dict):
+            raise ValueError("its JSON is no object")
+        dump_json(values)  # refuses numbers that became infinite, strings that are no text, deep nesting
+    except (ValueError, RecursionError) as error:
+        raise BitstreamError(f"{what} is malformed: {error}") from error
+    return values
+
+
+def _check_nesting(value: Any, depth: int = 0) -> None:
+    if depth > fmt.MAX_JSON_DEPTH:
+        raise ValueError(f"JSON nests more than {fmt.MAX_JSON_DEPTH} deep")
+    if isinstance(value, (Mapping, list, tuple)):
+        for entry in value.values() if isinstance(value, Mapping) else value:
+            _check_nesting(entry, depth + 1)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("JSON repeats a key")
+    return values
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"JSON holds {name}")

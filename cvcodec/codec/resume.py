@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import BitstreamReader, BitstreamWriter, ChunkInfo, Header, IndexEntry, read_record
-from cvcodec.bitstream.header_json import dump_header, load_header
+from cvcodec.bitstream.header import dump_header, load_header
 from cvcodec.errors import BitstreamError, OutputError, TruncatedError
 
 _SHOWN = 60  # characters of a value that still fit into a message

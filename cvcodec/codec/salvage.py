@@ -1,8 +1,7 @@
 """A damaged .cvl as runs of intact chunks, each decoded as if it were a video of its own.
 
 Owns: where runs begin and end, what stands in for the latents in front of a run, and which frames are lost.
-Does not know: how intact records are found (`bitstream.salvage`), models, containers. `chunks` does the same for intact
-files.
+Intact records are found by `bitstream.recovery`; `chunks` does the same for intact files.
 """
 
 from __future__ import annotations

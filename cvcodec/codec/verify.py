@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from cvcodec.bitstream import BitstreamReader, Chunk, Trailer
+from cvcodec.bitstream.chunk import unpack_logvar
 from cvcodec.bitstream.format import CHNK, LVAR
-from cvcodec.bitstream.logvar import unpack_logvar
 from cvcodec.codec.feed import ChunkFeed
 from cvcodec.codec.headers import open_reader
 from cvcodec.errors import BitstreamError

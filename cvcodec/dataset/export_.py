@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import BitstreamReader, Header
-from cvcodec.bitstream.header_json import dump_header
+from cvcodec.bitstream.header import dump_header
 from cvcodec.codec.headers import open_reader
 from cvcodec.codec.latent_file import latents_of
 from cvcodec.dataset.checks import check_one_space

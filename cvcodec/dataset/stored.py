@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import Header
-from cvcodec.bitstream.header_json import load_header
+from cvcodec.bitstream.header import load_header
 from cvcodec.dataset.export_ import EXPORT_KEY, HEADER_KEY
 from cvcodec.dataset.recorded import TIMES, Export, read_export, read_json, read_times
 from cvcodec.errors import BitstreamError, InputError, UsageError

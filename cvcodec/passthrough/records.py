@@ -43,9 +43,16 @@ from fractions import Fraction
 from typing import Any
 
 from cvcodec.bitstream import format as fmt
-from cvcodec.bitstream.header_json import dump_json, load_json
 from cvcodec.bitstream.trailer import Trailer
-from cvcodec.bitstream.wire import Cursor, put_sized_block, put_svarint, put_uvarint, take_sized_block
+from cvcodec.bitstream.wire import (
+    Cursor,
+    dump_json,
+    load_json,
+    put_sized_block,
+    put_svarint,
+    put_uvarint,
+    take_sized_block,
+)
 from cvcodec.errors import BitstreamError
 from cvcodec.passthrough.streams import KINDS, Chapter, CopiedContainer, CopiedPacket, CopiedStream
 

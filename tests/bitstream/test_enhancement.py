@@ -12,7 +12,7 @@ import pytest
 from cvcodec.bitstream import ENHANCEMENT, BitstreamReader, BitstreamWriter, Chunk, Enhancement, Header, Salvage
 from cvcodec.bitstream.chunk import pack_chunk, unpack_chunk
 from cvcodec.bitstream.entropy import encode_symbols
-from cvcodec.bitstream.header_json import dump_header, load_header
+from cvcodec.bitstream.header import dump_header, load_header
 from cvcodec.bitstream.wire import put_uvarint
 from cvcodec.errors import BitstreamError, UnsupportedError
 from tests.bitstream.samples import assert_same_chunk, make_chunks, make_header, make_symbols

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cvcodec.bitstream import contexts, packing
+from cvcodec.bitstream import contexts, entropy
 from cvcodec.bitstream.entropy import decode_floats, decode_symbols, encode_floats, encode_symbols
 from cvcodec.bitstream.wire import Cursor, put_block, put_uvarint
 from cvcodec.errors import BitstreamError, UnsupportedError
@@ -64,9 +64,9 @@ def test_the_samples_use_every_predictor():
 )
 def test_any_stream_comes_back_here_and_in_a_plain_decoder(values):
     array = np.array(values, np.int32)
-    data = packing.put_stream(array)
+    data = entropy.put_stream(array)
     cursor = Cursor(data, "test")
-    assert packing.take_stream(cursor, len(values)).tolist() == values
+    assert entropy.take_stream(cursor, len(values)).tolist() == values
     cursor.end()
     assert decode_stream(Bytes(data), len(values)) == values
 
@@ -76,23 +76,23 @@ def test_every_coding_is_chosen_for_some_distribution_and_stays_close_to_its_ent
     chosen = set()
     for mean in (0.002, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0, 5.0, 8.0, 30.0):
         values = (rng.geometric(1 / (1 + mean), 30000) - 1).astype(np.int32)
-        data = packing.put_stream(values)
+        data = entropy.put_stream(values)
         chosen.add(data[0])
         p = 1 / (1 + mean)
-        entropy = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)) / p * len(values) / 8
-        assert len(data) < 1.06 * entropy + 120, (mean, data[0], len(data), entropy)
-    chosen.add(packing.put_stream(np.full(300, 2**24 - 1, np.int32) - np.arange(300, dtype=np.int32) ** 2)[0])
-    chosen |= {packing.put_stream(rng.integers(0, top, 9000, dtype=np.int32))[0] for top in (3, 4, 15, 250)}
-    assert chosen >= {0, 1, 4, 5, packing.RUNS, packing.WIDE}, chosen
+        bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)) / p * len(values) / 8
+        assert len(data) < 1.06 * bits + 120, (mean, data[0], len(data), bits)
+    chosen.add(entropy.put_stream(np.full(300, 2**24 - 1, np.int32) - np.arange(300, dtype=np.int32) ** 2)[0])
+    chosen |= {entropy.put_stream(rng.integers(0, top, 9000, dtype=np.int32))[0] for top in (3, 4, 15, 250)}
+    assert chosen >= {0, 1, 4, 5, entropy.RUNS, entropy.WIDE}, chosen
 
 
-@pytest.mark.parametrize("code", range(len(packing.BASES)))
+@pytest.mark.parametrize("code", range(len(entropy.BASES)))
 def test_every_base_comes_back_whether_it_is_the_best_or_not(code):
     values = np.random.default_rng(code).geometric(0.4, 1000).astype(np.int32) - 1
     values[::97] = 70000
-    plane, rest = packing._digits(values, *packing.BASES[code])
-    data = bytes((code,)) + put_block(plane.tobytes()) + packing.put_stream(rest, 1)
-    assert packing.take_stream(Cursor(data, "test"), 1000).tolist() == values.tolist()
+    plane, rest = entropy._digits(values, *entropy.BASES[code])
+    data = bytes((code,)) + put_block(plane.tobytes()) + entropy.put_stream(rest, 1)
+    assert entropy.take_stream(Cursor(data, "test"), 1000).tolist() == values.tolist()
     assert decode_stream(Bytes(data), 1000) == values.tolist()
 
 
@@ -143,7 +143,7 @@ def dense_payloads(shape):
     """Payloads of zeros, as short as zstd makes them, in each mode."""
     count = math.prod(shape)
     runs = (
-        bytes((packing.RUNS,))
+        bytes((entropy.RUNS,))
         + put_uvarint(-(-count // 255))
         + put_block(b"\xff" * (count // 255) + bytes((count % 255,)))
     )

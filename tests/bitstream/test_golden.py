@@ -8,7 +8,7 @@ import pytest
 
 from cvcodec.bitstream import BitstreamReader
 from cvcodec.bitstream import format as fmt
-from cvcodec.bitstream.packing import take_stream
+from cvcodec.bitstream.entropy import take_stream
 from cvcodec.bitstream.wire import Cursor
 from tests.bitstream.make_golden import golden_chunks, golden_headers
 from tests.bitstream.plain_reader import decode_values, read_file

@@ -10,8 +10,8 @@ import pytest
 
 from cvcodec.bitstream import ColorTags
 from cvcodec.bitstream import format as fmt
-from cvcodec.bitstream.header_json import dump_json, load_json, pack_header, unpack_header
-from cvcodec.bitstream.wire import Cursor, put_sized_block, take_sized_block
+from cvcodec.bitstream.header import pack_header, unpack_header
+from cvcodec.bitstream.wire import Cursor, dump_json, load_json, put_sized_block, take_sized_block
 from cvcodec.errors import BitstreamError, UnsupportedError
 from cvcodec.windows.specs import Official, Tile, Window
 from tests.bitstream.samples import make_header

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cvcodec.bitstream import BitstreamReader, Chunk, Gap, Record, Salvage, records, scan_records
+from cvcodec.bitstream import BitstreamReader, Chunk, Gap, Record, Salvage, recovery, scan_records
 from cvcodec.bitstream.records import pack_record
 from cvcodec.bitstream.trailer import MAX_LOST_CHUNKS, pack_trailer
 from cvcodec.errors import BitstreamError
@@ -127,7 +127,7 @@ def test_record_heads_that_overlap_cost_time_in_proportion_to_the_file_and_hide_
         read += len(payload)
         return zlib.crc32(payload, start)
 
-    monkeypatch.setattr(records, "zlib", SimpleNamespace(crc32=counting))
+    monkeypatch.setattr(recovery, "zlib", SimpleNamespace(crc32=counting))
     forged = data + bytes(heads)
     assert summary(forged) == [0, 1, 2, 3, 4]
     assert read < 6 * len(forged)

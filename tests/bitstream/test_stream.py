@@ -11,7 +11,8 @@ import pytest
 
 from cvcodec.bitstream import BitstreamReader, BitstreamWriter
 from cvcodec.bitstream import format as fmt
-from cvcodec.bitstream.records import pack_record, scan_records
+from cvcodec.bitstream.records import pack_record
+from cvcodec.bitstream.recovery import scan_records
 from cvcodec.bitstream.trailer import pack_trailer, unpack_trailer
 from cvcodec.errors import BitstreamError, ChecksumError, TruncatedError, UnsupportedError
 from tests.bitstream.plain_reader import decode_values, read_file

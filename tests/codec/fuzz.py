@@ -25,7 +25,7 @@ import numpy as np
 from cvcodec.bitstream import BitstreamReader
 from cvcodec.bitstream import format as fmt
 from cvcodec.bitstream.chunk import unpack_info
-from cvcodec.bitstream.header_json import unpack_header
+from cvcodec.bitstream.header import unpack_header
 from cvcodec.bitstream.records import pack_record
 from cvcodec.bitstream.trailer import Ledger, pack_trailer
 from cvcodec.bitstream.wire import Cursor, put_sized_block, put_uvarint, take_sized_block

@@ -1,29 +1,144 @@
-"""A `.cvl` byte stream -> header, chunks and other records.
+"""A `.cvl` byte stream: chunks and other records written forwards, and read again.
 
-Owns: reading in order with everything verified, and going straight to a chunk where the source can be sought.
-Does not know: paths, models, what to do about damage (`salvage`).
+Owns: the order of what is written, picking up where an interrupted writer stopped, reading in order with everything
+verified, and going straight to a chunk where the source can be sought. What to do about damage: `recovery`.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from fractions import Fraction
-from typing import BinaryIO, cast
+from types import TracebackType
+from typing import Any, BinaryIO, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import format as fmt
-from cvcodec.bitstream.chunk import Chunk, ChunkInfo, unpack_chunk, unpack_info
-from cvcodec.bitstream.header import Header
-from cvcodec.bitstream.header_json import unpack_header
-from cvcodec.bitstream.logvar import unpack_logvar
-from cvcodec.bitstream.partial import PartialFile, scan_partial
-from cvcodec.bitstream.records import Record, read_preamble, read_record
-from cvcodec.bitstream.trailer import IndexEntry, Ledger, Trailer, unpack_trailer
-from cvcodec.bitstream.wire import Readable
+from cvcodec.bitstream.chunk import Chunk, ChunkInfo, pack_chunk, pack_logvar, unpack_chunk, unpack_info, unpack_logvar
+from cvcodec.bitstream.header import Header, pack_header, unpack_header
+from cvcodec.bitstream.records import Record, pack_preamble, pack_record, read_preamble, read_record
+from cvcodec.bitstream.recovery import PartialFile, scan_partial
+from cvcodec.bitstream.trailer import IndexEntry, Ledger, Trailer, pack_trailer, unpack_trailer
+from cvcodec.bitstream.wire import Readable, Writable, write_all
 from cvcodec.errors import BitstreamError, TruncatedError, UnsupportedError
+
+_OWN = (fmt.HEAD, fmt.CHNK, fmt.LVAR, fmt.TRLR, fmt.FOOT)
+
+
+class BitstreamWriter:
+    """Writes a file into `sink`, which needs nothing but `write`.
+
+    The header goes out at once, each chunk as it comes, the trailer in `close`. As a context manager it closes only
+    when no error passes, so that an abandoned file can be told from a finished one. `sink` stays open.
+    """
+
+    def __init__(self, sink: Writable, header: Header) -> None:
+        """ValueError where the header's metadata cannot be stored."""
+        payload = pack_header(header)
+        self._begin(sink, header, Ledger())
+        write_all(sink, pack_preamble())
+        self._put(fmt.HEAD, payload, required=True)
+
+    @classmethod
+    def resume(cls, sink: BinaryIO, partial: PartialFile) -> Self:
+        """Continue the file that `BitstreamReader.scan_partial` found: `sink` can be sought and truncated, and begins
+        where the file begins. What lies behind the last intact chunk is cut off; the next chunk to write is number
+        `partial.chunks`. ValueError for a file that is already complete."""
+        if partial.complete:
+            raise ValueError("the file is complete, there is nothing to resume")
+        sink.seek(partial.resume_at)
+        sink.truncate()
+        writer = cls.__new__(cls)
+        writer._begin(sink, partial.header, partial.ledger.copy())
+        return writer
+
+    def _begin(self, sink: Writable, header: Header, ledger: Ledger) -> None:
+        self._sink, self.header, self._ledger = sink, header, ledger
+        self._trailer: Trailer | None = None
+
+    @property
+    def bytes_written(self) -> int:
+        """Size of the file so far."""
+        return self._ledger.end
+
+    @property
+    def chunks(self) -> int:
+        """How many there are so far: the index of the next one."""
+        return len(self._ledger.entries)
+
+    @property
+    def latents(self) -> int:
+        """How many there are so far: the first latent of the next chunk."""
+        return self._ledger.latents
+
+    @property
+    def frames(self) -> int:
+        """How many there are so far: the first frame of the next chunk."""
+        return self._ledger.frames
+
+    def write_chunk(self, chunk: Chunk) -> int:
+        """Append a chunk and return the bytes it took. ValueError where it does not fit the header or does not continue
+        the chunk before."""
+        got = (chunk.index, chunk.first_latent, chunk.first_frame)
+        if got != self._ledger.place:
+            raise ValueError(f"chunk, first latent, first frame are {got}, wanted {self._ledger.place}")
+        return self._put(fmt.CHNK, pack_chunk(chunk, self.header), required=True, info=chunk)
+
+    def adopt(self, record: Record) -> ChunkInfo | None:
+        """Take over a record that `sink` already holds at this place, instead of writing it: for an encode that is
+        repeated over its partial file. `record`: a CHNK or LVAR record as read from there. Returns place and times of a
+        chunk. BitstreamError for one that does not continue what was written."""
+        info = unpack_info(record.payload, self.header) if record.type == fmt.CHNK else None
+        self._ledger.add(record.type, record.size, record.checksum, info)
+        return info
+
+    def write_logvar(self, logvar: NDArray[np.float32]) -> int:
+        """Append the log-variance, (C, t, h, w), of the chunk just written and return the bytes it took. ValueError
+        where the header announces none, for another shape, or for values outside -30 to 20."""
+        if not self.header.logvar or not self._ledger.entries:
+            raise ValueError("a log-variance follows a chunk of a file whose header says `logvar`")
+        shape = self.header.chunk_shape(self._ledger.entries[-1].latent_count)
+        if logvar.shape != shape:
+            raise ValueError(f"the log-variance is {logvar.shape}, wanted {shape}")
+        return self._put(fmt.LVAR, pack_logvar(self.chunks - 1, logvar), required=False)
+
+    def write_record(self, kind: str, payload: bytes, *, required: bool = False) -> int:
+        """Append a record of any other type and return the bytes it took. `kind`: four characters from A-Z and 0-9;
+        `required`: readers that do not know it must refuse the file. ValueError for the types of the format itself."""
+        if kind in _OWN:
+            raise ValueError(f"{kind} records belong to the format, choose another type")
+        return self._put(kind, payload, required=required)
+
+    def close(self, metadata: Mapping[str, Any] | None = None) -> Trailer:
+        """Write the trailer and the footer; a second call changes nothing. `metadata`: any JSON object. ValueError for
+        a file without chunks."""
+        if self._trailer is None:
+            trailer = self._ledger.trailer(metadata)
+            offset = self._ledger.end
+            self._put(fmt.TRLR, pack_trailer(trailer, self._ledger.head_end), required=True)
+            self._put(fmt.FOOT, fmt.FOOTER.pack(offset), required=True)
+            self._trailer = trailer
+        return self._trailer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+
+    def _put(self, kind: str, payload: bytes, *, required: bool, info: ChunkInfo | None = None) -> int:
+        if self._trailer is not None:
+            raise ValueError("the file is closed")
+        data = pack_record(kind, payload, required=required)
+        write_all(self._sink, data)
+        (checksum,) = fmt.RECORD_TAIL.unpack_from(data, len(data) - fmt.RECORD_TAIL.size)
+        self._ledger.add(kind, len(data), checksum, info)
+        return len(data)
 
 
 class BitstreamReader:
@@ -40,9 +155,12 @@ class BitstreamReader:
         """`sequential`: do not seek even where `source` could. Raises BitstreamError: TruncatedError for a file that
         was not finished, UnsupportedError for a later version or a feature this release does not know."""
         self._source = source
-        self._seekable = not sequential and _can_seek(source)
-        self._base = self._file.tell() if self._seekable else 0
-        self._trailer: Trailer | None = None
+        seekable = getattr(source, "seekable", None)
+        self.seekable = not sequential and seekable is not None and bool(seekable())
+        """Whether `read_chunk` works."""
+        self.trailer: Trailer | None = None
+        """Totals and index; on a pipe None until every record has been read."""
+        self._base = self._file.tell() if self.seekable else 0
         self._started = False
         read_preamble(source)
         head = read_record(source, fmt.PREAMBLE.size)
@@ -52,8 +170,8 @@ class BitstreamReader:
             raise BitstreamError(f"file begins with a {head.type} record, wanted {fmt.HEAD}")
         self.header = unpack_header(head.payload)
         self._head = head
-        if self._seekable:
-            self._trailer = self._open_trailer()
+        if self.seekable:
+            self.trailer = self._open_trailer()
 
     @classmethod
     def scan_partial(cls, source: Readable) -> PartialFile:
@@ -61,21 +179,11 @@ class BitstreamReader:
         return scan_partial(source)
 
     @property
-    def seekable(self) -> bool:
-        """Whether `read_chunk` works."""
-        return self._seekable
-
-    @property
-    def trailer(self) -> Trailer | None:
-        """Totals and index; on a pipe None until every record has been read."""
-        return self._trailer
-
-    @property
     def index(self) -> tuple[IndexEntry, ...]:
         """Where each chunk is. ValueError on a pipe before its end."""
-        if self._trailer is None:
+        if self.trailer is None:
             raise ValueError("the index is at the end of the file, which has not been read yet")
-        return self._trailer.index
+        return self.trailer.index
 
     def records(self, handled: Collection[str] = ()) -> Iterator[Record]:
         """Every record between header and trailer, in order: CHNK, the types in `handled`, and optional ones of other
@@ -84,7 +192,7 @@ class BitstreamReader:
         At the end the trailer is compared with all that was read. Once only on a pipe; as often as wanted elsewhere,
         also with `read_chunk` in between.
         """
-        if self._started and not self._seekable:
+        if self._started and not self.seekable:
             raise ValueError("a pipe can be read only once")
         self._started = True
         return self._records(frozenset(handled) | {fmt.CHNK})
@@ -120,7 +228,7 @@ class BitstreamReader:
         """Log-variance of chunk `number`, (C, t, h, w) float32; seeks. Raises as `read_chunk` does, and BitstreamError
         where the file keeps none."""
         entry = self._entry(number)
-        record = self._next(entry.offset + entry.size)
+        record = self._next(entry.end)
         if record.type != fmt.LVAR:
             raise BitstreamError(f"chunk {number} has no log-variance, a {record.type} record follows it")
         return unpack_logvar(record.payload, self.header, number, entry.latent_count)
@@ -130,13 +238,9 @@ class BitstreamReader:
         Seeks, verifies each record, reads no chunk, and refuses required records by name."""
         count = len(self.index)
         for number in range(first, count + 1 if stop is None else min(stop, count)):
-            before = self.index[number - 1] if number else None
-            offset = self._head.end if before is None else before.offset + before.size
+            offset = self.index[number - 1].end if number else self._head.end
             while (record := self._next(offset)).type not in (fmt.CHNK, fmt.TRLR):
-                if record.required:
-                    raise UnsupportedError(
-                        f"record {record.type} at byte {record.offset} is required, but not known to this release"
-                    )
+                _refuse_unknown(record)
                 yield record
                 offset = record.end
 
@@ -145,15 +249,12 @@ class BitstreamReader:
         for record in self.records(handled):
             if record.type == fmt.CHNK:
                 self.decode(record)
-        assert self._trailer is not None
-        return self._trailer
+        assert self.trailer is not None
+        return self.trailer
 
     @property
     def _file(self) -> BinaryIO:
         return cast(BinaryIO, self._source)
-
-    def _seek(self, offset: int) -> None:
-        self._file.seek(self._base + offset)
 
     def _records(self, handled: frozenset[str]) -> Iterator[Record]:
         ledger = Ledger()
@@ -164,10 +265,8 @@ class BitstreamReader:
                 break
             if record.type in (fmt.HEAD, fmt.FOOT):
                 raise BitstreamError(f"{record.type} record at byte {record.offset} is out of place")
-            if record.required and record.type not in handled:
-                raise UnsupportedError(
-                    f"record {record.type} at byte {record.offset} is required, but not known to this release"
-                )
+            if record.type not in handled:
+                _refuse_unknown(record)
             info = unpack_info(record.payload, self.header) if record.type == fmt.CHNK else None
             ledger.add(record.type, record.size, record.checksum, info)
             yield record
@@ -176,12 +275,12 @@ class BitstreamReader:
         self._check_footer(self._next(record.end), record)
         if self._source.read(1):
             raise BitstreamError("file goes on after its footer")
-        self._trailer = trailer
+        self.trailer = trailer
 
     def _next(self, offset: int) -> Record:
         """The record at `offset`: where a pipe stands, where a file is sought to."""
-        if self._seekable:
-            self._seek(offset)
+        if self.seekable:
+            self._file.seek(self._base + offset)
         record = read_record(self._source, offset)
         if record is None:
             raise TruncatedError(f"file ends at byte {offset} without a trailer; it was not finished, or cut")
@@ -193,7 +292,7 @@ class BitstreamReader:
         start = size - fmt.FOOTER_BYTES
         if start < self._head.end:
             raise TruncatedError(f"file ends at byte {size} without a trailer; it was not finished, or cut")
-        self._seek(start)
+        self._file.seek(self._base + start)
         try:
             footer = read_record(self._source, start)
         except UnsupportedError:
@@ -216,7 +315,7 @@ class BitstreamReader:
             raise BitstreamError(f"footer does not point to the trailer at byte {trailer.offset}")
 
     def _entry(self, number: int) -> IndexEntry:
-        if not self._seekable:
+        if not self.seekable:
             raise ValueError("chunks can be read out of order only from a file that can be sought")
         index = self.index
         if not 0 <= number < len(index):
@@ -235,6 +334,8 @@ class BitstreamReader:
         return record, info
 
 
-def _can_seek(source: Readable) -> bool:
-    seekable = getattr(source, "seekable", None)
-    return bool(seekable is not None and seekable())
+def _refuse_unknown(record: Record) -> None:
+    if record.required:
+        raise UnsupportedError(
+            f"record {record.type} at byte {record.offset} is required, but not known to this release"
+        )
