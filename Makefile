@@ -26,7 +26,7 @@ help: ## list the targets
 env: $(VENV)/.dev ## create .venv with cvcodec and all that its tests need
 
 demo: $(VENV)/.demo ## encode, decode and measure a real clip; CLIP=video.mp4 for one of yours
-	@$(BIN)/python -m cvcodec.demo $(if $(CLIP),--clip "$(CLIP)") $(ARGS)
+	@$(BIN)/python benchmarks/demo.py $(if $(CLIP),--clip "$(CLIP)") $(ARGS)
 
 test: lint ## lint, type check and tests
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 $(ARGS)
@@ -47,7 +47,7 @@ ablations: $(VENV)/.demo ## the paper's Tables 6 and 7 at small scale: DATA=clip
 	@$(BIN)/cvcodec train ablations all $(CONFIG) $(if $(DATA),--data "$(DATA)") --minutes $(MINUTES) $(ARGS)
 
 grid: $(VENV)/.demo ## docs/grid.jpg: frames of the demo clip as they are, by PCA and by our models
-	@$(BIN)/python -m cvcodec.demo --fetch
+	@$(BIN)/python benchmarks/demo.py --fetch
 	@$(BIN)/python benchmarks/grid.py --output docs/grid.jpg $(ARGS)
 
 gpu-check: $(VENV)/.dev ## does your CUDA card compute what the CPU does; speed: benchmarks/gpu_run.py

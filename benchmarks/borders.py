@@ -32,16 +32,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import harness
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL
 from cvcodec.codec.plans import choose_plan
-from cvcodec.device import set_threads
+from cvcodec.codec.runner import ModelRunner, denormalise, frames_to_tensor
 from cvcodec.errors import InputError
-from cvcodec.metrics.psnr import psnr
 from cvcodec.model import ModelConfig
 from cvcodec.model.posterior import coded_layers
-from cvcodec.registry import load_model
-from cvcodec.runner import ModelRunner, denormalise, frames_to_tensor
+from cvcodec.quality.psnr import psnr
+from cvcodec.system.device import set_threads
 from cvcodec.video import VideoReader
 from cvcodec.windows.plan import ContextPlan, OfficialPlan, Plan
 from cvcodec.windows.space import crop_space

@@ -34,14 +34,14 @@ from torch import Tensor
 import harness
 import shorts
 from cvcodec.bench.blocks import check_block, update_block
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.cli import report
-from cvcodec.device import Precision, arithmetic, select_device, select_precision, set_threads
+from cvcodec.codec.runner import denormalise, normalise
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import atomic_output
-from cvcodec.metrics import psnr
 from cvcodec.model import VideoAutoencoder
-from cvcodec.registry import load_model
-from cvcodec.runner import denormalise, normalise
+from cvcodec.quality.psnr import psnr
+from cvcodec.system.device import Precision, arithmetic, select_device, select_precision, set_threads
 from cvcodec.training.objective import decode_pictures, encode_pictures
 from sheet import Cell, check_picture_name, middle, sheet, write_picture
 from shorts import Short

@@ -28,15 +28,15 @@ import torch
 from torch import Tensor
 
 import harness
-from cvcodec import registry
 from cvcodec.bench.machine import machine_facts
+from cvcodec.checkpoints import registry
 from cvcodec.cli import report
 from cvcodec.codec import EncodeOptions, LatentFile, encode_file
-from cvcodec.device import release_memory, select_device, select_precision, set_threads
+from cvcodec.codec.runner import ModelRunner
 from cvcodec.errors import DeviceError
 from cvcodec.model import ModelConfig, VideoAutoencoder
 from cvcodec.model.posterior import coded_layers
-from cvcodec.runner import ModelRunner
+from cvcodec.system.device import release_memory, select_device, select_precision, set_threads
 from cvcodec.windows.plan import ContextPlan, OfficialPlan, Plan
 from cvcodec.windows.specs import Tile, Window
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 import harness
+from cvcodec.codec.runner import ModelRunner, denormalise, tensor_to_frames
 from cvcodec.errors import DeviceError
 from cvcodec.model import VideoAutoencoder
-from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
 from cvcodec.windows.plan import choose_plan
 from cvcodec.windows.space import crop_space
 from device_checks import DEPTH, encode_all

@@ -28,16 +28,16 @@ import harness
 import positions
 import shorts
 from cvcodec.bench.blocks import check_block, update_block
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL, DecodeOptions, EncodeOptions
-from cvcodec.device import set_threads
 from cvcodec.errors import InputError
-from cvcodec.evaluation.measure import evaluate
-from cvcodec.evaluation.report import Report
-from cvcodec.evaluation.sources import Comparison, round_trip
-from cvcodec.metrics.lpips import Lpips
 from cvcodec.model import VideoAutoencoder
-from cvcodec.registry import load_model
+from cvcodec.quality.compare import evaluate
+from cvcodec.quality.lpips import Lpips
+from cvcodec.quality.report import Report
+from cvcodec.quality.sources import Comparison, round_trip
+from cvcodec.system.device import set_threads
 from cvcodec.video import Frame
 from patch_pca import GROUP, PatchPca
 from shorts import Short

@@ -242,7 +242,7 @@ def train(run: Run, work: Path, environment: dict[str, str]) -> None:
 
 def tiny_model(work: Path) -> str:
     """A weights file of a mini that takes no time."""
-    from cvcodec.checkpoint import save_checkpoint
+    from cvcodec.checkpoints.checkpoint import save_checkpoint
     from harness import random_model
 
     model = random_model(tiny_config(), "tiny")
@@ -275,8 +275,8 @@ def speed_rows(options: argparse.Namespace) -> int:
 
     from cvcodec.bench.machine import machine_facts
     from cvcodec.cli import report
-    from cvcodec.device import select_device, select_precision, set_threads
     from cvcodec.errors import CvcodecError
+    from cvcodec.system.device import select_device, select_precision, set_threads
     from device_speed import speed as measure
 
     end = time.monotonic() + 60 * options.minutes

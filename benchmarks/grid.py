@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 
 import harness
 import shorts
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import DEFAULT_MODEL, DecodeOptions, Decoder, EncodeOptions, encode_file
-from cvcodec.device import set_threads
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import open_input
-from cvcodec.metrics import psnr
 from cvcodec.model import VideoAutoencoder
-from cvcodec.registry import load_model
+from cvcodec.quality.psnr import psnr
+from cvcodec.system.device import set_threads
 from patch_pca import PatchPca
 from sheet import Cell, check_picture_name, middle, sheet, write_picture
 from shorts import Short

@@ -25,16 +25,17 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from cvcodec import host, registry
-from cvcodec.checkpoint import default_statistics
+from cvcodec.checkpoints import registry
+from cvcodec.checkpoints.checkpoint import default_statistics
 from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL
-from cvcodec.device import release_memory
+from cvcodec.codec.runner import frames_to_tensor
 from cvcodec.errors import CvcodecError
 from cvcodec.model import ModelConfig, VideoAutoencoder, build_model
 from cvcodec.model.mini import mini_config
 from cvcodec.model.official_config import config_from_official
-from cvcodec.runner import frames_to_tensor
+from cvcodec.system import host
+from cvcodec.system.device import release_memory
 from cvcodec.video import Frame, VideoWriter
 
 RATE = 25

@@ -21,8 +21,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import harness
-from cvcodec import registry
-from cvcodec.checkpoint import save_checkpoint
+from cvcodec.checkpoints import registry
+from cvcodec.checkpoints.checkpoint import save_checkpoint
 from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL
 from cvcodec.errors import CvcodecError, UsageError

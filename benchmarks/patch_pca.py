@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cvcodec.codec.runner import denormalise, normalise
 from cvcodec.errors import InputError, OutputError, UsageError
-from cvcodec.runner import denormalise, normalise
 from cvcodec.training.pca import fit_pca, patches
 from cvcodec.windows.space import crop_space, pad_space
 from cvcodec.windows.time import pad_time

@@ -32,13 +32,13 @@ from numpy.typing import NDArray
 import harness
 from cvcodec.bench.blocks import check_block, update_block
 from cvcodec.bitstream.entropy import encode_symbols
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, LatentFile, ReaderOptions, encode_file
 from cvcodec.codec.encode_options import RateDistortion
 from cvcodec.codec.headers import make_quantizer
 from cvcodec.codec.requantise import quantised
-from cvcodec.device import set_threads
-from cvcodec.registry import load_model
+from cvcodec.system.device import set_threads
 
 BLOCK = "bench: payload"
 

@@ -45,9 +45,9 @@ from cvcodec.codec.latent_file import latents_of
 from cvcodec.dataset import IterableLatentDataset, LatentDataset
 from cvcodec.dataset.shards import LATENTS
 from cvcodec.dataset.slices import ITEM, draw_slice, generator_for
-from cvcodec.device import set_threads
 from cvcodec.errors import UsageError
 from cvcodec.model import VideoAutoencoder
+from cvcodec.system.device import set_threads
 
 KINDS = ("quantised", "fp16", "fp32")
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.errors import OutputError, UsageError
-from cvcodec.evaluation.picture import BACKGROUND, MARGIN, text
 from cvcodec.fileio import atomic_output, make_folder
+from cvcodec.quality.pictures import BACKGROUND, MARGIN, text
 from cvcodec.video import Frame, VideoWriter
 from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cvcodec.cli import report
 from cvcodec.dataset.media import decode_clip, find_sources, resize
 from cvcodec.errors import CvcodecError, InputError, UsageError
-from cvcodec.suffixes import IMAGE_SUFFIXES
+from cvcodec.fileio import IMAGE_SUFFIXES
 from cvcodec.video import Frame, VideoWriter
 
 SIDE, FRAMES = 256, 33

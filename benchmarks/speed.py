@@ -36,11 +36,11 @@ from cvcodec.codec import (
     decode_file,
     encode_file,
 )
-from cvcodec.device import select_device, select_precision, set_threads
+from cvcodec.codec.runner import ModelRunner
 from cvcodec.errors import DeviceError, InputError
 from cvcodec.model import VideoAutoencoder
 from cvcodec.model.posterior import coded_layers
-from cvcodec.runner import ModelRunner
+from cvcodec.system.device import select_device, select_precision, set_threads
 from cvcodec.video import VideoReader
 from cvcodec.windows.plan import choose_plan
 from cvcodec.windows.space import padded_size

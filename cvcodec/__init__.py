@@ -19,6 +19,7 @@ from cvcodec.errors import CvcodecError
 if TYPE_CHECKING:
     import os
 
+    from cvcodec.checkpoints.registry import list_models, load_model
     from cvcodec.codec import (
         DecodeOptions,
         EncodeOptions,
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
         decode_file,
         encode_file,
     )
-    from cvcodec.evaluation import evaluate
     from cvcodec.model.base import VideoAutoencoder
-    from cvcodec.registry import list_models, load_model
+    from cvcodec.quality.compare import evaluate
 
 __version__ = "0.1.0"
 
@@ -58,9 +58,9 @@ _HOMES = {
     "WriterOptions": "cvcodec.codec",
     "decode_file": "cvcodec.codec",
     "encode_file": "cvcodec.codec",
-    "evaluate": "cvcodec.evaluation",
-    "list_models": "cvcodec.registry",
-    "load_model": "cvcodec.registry",
+    "evaluate": "cvcodec.quality.compare",
+    "list_models": "cvcodec.checkpoints.registry",
+    "load_model": "cvcodec.checkpoints.registry",
 }
 """Which module each lazily imported name lives in; the TYPE_CHECKING imports above say the same to type checkers."""
 
@@ -78,9 +78,9 @@ def open(
     It is loaded when frames are first asked for; latents need none. Raises InputError or BitstreamError, and
     UsageError for what cannot seek.
     """
+    from cvcodec.checkpoints.registry import load_model, load_named_model
     from cvcodec.codec import LatentFile
     from cvcodec.model.base import VideoAutoencoder
-    from cvcodec.registry import load_model, load_named_model
 
     if isinstance(model, VideoAutoencoder):
         return LatentFile(path, model=model, device=device, precision=precision)

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and `-` for standard input and output.
 
-Owns: temporary names, the final rename, partial files that a later run may resume, refusing to overwrite.
+Owns: temporary names, the final rename, partial files that a later run may resume, refusing to overwrite, what a
+file's suffix says of it.
 Does not know: what is written. Standard library only.
 """
 
@@ -30,6 +31,11 @@ STANDARD_STREAM = "-"
 """The name that stands for standard input or standard output. A file of that name is `./-`, given as a string."""
 
 PARTIAL_SUFFIX = ".partial"
+
+_VIDEO = ".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .m2ts .mts .flv .ogv .wmv .3gp .y4m .gif .apng .mxf .vob"
+_IMAGE = ".jpg .jpeg .png .webp .bmp .tif .tiff .ppm .avif .heic .jxl"
+VIDEO_SUFFIXES, IMAGE_SUFFIXES = frozenset(_VIDEO.split()), frozenset(_IMAGE.split())
+"""What is taken for a video or a picture where a folder is searched; a file that is named may be called anything."""
 
 _LONGEST_NAME = 255  # bytes, on nearly every file system
 

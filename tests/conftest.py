@@ -44,7 +44,7 @@ def _empty_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pa
 @pytest.fixture(scope="session")
 def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A weights file so small that a measurement of it takes no time."""
-    from cvcodec.checkpoint import save_checkpoint
+    from cvcodec.checkpoints.checkpoint import save_checkpoint
     from cvcodec.model.mini import mini_config
     from harness import random_model
 

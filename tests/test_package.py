@@ -33,7 +33,7 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 
 def save_model(path: Path, seed: int) -> Path:
-    from cvcodec.checkpoint import save_checkpoint
+    from cvcodec.checkpoints.checkpoint import save_checkpoint
 
     torch.manual_seed(seed)
     save_checkpoint(path, build_model(mini_config(4, **SMALL)), statistics=None, card={"name": path.stem})

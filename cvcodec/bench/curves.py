@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cvcodec.bench import summary
 from cvcodec.bench.measure import Row
 from cvcodec.errors import MissingDependencyError
-from cvcodec.printable import printable
+from cvcodec.system.printable import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from cvcodec import __version__, host
+from cvcodec import __version__
+from cvcodec.system import host
 
 
 def machine_facts(device: torch.device) -> dict[str, Any]:

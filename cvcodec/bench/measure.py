@@ -35,13 +35,13 @@ from cvcodec.bench.settings import Setting, command
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
 from cvcodec.codec.encode_options import RateDistortion
 from cvcodec.codec.requantise import requantise
-from cvcodec.device import select_device
 from cvcodec.errors import InputError, OutputError, UsageError
-from cvcodec.evaluation.measure import evaluate
-from cvcodec.evaluation.report import Rate, Report
 from cvcodec.fileio import atomic_output
-from cvcodec.metrics.lpips import Lpips
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.quality.compare import evaluate
+from cvcodec.quality.lpips import Lpips
+from cvcodec.quality.report import Rate, Report
+from cvcodec.system.device import select_device
 from cvcodec.video import Frame, VideoInfo, VideoReader, VideoWriter
 from cvcodec.video.sizes import stream_bytes
 

@@ -21,10 +21,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cvcodec import __version__, host
+from cvcodec import __version__
 from cvcodec.cli import batch, bench, decode, encode, eval, export, import_, info, models, report, train
 from cvcodec.errors import CvcodecError, DeviceError, OutputError
 from cvcodec.fileio import is_full, prepare_standard_streams
+from cvcodec.system import host
 
 DEBUG_VARIABLE = "CVCODEC_DEBUG"
 """Environment variable: 1 shows tracebacks."""

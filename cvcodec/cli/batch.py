@@ -109,11 +109,11 @@ def batch(
     quiet: options.Quiet = False,
 ) -> None:
     """Encode many videos: mirrored .cvl files and an index; run it again to resume, it skips what is done."""
+    from cvcodec.checkpoints.registry import load_model
     from cvcodec.dataset.batch import run_batch
     from cvcodec.dataset.overlooked import overlooked
     from cvcodec.dataset.sources import find_clips, parse_shard, shard_of
     from cvcodec.dataset.work import Job, settings_id
-    from cvcodec.registry import load_model
 
     how, chosen = work.options(), given.options(**run.values)
     _check(how)

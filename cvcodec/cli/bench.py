@@ -141,7 +141,7 @@ def bench(
     from cvcodec.bench.clips import distinct_names, open_clip
     from cvcodec.bench.measure import check_stride
     from cvcodec.bench.run import run
-    from cvcodec.device import set_threads
+    from cvcodec.system.device import set_threads
 
     chosen, what = given.options(), compared.options()
     check_block(chosen.update, QUALITY_BLOCK if chosen.quality_table else RATE_BLOCK)
@@ -191,8 +191,8 @@ def _workbench(what: ComparedOptions, chosen: BenchOptions, encode: EncodeOption
 
     from cvcodec.bench.cache import Cache
     from cvcodec.bench.measure import METRICS, Workbench
-    from cvcodec.metrics.lpips import Lpips
-    from cvcodec.registry import load_model
+    from cvcodec.checkpoints.registry import load_model
+    from cvcodec.quality.lpips import Lpips
 
     models: dict[str, VideoAutoencoder] = {}
     named: dict[str, str] = {}
@@ -222,8 +222,8 @@ def _workbench(what: ComparedOptions, chosen: BenchOptions, encode: EncodeOption
 
 def _imported(source: str) -> VideoAutoencoder:
     """A model of another project, with published or default scales for the quantiser."""
-    from cvcodec.checkpoint import instantiate, make_checkpoint
-    from cvcodec.importers.importing import import_model
+    from cvcodec.checkpoints.checkpoint import instantiate, make_checkpoint
+    from cvcodec.checkpoints.foreign import import_model
 
     found = import_model(source)
     for text in found.notes:
@@ -243,8 +243,8 @@ def _write(
     from cvcodec.bench.machine import describe_machine, machine_facts
     from cvcodec.bench.measure import source_key
     from cvcodec.bench.report import page
-    from cvcodec.device import select_device
     from cvcodec.fileio import atomic_output, make_folder
+    from cvcodec.system.device import select_device
 
     machine = machine_facts(select_device(bench.device))
     invocation = shlex.join(["cvcodec", *sys.argv[1:]])

@@ -60,9 +60,9 @@ def decode(
     quiet: options.Quiet = False,
 ) -> None:
     """Decode a .cvl file to a video with the source's frames, times, colours and size."""
+    from cvcodec.checkpoints.registry import load_model, load_named_model
     from cvcodec.codec import decode_file
     from cvcodec.fileio import is_standard_stream
-    from cvcodec.registry import load_model, load_named_model
 
     loaded: list[VideoAutoencoder] = []
 
@@ -113,9 +113,9 @@ def _preview(
     import time
     from fractions import Fraction
 
-    from cvcodec.device import set_threads
     from cvcodec.fileio import atomic_output, check_output, is_standard_stream
-    from cvcodec.preview import PICTURES, contact_sheet
+    from cvcodec.quality.preview import PICTURES, contact_sheet
+    from cvcodec.system.device import set_threads
     from cvcodec.video import Frame, VideoWriter
     from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
 

@@ -16,7 +16,7 @@ from cvcodec.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from cvcodec.codec import EncodeResult
-    from cvcodec.target import Found, Target
+    from cvcodec.quality.target import Found, Target
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
@@ -80,11 +80,11 @@ def encode(
     quiet: options.Quiet = False,
 ) -> None:
     """Encode a video: any container, size, frame count and colour; no frame is dropped, nothing is resized."""
+    from cvcodec.checkpoints.registry import load_model
     from cvcodec.codec import encode_file
     from cvcodec.codec.notices import Notices
     from cvcodec.fileio import check_output, is_standard_stream, open_input
-    from cvcodec.registry import load_model
-    from cvcodec.target import Target, encode_to_target
+    from cvcodec.quality.target import Target, encode_to_target
 
     chosen, piped = given.options(), is_standard_stream(source)
     check_output(destination, overwrite=overwrite, inputs=[] if piped else [source])

@@ -19,8 +19,8 @@ from cvcodec.errors import UsageError
 from cvcodec.options import option
 
 if TYPE_CHECKING:
-    from cvcodec.evaluation.picture_video import ComparisonVideo
-    from cvcodec.evaluation.report import Report
+    from cvcodec.quality.picture_video import ComparisonVideo
+    from cvcodec.quality.report import Report
 
 _METRICS = ("psnr", "ssim", "ssim_rgb", "ms_ssim", "lpips")
 _LPIPS = "LPIPS"
@@ -176,8 +176,8 @@ def _picture_kind(chosen: FileOptions) -> str | None:
 
 def _measuring(chosen: MeasureOptions, device: str) -> dict[str, Any]:
     """Arguments of `evaluate`."""
-    from cvcodec.device import select_device
-    from cvcodec.metrics.lpips import Lpips
+    from cvcodec.quality.lpips import Lpips
+    from cvcodec.system.device import select_device
 
     where, lpips = select_device(device), None
     if "lpips" in chosen.metrics:
@@ -199,9 +199,9 @@ def _compare(
     arguments: dict[str, Any],
 ) -> Report:
     """What stands on both sides; `other` is RECON, or for a .cvl file what it was made from."""
+    from cvcodec.checkpoints.registry import load_model, load_named_model
     from cvcodec.codec import DecodeOptions
-    from cvcodec.evaluation import sources
-    from cvcodec.registry import load_model, load_named_model
+    from cvcodec.quality import sources
 
     reader = encode.reader
     run: dict[str, Any] = {"device": encode.device, "precision": encode.precision, "threads": encode.threads}
@@ -225,8 +225,8 @@ def _compare(
 
 @contextmanager
 def _comparison(path: Path, container: str | None, overwrite: bool) -> Iterator[ComparisonVideo]:
-    from cvcodec.evaluation.picture_video import ComparisonVideo
     from cvcodec.fileio import atomic_path
+    from cvcodec.quality.picture_video import ComparisonVideo
 
     assert container is not None
     with atomic_path(path, overwrite=overwrite) as temporary, ComparisonVideo(temporary, container) as video:

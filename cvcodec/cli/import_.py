@@ -68,8 +68,8 @@ def import_latents(
     quiet: options.Quiet = False,
 ) -> None:
     """Make a .cvl file of latents, so that generated ones decode to video: 25 of SVD to 97 frames, 16 to 61."""
+    from cvcodec.checkpoints.registry import load_model
     from cvcodec.dataset.import_ import ImportOptions, import_file
-    from cvcodec.registry import load_model
 
     options.check_cvl_name(destination, "import")
     options.check_quantiser(latents, given)

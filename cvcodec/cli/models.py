@@ -18,13 +18,13 @@ from cvcodec.cli import options, report
 from cvcodec.cli.fields import Fields, Given, with_fields
 from cvcodec.codec.run_options import RunOptions
 from cvcodec.errors import CvcodecError, UsageError
-from cvcodec.printable import printable
-from cvcodec.suffixes import VIDEO_SUFFIXES
+from cvcodec.fileio import VIDEO_SUFFIXES
+from cvcodec.system.printable import printable
 
 if TYPE_CHECKING:
-    from cvcodec.checkpoint import Checkpoint, CheckpointSummary
-    from cvcodec.importers.importing import Imported
-    from cvcodec.registry import ModelEntry
+    from cvcodec.checkpoints.checkpoint import Checkpoint, CheckpointSummary
+    from cvcodec.checkpoints.foreign import Imported
+    from cvcodec.checkpoints.registry import ModelEntry
 
 app = typer.Typer(no_args_is_help=True, help="Add, list, inspect and remove models.")
 
@@ -108,7 +108,7 @@ def add(
         )
     clips = _expand_clips([*(calibrate or ()), *(more_clips or ())])
     name = _check_place(source, name, output, overwrite=yes)
-    from cvcodec.importers.importing import import_model
+    from cvcodec.checkpoints.foreign import import_model
 
     imported = import_model(source, image=image, config_file=config, licence=licence)
     for note in imported.notes:
@@ -126,7 +126,7 @@ def add(
 @app.command("list")
 def list_(as_json: options.Json = False) -> None:
     """Show bundled and added models: size, latent channels, identities, licence."""
-    from cvcodec.registry import list_models
+    from cvcodec.checkpoints.registry import list_models
 
     records = []
     for entry in list_models():
@@ -180,8 +180,8 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """Everything about one model: card, architecture, default windows; verifies the file against its identities."""
-    from cvcodec.checkpoint import load_checkpoint
-    from cvcodec.registry import resolve
+    from cvcodec.checkpoints.checkpoint import load_checkpoint
+    from cvcodec.checkpoints.registry import resolve
 
     entry = resolve(model)
     checkpoint = load_checkpoint(entry.path)
@@ -207,7 +207,7 @@ def remove(
     as_json: options.Json = False,
 ) -> None:
     """Delete an added model from this machine."""
-    from cvcodec.registry import removable_model, remove_model
+    from cvcodec.checkpoints.registry import removable_model, remove_model
 
     removable_model(name)  # before anything is asked
     if not yes:
@@ -226,9 +226,9 @@ def remove(
 
 def _check_place(source: str, name: str | None, output: Path | None, *, overwrite: bool) -> str | None:
     """That a model may be kept there; its name, unless it becomes a file."""
+    from cvcodec.checkpoints.foreign_files import suggested_name
+    from cvcodec.checkpoints.registry import check_new_name
     from cvcodec.fileio import check_output
-    from cvcodec.importers.sources import suggested_name
-    from cvcodec.registry import check_new_name
 
     if output is not None:
         check_output(output, overwrite=overwrite, inputs=() if source.startswith("hf://") else (source,))
@@ -244,9 +244,9 @@ def _checkpoint(
     """What was imported, as it is to be stored, with statistics of the clips if there are any."""
     import torch
 
-    from cvcodec.calibration import calibrate
-    from cvcodec.checkpoint import make_checkpoint
-    from cvcodec.device import select_device
+    from cvcodec.checkpoints.checkpoint import make_checkpoint
+    from cvcodec.codec.calibration import calibrate
+    from cvcodec.system.device import select_device
 
     checkpoint = make_checkpoint(
         imported.config,
@@ -263,8 +263,8 @@ def _checkpoint(
 
 def _keep(checkpoint: Checkpoint, name: str | None, output: Path | None, *, overwrite: bool) -> tuple[ModelEntry, bool]:
     """By name, or in a file; and whether it is new."""
-    from cvcodec.checkpoint import write_checkpoint
-    from cvcodec.registry import ModelEntry, add_model
+    from cvcodec.checkpoints.checkpoint import write_checkpoint
+    from cvcodec.checkpoints.registry import ModelEntry, add_model
 
     if output is not None:
         write_checkpoint(output, checkpoint, overwrite=overwrite)
@@ -319,7 +319,7 @@ def _record(entry: ModelEntry, summary: CheckpointSummary | None, problem: str |
 
 
 def _statistics(checkpoint: Checkpoint) -> Any:
-    from cvcodec.checkpoint import default_statistics
+    from cvcodec.checkpoints.checkpoint import default_statistics
 
     return checkpoint.statistics or default_statistics(checkpoint.config)
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cvcodec.errors import InputError, UsageError
-from cvcodec.fileio import refuse_address
-from cvcodec.suffixes import VIDEO_SUFFIXES
+from cvcodec.fileio import VIDEO_SUFFIXES, refuse_address
 
 if TYPE_CHECKING:
     from cvcodec.cli.fields import Given

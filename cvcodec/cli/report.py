@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rich.console import Console
 from rich.text import Text
 
-from cvcodec.printable import printable
+from cvcodec.system.printable import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

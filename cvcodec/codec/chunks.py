@@ -18,7 +18,7 @@ from cvcodec.codec.feed import ChunkFeed
 from cvcodec.codec.headers import open_reader
 from cvcodec.codec.salvage import LostFrames
 from cvcodec.passthrough.player import Player
-from cvcodec.pipeline import ReadAhead
+from cvcodec.system.threads import ReadAhead
 from cvcodec.windows.plan import Plan
 from cvcodec.windows.time import latents_of_frames
 

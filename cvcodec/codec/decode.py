@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from cvcodec.bitstream import Header
+from cvcodec.checkpoints.registry import load_model, load_named_model
 from cvcodec.codec.chunks import FileChunks
 from cvcodec.codec.decode_options import DecodeOptions, DecodeResult
 from cvcodec.codec.encode import StrPath
@@ -28,16 +29,15 @@ from cvcodec.codec.latent_file import check_model
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.output import Progress
 from cvcodec.codec.plans import memory_errors, plan_of
+from cvcodec.codec.runner import ModelRunner, denormalise, tensor_to_frames
 from cvcodec.codec.salvage import SalvagedChunks
-from cvcodec.device import available_memory, set_threads
 from cvcodec.errors import BitstreamError, DeviceError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, atomic_path, check_output, is_standard_stream, naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.passthrough.player import Player
 from cvcodec.passthrough.streams import Trim
-from cvcodec.pipeline import WriteBehind, in_thread
-from cvcodec.registry import load_model, load_named_model
-from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
+from cvcodec.system.device import available_memory, set_threads
+from cvcodec.system.threads import WriteBehind, in_thread
 from cvcodec.video import Frame, VideoInfo, VideoWriter
 from cvcodec.video.source import SEQUENCE_PATTERN, number_in
 from cvcodec.video.writer import IMAGE_CONTAINERS, container_for

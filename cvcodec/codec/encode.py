@@ -20,19 +20,19 @@ from torch import Tensor
 
 from cvcodec.bitstream import Header
 from cvcodec.bitstream.format import MAGIC
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec.encode_options import DEFAULT_MODEL, EncodeOptions, EncodeResult
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.output import CvlOutput, Progress
 from cvcodec.codec.plans import choose_plan, memory_errors, plan_of
 from cvcodec.codec.resume import PartialSink
-from cvcodec.device import available_memory, set_threads
+from cvcodec.codec.runner import ClipEncoder, ModelRunner, frames_to_tensor
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import atomic_output, is_standard_stream, open_input, partial_path
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.passthrough.recorder import Recorder
-from cvcodec.pipeline import ReadAhead
-from cvcodec.registry import load_model
-from cvcodec.runner import ClipEncoder, ModelRunner, frames_to_tensor
+from cvcodec.system.device import available_memory, set_threads
+from cvcodec.system.threads import ReadAhead
 from cvcodec.video import Frame, VideoInfo
 from cvcodec.video.ahead import ReaderAhead
 from cvcodec.windows.plan import Plan

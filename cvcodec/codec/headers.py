@@ -17,14 +17,14 @@ import numpy as np
 from cvcodec import __version__
 from cvcodec.bitstream import ENHANCEMENT, BitstreamReader, ColorTags, Enhancement, Header
 from cvcodec.bitstream.wire import Readable
-from cvcodec.checkpoint import default_statistics
+from cvcodec.checkpoints.checkpoint import default_statistics
 from cvcodec.codec.encode_options import LatentsKind, Layers
 from cvcodec.codec.plans import header_fields, plan_of
+from cvcodec.codec.runner import Rounding
 from cvcodec.codec.video_options import ReaderOptions
 from cvcodec.errors import BitstreamError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quantization import LatentStatistics, Quantizer
-from cvcodec.runner import Rounding
 from cvcodec.video import Color, ContentLight, MasteringDisplay, VideoInfo
 from cvcodec.video.convert import BACKGROUNDS, chroma_of
 from cvcodec.windows.plan import Plan

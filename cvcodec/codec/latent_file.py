@@ -22,10 +22,10 @@ from cvcodec.bitstream import BitstreamReader, Chunk, Header
 from cvcodec.codec.headers import open_reader, rounding_of
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.plans import memory_errors, plan_of
+from cvcodec.codec.runner import ModelRunner, denormalise, tensor_to_frames
 from cvcodec.errors import BitstreamError, ModelMismatchError, UsageError
 from cvcodec.fileio import naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.runner import ModelRunner, denormalise, tensor_to_frames
 from cvcodec.windows.space import crop_space
 from cvcodec.windows.specs import Window
 from cvcodec.windows.time import frames_of_latents, latents_of_frames, trim_frames

@@ -26,8 +26,8 @@ from cvcodec.errors import InputError, NumericalError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import LOGVAR_RANGE
 from cvcodec.passthrough.recorder import Recorder
-from cvcodec.pipeline import WriteBehind
 from cvcodec.quantization import Quantizer
+from cvcodec.system.threads import WriteBehind
 from cvcodec.video import Frame, VideoReader
 from cvcodec.windows.plan import Plan
 from cvcodec.windows.time import frames_of_latents

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvcodec import host
 from cvcodec.dataset.media import MediaFile, Pixels
 from cvcodec.dataset.sampling import Crop, Drawn, Pan
-from cvcodec.device import to_device
 from cvcodec.errors import InputError
 from cvcodec.model.frames import RGB
+from cvcodec.system import host
+from cvcodec.system.device import to_device
 
 _GROUP_VALUES = 1 << 28  # floats that a group of clips may take while it is resampled: 1 GiB
 _CUBIC = -0.75  # as in torch's bicubic sampling

@@ -29,7 +29,7 @@ from typing import Any, BinaryIO
 from cvcodec.codec.headers import open_reader
 from cvcodec.errors import InputError
 from cvcodec.fileio import PARTIAL_SUFFIX, naming_damage, partial_path
-from cvcodec.printable import printable
+from cvcodec.system.printable import printable
 
 INDEX_NAME = "index.jsonl"
 FAILURES_NAME = "failures.jsonl"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from cvcodec.bitstream import Header
+from cvcodec.checkpoints.registry import load_model, load_named_model
 from cvcodec.codec import LatentFile
 from cvcodec.codec.headers import info_from_header, reader_options
 from cvcodec.dataset.checks import check_choice, check_columns, check_latents, check_one_space, check_whole
@@ -25,7 +26,6 @@ from cvcodec.dataset.reader import ChunkCache
 from cvcodec.dataset.slices import ITEM, Slice, draw_slice, generator_for
 from cvcodec.errors import InputError, UsageError
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.registry import load_model, load_named_model
 
 StrPath = str | os.PathLike[str]
 Pixels = Literal["source", "decoded"]

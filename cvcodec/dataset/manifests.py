@@ -5,7 +5,7 @@ Owns: the formats of lists, and what may stand in them. Does not know: folders, 
 A manifest is a .csv or .tsv file with a header, or .jsonl with an object a line: column `path` (or `file`, where there
 is no `path`) names the video, relative to the manifest; `output` its place if it shall not be mirrored; every other
 column is carried over to the index. A .txt file has one path a line, and comments that begin with `#`. Tables are read
-by `cvcodec.tables`.
+by `cvcodec.dataset.tables`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cvcodec.dataset.index import SUFFIX
+from cvcodec.dataset.tables import TABLE_SUFFIXES, read_table, read_text
 from cvcodec.errors import InputError
 from cvcodec.fileio import refuse_address
-from cvcodec.tables import TABLE_SUFFIXES, read_table, read_text
 
 MANIFEST_SUFFIXES = TABLE_SUFFIXES | {".jsonl", ".txt"}
 

@@ -5,7 +5,7 @@ once); decoding a piece of a file to (T, H, W, 3) uint8 scaled to a bounded size
 memory or as memory-mapped .npy files in a folder, where least recently used pieces go first.
 Does not know: crops, augmentation, batches.
 
-A manifest is a table (see `cvcodec.tables`): column `path` (or `file`, where there is no `path`; relative to the
+A manifest is a table (see `dataset.tables`): column `path` (or `file`, where there is no `path`; relative to the
 manifest) is required; `split` (`train`, `val`; rows with another word are left out) and `source` are optional. A .txt
 list has one path a line.
 Without a `split`, whole sources are held out by a hash of their name: clips of one film must not be on both sides. The
@@ -31,10 +31,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cvcodec.dataset.tables import TABLE_SUFFIXES, read_table, read_text
 from cvcodec.errors import CvcodecError, InputError
-from cvcodec.fileio import refuse_address, replacing
-from cvcodec.suffixes import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from cvcodec.tables import TABLE_SUFFIXES, read_table, read_text
+from cvcodec.fileio import IMAGE_SUFFIXES, VIDEO_SUFFIXES, refuse_address, replacing
 from cvcodec.video.frame import Frame
 from cvcodec.video.reader import VideoReader
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cvcodec.dataset.manifests import FILE, PATH
 from cvcodec.dataset.sources import Clip
-from cvcodec.tables import TABLE_SUFFIXES
+from cvcodec.dataset.tables import TABLE_SUFFIXES
 
 _OF_A_VIDEO = frozenset({".txt", ".json", ".caption", ".srt", ".vtt"})
 _OF_A_FOLDER = TABLE_SUFFIXES | {".jsonl"}

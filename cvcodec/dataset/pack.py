@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from cvcodec import host
 from cvcodec.dataset.media import MediaFile, Pixels, Reporter, decode_clip, find_sources, probe
 from cvcodec.errors import InputError, OutputError, UsageError
 from cvcodec.fileio import atomic_output
+from cvcodec.system import host
 from cvcodec.video.color import Color
 from cvcodec.video.container_sink import rgb_to_packet
 from cvcodec.video.convert import RgbWriter

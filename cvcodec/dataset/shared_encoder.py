@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from cvcodec.device import Precision, is_out_of_memory, release_memory
+from cvcodec.codec.runner import ModelRunner
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.runner import ModelRunner
+from cvcodec.system.device import Precision, is_out_of_memory, release_memory
 
 PATIENCE_S = 0.05
 """Longest time that a call waits for others while the device does nothing."""

@@ -17,8 +17,7 @@ from typing import NoReturn
 from cvcodec.dataset.index import SUFFIX, is_run_file
 from cvcodec.dataset.manifests import MANIFEST_SUFFIXES, OUTPUT, Row, read_manifest
 from cvcodec.errors import InputError, UsageError
-from cvcodec.fileio import PARTIAL_SUFFIX
-from cvcodec.suffixes import VIDEO_SUFFIXES
+from cvcodec.fileio import PARTIAL_SUFFIX, VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)

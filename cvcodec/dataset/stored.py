@@ -20,8 +20,7 @@ from cvcodec.bitstream.header import load_header
 from cvcodec.dataset.export_ import EXPORT_KEY, HEADER_KEY
 from cvcodec.dataset.recorded import TIMES, Export, read_export, read_json, read_times
 from cvcodec.errors import BitstreamError, InputError, UsageError
-from cvcodec.fileio import open_input
-from cvcodec.suffixes import VIDEO_SUFFIXES
+from cvcodec.fileio import VIDEO_SUFFIXES, open_input
 
 _NAMES = ("latents", "latent", "samples", "z")
 _NPY_MAGIC = b"\x93NUMPY"

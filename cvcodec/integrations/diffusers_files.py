@@ -1,7 +1,7 @@
 """A model in the folders and repositories that diffusers reads and writes: config.json beside weights.
 
     vae/config.json                           the numbers that pipelines read, and the name of the class
-    vae/diffusion_pytorch_model.safetensors   a weights file of ours (`cvcodec.checkpoint`)
+    vae/diffusion_pytorch_model.safetensors   a weights file of ours (`cvcodec.checkpoints.checkpoint`)
 
 Owns: what `from_pretrained` means by its arguments, what `save_pretrained` leaves. Does not know: pipelines, what
 lies in other projects' files (importers).
@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-from cvcodec.checkpoint import instantiate, make_checkpoint, save_checkpoint
+from cvcodec.checkpoints.checkpoint import instantiate, make_checkpoint, save_checkpoint
+from cvcodec.checkpoints.foreign import import_model
+from cvcodec.checkpoints.foreign_files import suggested_name
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.errors import CheckpointError
 from cvcodec.fileio import atomic_output, make_folder
-from cvcodec.importers.importing import import_model
-from cvcodec.importers.sources import suggested_name
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.registry import load_model
 
 _REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _DOWNLOAD = ("cache_dir", "force_download", "local_files_only", "token")

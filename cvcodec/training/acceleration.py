@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cvcodec.device import is_out_of_memory, release_memory
+from cvcodec.system.device import is_out_of_memory, release_memory
 
 _BACKEND = "inductor"
 _MOST_GRAPHS = 64  # of one module: every batch shape has one, with its gradients

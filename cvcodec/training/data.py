@@ -16,7 +16,7 @@ from torch import Tensor
 from cvcodec.dataset.device_clips import BatchPlan, DeviceClips, StoredPiece, stored_bytes
 from cvcodec.dataset.media import ClipCache, Pixels, Reporter, find_sources, probe, training_files
 from cvcodec.dataset.sampling import ClipSampler
-from cvcodec.device import available_memory, to_device
+from cvcodec.system.device import available_memory, to_device
 from cvcodec.training.config import BatchShape, TrainConfig
 from cvcodec.training.distributed import Processes
 from cvcodec.training.loader import Batch, BatchLoader

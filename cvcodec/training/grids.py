@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from cvcodec.codec.runner import denormalise
 from cvcodec.fileio import replacing
-from cvcodec.runner import denormalise
 
 _GAP = 4  # pixels between pictures
 _ERROR_GAIN = 4  # absolute errors are shown this much brighter

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from cvcodec.printable import printable
+from cvcodec.system.printable import printable
 
 if TYPE_CHECKING:
     from torch import Tensor

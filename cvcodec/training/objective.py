@@ -25,11 +25,11 @@ import torch
 from torch import Tensor, nn
 
 from cvcodec.dataset.keys import normal, numpy_generator, sample_keys, uniform
-from cvcodec.device import to_device
-from cvcodec.metrics.lpips import Lpips
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import Posterior
+from cvcodec.quality.lpips import Lpips
 from cvcodec.quantization import STEP_OCTAVES_LIMIT, STEP_QUALITIES
+from cvcodec.system.device import to_device
 from cvcodec.training import losses
 from cvcodec.training.config import Distortion, TrainConfig
 from cvcodec.training.loader import Batch

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from cvcodec.checkpoint import load_checkpoint, make_checkpoint, write_checkpoint
+from cvcodec.checkpoints.checkpoint import load_checkpoint, make_checkpoint, write_checkpoint
+from cvcodec.checkpoints.registry import resolve
+from cvcodec.codec.runner import normalise
 from cvcodec.quantization import LatentStatistics
-from cvcodec.registry import resolve
-from cvcodec.runner import normalise
 from cvcodec.training.grids import error_picture, grid, write_png
 from cvcodec.training.objective import decode_pictures
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvcodec.errors import InputError, MissingDependencyError, OutputError
-from cvcodec.printable import printable
+from cvcodec.system.printable import printable
 from cvcodec.training.log import LOG_NAME, read_log
 
 _SIZE_INCHES = (11.0, 8.0)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.dataset.keys import torch_generator
 from cvcodec.errors import UsageError
 from cvcodec.model import build_model
@@ -24,7 +25,6 @@ from cvcodec.model.layers import ResidualBlock
 from cvcodec.model.mini import MiniAutoencoder, mini_config
 from cvcodec.model.mini_inflate import deflate_mini, deflated_mini_config, inflate_mini, inflated_mini_config
 from cvcodec.quantization import LatentStatistics
-from cvcodec.registry import load_model
 from cvcodec.training.config import Job, TrainConfig
 from cvcodec.training.growth import grown
 from cvcodec.training.pca import fit_pca, start_as_pca

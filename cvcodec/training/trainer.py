@@ -24,12 +24,12 @@ import torch
 from safetensors.torch import load as load_weights
 from torch import Tensor
 
-from cvcodec import host
-from cvcodec.calibration import measure_statistics
-from cvcodec.device import arithmetic, select_device, select_precision
+from cvcodec.codec.calibration import measure_statistics
 from cvcodec.errors import NumericalError, OutputError, UsageError
-from cvcodec.metrics.lpips import Lpips
+from cvcodec.quality.lpips import Lpips
 from cvcodec.quantization import STEP_OCTAVES_LIMIT, LatentStatistics
+from cvcodec.system import host
+from cvcodec.system.device import arithmetic, select_device, select_precision
 from cvcodec.training.acceleration import Compiler, busy_factor
 from cvcodec.training.adversary import Adversary
 from cvcodec.training.config import BatchShape, Job, TrainConfig

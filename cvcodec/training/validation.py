@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvcodec.codec.runner import denormalise, normalise
 from cvcodec.dataset.media import ClipCache, MediaFile, resize
 from cvcodec.errors import MissingDependencyError
-from cvcodec.metrics import psnr, ssim
-from cvcodec.metrics.lpips import Lpips
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.runner import denormalise, normalise
+from cvcodec.quality.lpips import Lpips
+from cvcodec.quality.psnr import psnr
+from cvcodec.quality.ssim import ssim
 from cvcodec.training.losses import fold_frames
 from cvcodec.training.objective import Arithmetic, decode_pictures, encode_pictures
 from cvcodec.training.rate import RateModel

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cvcodec.pipeline import ReadAhead, in_thread
+from cvcodec.system.threads import ReadAhead, in_thread
 from cvcodec.video.frame import Frame
 from cvcodec.video.reader import VideoReader
 from cvcodec.video.source import VideoSource

@@ -16,7 +16,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from cvcodec.device import is_out_of_memory
+from cvcodec.system.device import is_out_of_memory
 from cvcodec.windows.specs import Tile, Window
 from cvcodec.windows.time import frame_count
 

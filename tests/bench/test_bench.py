@@ -20,12 +20,12 @@ from cvcodec.bench import clips, measure, settings, summary
 from cvcodec.bench.cache import Cache
 from cvcodec.bench.measure import Workbench
 from cvcodec.bench.run import matching_settings, run
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import EncodeOptions, ReaderOptions, encode_stream
 from cvcodec.codec.requantise import requantise
 from cvcodec.errors import InputError, UsageError
-from cvcodec.metrics import backbones, lpips_weights
-from cvcodec.metrics.lpips import Lpips
-from cvcodec.registry import load_model
+from cvcodec.quality import backbones, lpips_weights
+from cvcodec.quality.lpips import Lpips
 from cvcodec.video import VideoReader
 from harness import write_clip
 from tests.cli.programs import cvcodec

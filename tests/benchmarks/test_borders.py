@@ -12,9 +12,9 @@ import torch
 
 import borders
 import harness
+from cvcodec.checkpoints.registry import load_model
+from cvcodec.codec.runner import ModelRunner
 from cvcodec.model.mini import mini_config
-from cvcodec.registry import load_model
-from cvcodec.runner import ModelRunner
 from cvcodec.windows.plan import OfficialPlan, Plan, choose_plan
 from cvcodec.windows.specs import Official, Window
 

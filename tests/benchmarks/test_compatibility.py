@@ -13,7 +13,7 @@ import torch
 import compatibility
 import grid
 import harness
-from cvcodec.checkpoint import save_checkpoint
+from cvcodec.checkpoints.checkpoint import save_checkpoint
 from cvcodec.errors import UsageError
 from cvcodec.model.mini import MiniAutoencoder, mini_config
 from cvcodec.model.mini_inflate import inflate_mini, inflated_mini_config

@@ -14,10 +14,10 @@ from torch import Tensor
 import device_checks
 import device_speed
 import harness
+from cvcodec.checkpoints.registry import load_model
+from cvcodec.codec.runner import ModelRunner
 from cvcodec.errors import DeviceError
 from cvcodec.model.mini import MiniAutoencoder
-from cvcodec.registry import load_model
-from cvcodec.runner import ModelRunner
 from device_checks import Check, Subject
 
 CPU = torch.device("cpu")

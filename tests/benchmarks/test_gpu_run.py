@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cvcodec.checkpoint import load_checkpoint
+from cvcodec.checkpoints.checkpoint import load_checkpoint
 from cvcodec.training.pieces import write_joined
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_run.py"

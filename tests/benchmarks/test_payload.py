@@ -12,8 +12,8 @@ import pytest
 import harness
 import payload
 from cvcodec.bitstream import BitstreamReader
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import EncodeOptions, encode_file
-from cvcodec.registry import load_model
 
 
 def test_the_entropy_is_shannons_channel_by_channel() -> None:

@@ -10,7 +10,7 @@ import pytest
 import floors
 import harness
 import positions
-from cvcodec.registry import load_model
+from cvcodec.checkpoints.registry import load_model
 from floors import Score, Verdict
 from patch_pca import PatchPca
 from shorts import Short

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import reader
-from cvcodec.registry import load_model
+from cvcodec.checkpoints.registry import load_model
 from tests.dataset.small import save_small_model
 
 CLIPS, LATENTS, LENGTH = 8, 5, 2

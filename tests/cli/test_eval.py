@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 import cvcodec
-from cvcodec.evaluation.picture import MARGIN
+from cvcodec.quality.pictures import MARGIN
 from tests.cli.programs import cvcodec as run
 from tests.cli.programs import one_line, process
 from tests.codec.clips import Picture, smooth, times_of, write_rgb

@@ -11,14 +11,14 @@ import torch
 from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
-from cvcodec import registry
-from cvcodec.checkpoint import load_checkpoint, make_checkpoint, write_checkpoint
+from cvcodec.checkpoints import registry
+from cvcodec.checkpoints.checkpoint import load_checkpoint, make_checkpoint, write_checkpoint
 from cvcodec.cli.models import app
 from cvcodec.errors import InputError, OutputError, UsageError
 from cvcodec.model import build_model
 from cvcodec.model.mini import mini_config
+from tests.checkpoints.official_shapes import autoencoder
 from tests.fixtures.parity.weights import stand_in_weights
-from tests.importers.official_shapes import autoencoder
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_calibration_clips_come_as_a_shell_pattern_or_a_folder_and_set_the_stati
         seen.append(path.name)
         return [torch.full((1, 4, 1, 2, 2), value) for value in (-3.0, 3.0)]
 
-    monkeypatch.setattr("cvcodec.calibration.encoded_latents", encoded_latents)
+    monkeypatch.setattr("cvcodec.codec.calibration.encoded_latents", encoded_latents)
     run("add", source, "--name", "one", "--calibrate", clips / "a.mp4", clips / "b.mkv", "--device", "cpu")
     run("add", source, "--name", "two", "--calibrate", clips, "--device", "cpu")
     assert seen == ["a.mp4", "b.mkv"] * 2

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cvcodec.checkpoint import save_checkpoint
+from cvcodec.checkpoints.checkpoint import save_checkpoint
 from cvcodec.quantization import LatentStatistics
 from tests.cli.forged import with_header
 from tests.cli.programs import Outcome

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from cvcodec.checkpoint import save_checkpoint
+from cvcodec.checkpoints.checkpoint import save_checkpoint
 from cvcodec.model import build_model
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.config import ModelConfig

@@ -12,13 +12,13 @@ import torch
 
 import cvcodec
 from cvcodec.bitstream import BitstreamReader
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_stream
 from cvcodec.codec.requantise import requantise
+from cvcodec.codec.runner import frames_to_tensor, normalise
 from cvcodec.errors import UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quantization import STEP_QUALITIES, LatentStatistics, Quantizer
-from cvcodec.registry import load_model
-from cvcodec.runner import frames_to_tensor, normalise
 from tests.cli.programs import cvcodec as run
 from tests.codec.clips import smooth, write_rgb
 from tests.codec.models import save_model, tiny_mini

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import EncodeOptions, encode_stream
-from cvcodec.registry import load_model
 from tests.codec.clips import noise, write_rgb
 from tests.codec.models import save_model, tiny_mini, tiny_official
 

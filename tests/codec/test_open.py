@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import cvcodec
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, LatentFile
 from cvcodec.errors import BitstreamError, InputError, ModelMismatchError, UsageError
-from cvcodec.registry import load_model
 from tests.codec.clips import Watched, noise, write_rgb
 from tests.codec.models import save_model, tiny_mini
 from tests.codec.patch_model import CHANNELS, PatchModel

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from cvcodec.bitstream import BitstreamReader
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import EncodeOptions, ReaderOptions, encode_file
 from cvcodec.errors import InputError, OutputError, UsageError
 from cvcodec.fileio import partial_path
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.registry import load_model
 from tests.cli.programs import cvcodec as run
 from tests.cli.programs import environment
 from tests.codec.clips import noise, write_rgb
@@ -245,7 +245,7 @@ SERVER = """
 import os, signal, sys, time
 import torch
 from cvcodec.cli import app
-import cvcodec.codec, cvcodec.registry, cvcodec.target
+import cvcodec.codec, cvcodec.checkpoints.registry, cvcodec.quality.target
 torch.set_num_threads(1)
 for line in sys.stdin:
     seconds, size, *words = line.split()

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from cvcodec.bitstream import BitstreamReader
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, WriterOptions, decode_file, encode_stream
 from cvcodec.errors import BitstreamError
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.registry import load_model
 from tests.cli.programs import cvcodec as run
 from tests.cli.programs import finished
 from tests.codec.clips import Pipe, noise, read_rgb, write_rgb

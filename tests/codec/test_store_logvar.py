@@ -10,9 +10,9 @@ import torch
 
 import cvcodec
 from cvcodec.codec import EncodeOptions, encode_file
+from cvcodec.codec.runner import frames_to_tensor, normalise
 from cvcodec.errors import UsageError
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.runner import frames_to_tensor, normalise
 from cvcodec.video import VideoReader
 from tests.dataset.small import save_small_model, write_clip
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.registry import load_model
 from tests.dataset.small import save_small_model, write_clip
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-from cvcodec.checkpoint import save_checkpoint
+from cvcodec.checkpoints.checkpoint import save_checkpoint
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quantization import LatentStatistics
-from cvcodec.registry import load_model
 from cvcodec.video import Frame, VideoWriter
 from tests.model.test_mini import small_model
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 import cvcodec
 from cvcodec.bitstream import Header
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import EncodeOptions, encode_file
 from cvcodec.dataset.export_ import export_file, export_shards
 from cvcodec.dataset.import_ import ImportOptions, import_file
 from cvcodec.dataset.shards import read_samples
 from cvcodec.errors import BitstreamError, InputError, ModelMismatchError, OutputError, UsageError
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.registry import load_model
 from cvcodec.video import Color, Frame, VideoWriter
 from tests.dataset.small import save_small_model, write_clip
 

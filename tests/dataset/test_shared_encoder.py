@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from cvcodec.codec.runner import ModelRunner
 from cvcodec.dataset.shared_encoder import SharedEncoder
 from cvcodec.errors import NumericalError
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.runner import ModelRunner
 
 
 def frames(seed: int, count: int = 5, side: int = 16) -> Tensor:

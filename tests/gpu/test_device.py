@@ -13,9 +13,9 @@ import torch
 
 import device_checks
 import harness
-from cvcodec import registry
-from cvcodec.device import select_device, select_precision
+from cvcodec.checkpoints import registry
 from cvcodec.errors import DeviceError
+from cvcodec.system.device import select_device, select_precision
 from device_checks import Check, Subject
 
 MODELS = [entry.name for entry in registry.list_models() if entry.bundled]

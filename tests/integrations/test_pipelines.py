@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from cvcodec.checkpoint import save_checkpoint
+from cvcodec.checkpoints.checkpoint import save_checkpoint
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.errors import InputError, UsageError
 from cvcodec.integrations.diffusers import DiffusersVAE
-from cvcodec.registry import load_model
+from tests.checkpoints.test_foreign import PARITY, folder, weights
+from tests.checkpoints.test_foreign_files import hub  # noqa: F401  # a fixture
 from tests.fixtures.parity.weights import stand_in_video
-from tests.importers.test_importing import PARITY, folder, weights
-from tests.importers.test_sources import hub  # noqa: F401  # a fixture
 from tests.integrations.test_diffusers import dit, own_vae
 from tests.model.test_mini import clip, small_model
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cvcodec.identity import identities
+from cvcodec.checkpoints.identity import identities
 from cvcodec.model.config import ModelConfig
 from cvcodec.model.mini import MiniAutoencoder, mini_config
 from cvcodec.model.posterior import Posterior, coded_layers

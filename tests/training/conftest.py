@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from cvcodec.checkpoint import save_checkpoint
+from cvcodec.checkpoints.checkpoint import save_checkpoint
 from cvcodec.model.mini import MiniAutoencoder, mini_config
 from cvcodec.quantization import LatentStatistics
 from cvcodec.training.pca import fit_pca, start_as_pca

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cvcodec.calibration import measure_statistics
+from cvcodec.codec.calibration import measure_statistics
 from cvcodec.dataset.media import MediaFile
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.mini import MiniAutoencoder, mini_config

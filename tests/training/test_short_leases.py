@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from cvcodec import host
-from cvcodec.checkpoint import load_checkpoint
+from cvcodec.checkpoints.checkpoint import load_checkpoint
 from cvcodec.errors import CheckpointError, UsageError
+from cvcodec.system import host
 from cvcodec.training import pieces, trainer
 from cvcodec.training.state import load_state, save_state
 from cvcodec.training.trainer import Lease, Trainer

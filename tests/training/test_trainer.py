@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 import torch
 
-from cvcodec.checkpoint import load_checkpoint, save_checkpoint
+from cvcodec.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.errors import CheckpointError, UsageError
 from cvcodec.model import ModelConfig, build_model
-from cvcodec.registry import load_model
 from cvcodec.training.config import Job, TrainConfig
 from cvcodec.training.log import read_log
 from cvcodec.training.recorded import resumed_values, write_config

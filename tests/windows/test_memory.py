@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from cvcodec.device import is_out_of_memory
 from cvcodec.errors import DeviceError
+from cvcodec.system.device import is_out_of_memory
 from cvcodec.windows.memory import estimate_bytes, fit_to_memory, halved, with_backoff
 from cvcodec.windows.plan import ContextPlan, Plan
 from cvcodec.windows.space import pad_space

@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from cvcodec import host
 from cvcodec.dataset.shared_encoder import SharedEncoder
 from cvcodec.dataset.sources import Clip
 from cvcodec.dataset.work import Job, Outcome, Stopped, Task, encode_clip
-from cvcodec.device import arithmetic, select_device
 from cvcodec.errors import UsageError
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.system import host
+from cvcodec.system.device import arithmetic, select_device
 
 _POLL_S = 0.1  # how often the main thread looks up, so that signals reach it
 

@@ -1,0 +1,229 @@
+"""The quality that meets a target, found on short pieces of the video: `encode --target`.
+
+Pieces of one window each, spread evenly, go through the encoder once; their latents are then quantised at one quality
+after another, which costs next to nothing for a size or a bitrate, and one decode of the pieces for PSNR or LPIPS.
+
+    size, bitrate   the highest quality whose predicted bytes stay within the target
+    psnr, lpips     the lowest quality that reaches the target, in the mean over the pieces
+
+`target_pieces` predicts the whole from them. Knows no command lines.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cvcodec.codec import EncodeOptions, EncodeResult, encode_stream
+from cvcodec.codec.encode import refuse_coded
+from cvcodec.codec.output import Progress
+from cvcodec.errors import UsageError
+from cvcodec.fileio import atomic_output
+from cvcodec.model.base import VideoAutoencoder
+from cvcodec.quality.lpips import Lpips
+from cvcodec.quality.target_pieces import Kind, Notice, Sample
+from cvcodec.video.source import refuse_pipe
+
+_LADDER = (50.0, 62.5, 75.0, 87.5, 100.0, 37.5, 25.0, 12.5, 0.0)
+"""Qualities tried first: up from the middle or down from it."""
+
+_FINE = {"psnr": 0.5, "lpips": 0.5, "size": 0.1, "bitrate": 0.1}
+"""Qualities nearer than this are not told apart: 0.1 is about half a percent of the bytes."""
+
+_GOOD = {"psnr": 0.05, "lpips": 0.01, "size": 0.005, "bitrate": 0.005}
+"""A target met this closely ends the search: dB, and shares of the target."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is wanted. psnr: dB of RGB, mean over frames. lpips: mean over frames. size: bytes of the file. bitrate:
+    bits per second of the video."""
+
+    kind: Kind
+    value: float
+
+    def __post_init__(self) -> None:
+        if not (self.value > 0 and math.isfinite(self.value)):
+            raise UsageError(f"target {self.kind} = {self.value} is not positive")
+
+    @property
+    def at_most(self) -> bool:
+        """Whether quality is bounded from above (bytes) rather than from below."""
+        return self.kind in ("size", "bitrate")
+
+    def describe(self, value: float | None = None) -> str:
+        """`PSNR 32.00 dB`, `2.0 MB`, ... of the target or of `value`."""
+        value = self.value if value is None else value
+        if self.kind == "size":
+            return f"{value:,.0f} bytes"
+        if self.kind == "bitrate":
+            return f"{value / 1000:,.1f} kbit/s"
+        return f"PSNR {value:.2f} dB" if self.kind == "psnr" else f"LPIPS {value:.4f}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The end of a search."""
+
+    quality: float
+    predicted: float
+    """What the pieces say of the whole: in the target's unit."""
+    pieces: int
+    frames: int
+    """How many frames all pieces have together."""
+    whole: bool
+    """Whether the pieces are the whole video, so that the prediction is a measurement."""
+    tried: tuple[tuple[float, float], ...]
+    """(quality, value) in the order of the search."""
+
+
+def find_quality(
+    source: str | os.PathLike[str],
+    target: Target,
+    *,
+    model: VideoAutoencoder,
+    options: EncodeOptions | None = None,
+    lpips: Lpips | None = None,
+    on_notice: Notice | None = None,
+) -> Found:
+    """The quality at which `encode_file` with `options` meets `target`.
+
+    source: a video that can be read more than once. lpips: the metric, loaded if a target asks for it.
+    Raises UsageError where no quality meets the target, and what `encode_file` and `decode_file` raise.
+    """
+    with _sampled(source, target, model, options or EncodeOptions(), lpips, on_notice) as sample:
+        return _search(target, sample)
+
+
+@contextmanager
+def _sampled(
+    source: str | os.PathLike[str],
+    target: Target,
+    model: VideoAutoencoder,
+    options: EncodeOptions,
+    lpips: Lpips | None,
+    on_notice: Notice | None,
+) -> Iterator[Sample]:
+    refuse_pipe(source, "--target")
+    if options.latents != "quantised":
+        raise UsageError(f"a target needs quantised latents; --latents {options.latents} has no quality to choose")
+    if options.store_logvar and target.at_most:
+        raise UsageError("a target of bytes and --store-logvar exclude each other: the log-variance has no quality")
+    if target.kind == "lpips":
+        lpips = lpips or Lpips.load()
+    say = on_notice or (lambda text: None)
+    with tempfile.TemporaryDirectory(prefix="cvcodec-") as folder:
+        yield Sample(os.fspath(source), Path(folder), model, options, lpips, say)
+
+
+def encode_to_target(
+    source: str | os.PathLike[str],
+    destination: str | os.PathLike[str],
+    target: Target,
+    *,
+    model: VideoAutoencoder,
+    options: EncodeOptions | None = None,
+    overwrite: bool = False,
+    on_progress: Progress | None = None,
+    on_notice: Notice | None = None,
+) -> tuple[EncodeResult, Found]:
+    """`find_quality`, then `encode_file` at that quality. What comes out larger than a target size, because its pieces
+    were cheaper than the rest, is encoded once more with what that has shown; nothing larger is ever published.
+    Raises UsageError where that is too large as well."""
+    options, say = options or EncodeOptions(), on_notice or (lambda text: None)
+    refuse_coded(source)
+    with ExitStack() as stack:
+        output = stack.enter_context(
+            atomic_output(destination, overwrite=overwrite, inputs=[source], named_partial=True)
+        )
+        sample = stack.enter_context(_sampled(source, target, model, options, None, on_notice))
+        limited = target.kind == "size"
+        # What a pipe was given cannot be taken back.
+        sink: Any = output if output.seekable() or not limited else stack.enter_context(tempfile.TemporaryFile())
+        for attempt in range(2):
+            found = _search(target, sample)
+            result = encode_stream(
+                source,
+                sink,
+                model=model,
+                options=dataclasses.replace(options, quality=found.quality),
+                on_progress=on_progress,
+                on_notice=on_notice,
+            )
+            if not limited or result.size_bytes <= target.value:
+                break
+            gave = f"quality {found.quality:g} gave {target.describe(result.size_bytes)}, more than {target.describe()}"
+            if attempt:
+                raise UsageError(f"{gave}, again; nothing was written: ask for a little less, or give --quality")
+            say(f"{gave}; encoding once more with less")
+            sample.learn(result, found.quality)
+            sink.seek(0)
+            sink.truncate()
+        if sink is not output:
+            sink.seek(0)
+            shutil.copyfileobj(sink, output)
+    return result, found
+
+
+def _search(target: Target, sample: Sample) -> Found:
+    """Rungs of the ladder until the target lies between two, then interpolation between them."""
+    tried: dict[float, float] = {}
+
+    def margin(quality: float) -> float:
+        """Above zero where there is more quality than the target asks for; in dB, or as a logarithm."""
+        if quality not in tried:
+            tried[quality] = sample.value(target.kind, quality)
+        value = tried[quality]
+        if target.kind == "psnr":
+            return value - target.value
+        return math.log(max(value, 1e-12) / target.value) * (1.0 if target.at_most else -1.0)
+
+    def met(quality: float) -> bool:
+        return margin(quality) <= 0 if target.at_most else margin(quality) >= 0
+
+    def enough(quality: float) -> bool:
+        return met(quality) and abs(margin(quality)) <= _GOOD[target.kind]
+
+    previous = _LADDER[0]
+    rising = margin(previous) < 0
+    low: float | None = None
+    high: float | None = None
+    for quality in _LADDER[1:5] if rising else _LADDER[5:]:
+        if (margin(quality) >= 0) == rising:
+            low, high = sorted((previous, quality))
+            break
+        previous = quality
+    if low is None or high is None:
+        if rising != target.at_most:
+            raise UsageError(_unreachable(target, tried, sample.copied if target.kind == "size" else 0))
+        low = high = previous  # the end of the scale is still on the right side of the target
+    while high - low > _FINE[target.kind] and not (enough(low) or enough(high)):
+        share = margin(low) / (margin(low) - margin(high))
+        quality = round(low + (high - low) * min(max(share, 0.1), 0.9), 2)
+        low, high = (quality, high) if margin(quality) < 0 else (low, quality)
+    quality = next(end for end in ((high, low) if target.at_most else (low, high)) if met(end))
+    return Found(
+        quality=quality,
+        predicted=tried[quality],
+        pieces=len(sample.pieces),
+        frames=sum(piece.frames for piece in sample.pieces),
+        whole=sample.whole,
+        tried=tuple(tried.items()),
+    )
+
+
+def _unreachable(target: Target, tried: dict[float, float], copied: int) -> str:
+    """What the end of the scale has, and the best that was seen where that is another quality (LPIPS may turn)."""
+    best = (min if target.kind != "psnr" else max)(tried, key=tried.__getitem__)
+    way_out = "trim the video, or scale it down" if target.at_most else "take a better model, or ask for less"
+    if 2 * copied > target.value:
+        way_out = f"{target.describe(copied)} of these are sound and other copied streams, which --no-audio leaves out"
+    return f"no quality reaches {target.describe()}: {best:g} has {target.describe(tried[best])}; {way_out}"

@@ -1,0 +1,1 @@
+"""What this machine has and how it shows text: devices, memory, threads, terminals."""
