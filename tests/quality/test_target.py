@@ -14,7 +14,7 @@ import pytest
 from cvcodec.codec import DecodeOptions, EncodeOptions, ReaderOptions, encode_stream
 from cvcodec.errors import InputError, UsageError
 from cvcodec.model.mini import mini_config
-from cvcodec.quality import target
+from cvcodec.quality import target as module
 from cvcodec.quality.sources import Comparison, round_trip
 from cvcodec.quality.target import Target, find_quality
 from cvcodec.video import VideoReader, VideoWriter
@@ -124,7 +124,7 @@ def test_the_search_ends_near_the_answer_on_its_right_side_after_few_tries(kind,
     }
     curve = Curve(formulas[kind])
     target = Target(kind, formulas[kind](at))
-    found = target._search(target, curve)
+    found = module._search(target, curve)
     assert abs(found.quality - at) <= (0.12 if target.at_most else 0.6)
     if kind in ("size", "bitrate"):
         assert found.predicted <= target.value
@@ -136,8 +136,8 @@ def test_the_search_ends_near_the_answer_on_its_right_side_after_few_tries(kind,
 
 
 def test_what_every_quality_satisfies_takes_the_end_of_the_scale():
-    assert target._search(Target("size", 1e9), Curve(lambda quality: 1000 + quality)).quality == 100
-    assert target._search(Target("psnr", 10.0), Curve(lambda quality: 20 + quality)).quality == 0
+    assert module._search(Target("size", 1e9), Curve(lambda quality: 1000 + quality)).quality == 100
+    assert module._search(Target("psnr", 10.0), Curve(lambda quality: 20 + quality)).quality == 0
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_what_every_quality_satisfies_takes_the_end_of_the_scale():
 )
 def test_what_no_quality_reaches_is_said_with_the_best_there_is(kind, value, formula, said):
     with pytest.raises(UsageError, match=said):
-        target._search(Target(kind, value), Curve(formula))
+        module._search(Target(kind, value), Curve(formula))
 
 
 def test_latents_without_a_quality_have_no_target(clip, model):
@@ -167,10 +167,10 @@ def test_a_target_is_a_positive_number(value):
 def test_a_file_that_came_out_too_large_is_made_once_more(clip, model, tmp_path, monkeypatch):
     """The pieces are made to say a tenth less than is true."""
     wanted = encoded_size(clip, model, 75.0)
-    truth = target.Sample._bytes
-    monkeypatch.setattr(target.Sample, "_bytes", lambda self, quality: truth(self, quality) / 1.1)
+    truth = module.Sample._bytes
+    monkeypatch.setattr(module.Sample, "_bytes", lambda self, quality: truth(self, quality) / 1.1)
     said: list[str] = []
-    result, found = target.encode_to_target(
+    result, found = module.encode_to_target(
         clip, tmp_path / "out.cvl", Target("size", wanted), model=model, options=OPTIONS, on_notice=said.append
     )
     assert [text for text in said if "once more" in text]
@@ -208,7 +208,7 @@ def test_sound_that_is_copied_counts_in_a_size_and_not_in_a_bitrate(clip, model,
 def test_pieces_lie_in_the_picture_where_sound_lasts_longer(tmp_path, model, container, frames):
     """Both containers give one length, that of the longest stream; Matroska's tags tell more."""
     film(tmp_path / "sound", Track(seconds=9.0), container=container, frames=frames)
-    with target._sampled(tmp_path / "sound", Target("psnr", 1), model, OPTIONS, None, None) as sample:
+    with module._sampled(tmp_path / "sound", Target("psnr", 1), model, OPTIONS, None, None) as sample:
         assert (sample.total_frames, sample.duration_s) == (frames, pytest.approx(frames / 25))
         assert sum(piece.frames for piece in sample.pieces) == min(frames, 15)
 
@@ -253,21 +253,21 @@ def test_sound_outside_a_trim_does_not_count(tmp_path, model):
     for trim in ({"end": 0.8}, {"frames": 20}):
         options = dataclasses.replace(OPTIONS, reader=ReaderOptions(**trim))
         result = encode_stream(tmp_path / "a.mkv", io.BytesIO(), model=model, options=options)
-        with target._sampled(tmp_path / "a.mkv", Target("size", 1e6), model, options, None, None) as sample:
+        with module._sampled(tmp_path / "a.mkv", Target("size", 1e6), model, options, None, None) as sample:
             assert sample.copied == pytest.approx(result.copied_bytes, rel=0.01)
 
 
 @pytest.mark.parametrize("before", [None, b"what was there"])
 def test_what_stays_too_large_is_an_error_and_never_seen(clip, model, tmp_path, monkeypatch, before):
     wanted = encoded_size(clip, model, 75.0)
-    truth = target.Sample._bytes
-    monkeypatch.setattr(target.Sample, "_bytes", lambda self, quality: truth(self, quality) / 1.1)
-    monkeypatch.setattr(target.Sample, "learn", lambda self, result, quality: None)
+    truth = module.Sample._bytes
+    monkeypatch.setattr(module.Sample, "_bytes", lambda self, quality: truth(self, quality) / 1.1)
+    monkeypatch.setattr(module.Sample, "learn", lambda self, result, quality: None)
     path = tmp_path / "out.cvl"
     if before is not None:
         path.write_bytes(before)
     with pytest.raises(UsageError, match="again; nothing was written"):
-        target.encode_to_target(
+        module.encode_to_target(
             clip, path, Target("size", wanted), model=model, options=OPTIONS, overwrite=before is not None
         )
     assert {entry.name: entry.read_bytes() for entry in tmp_path.iterdir()} == ({"out.cvl": before} if before else {})
@@ -276,13 +276,13 @@ def test_what_stays_too_large_is_an_error_and_never_seen(clip, model, tmp_path, 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 def test_a_pipe_is_given_only_what_is_small_enough(clip, model, tmp_path, monkeypatch):
     wanted = encoded_size(clip, model, 75.0)
-    truth = target.Sample._bytes
-    monkeypatch.setattr(target.Sample, "_bytes", lambda self, quality: truth(self, quality) / 1.1)
+    truth = module.Sample._bytes
+    monkeypatch.setattr(module.Sample, "_bytes", lambda self, quality: truth(self, quality) / 1.1)
     os.mkfifo(tmp_path / "out")
     came: list[bytes] = []
     reader = threading.Thread(target=lambda: came.append((tmp_path / "out").read_bytes()), daemon=True)
     reader.start()
-    result, _ = target.encode_to_target(clip, tmp_path / "out", Target("size", wanted), model=model, options=OPTIONS)
+    result, _ = module.encode_to_target(clip, tmp_path / "out", Target("size", wanted), model=model, options=OPTIONS)
     reader.join(30)
     assert len(came[0]) == result.size_bytes <= wanted
 
@@ -300,4 +300,4 @@ def test_a_name_with_a_colon_is_a_file_and_an_address_is_refused(clip, model, tm
 def test_a_source_that_is_a_pipe_is_refused(model, tmp_path):
     os.mkfifo(tmp_path / "in.mkv")
     with pytest.raises(UsageError, match="--target reads the video more than once"):
-        target.encode_to_target(tmp_path / "in.mkv", tmp_path / "out.cvl", Target("psnr", 30), model=model)
+        module.encode_to_target(tmp_path / "in.mkv", tmp_path / "out.cvl", Target("psnr", 30), model=model)
