@@ -33,7 +33,7 @@ from torch import Tensor
 
 import harness
 import shorts
-from cvcodec.bench.blocks import check_block, update_block
+from cvcodec.bench.report import check_block, update_block
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.cli import report
 from cvcodec.codec.runner import denormalise, normalise

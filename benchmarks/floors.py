@@ -27,7 +27,7 @@ from pathlib import Path
 import harness
 import positions
 import shorts
-from cvcodec.bench.blocks import check_block, update_block
+from cvcodec.bench.report import check_block, update_block
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL, DecodeOptions, EncodeOptions

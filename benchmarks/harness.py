@@ -33,7 +33,7 @@ from cvcodec.codec.runner import frames_to_tensor
 from cvcodec.errors import CvcodecError
 from cvcodec.model import ModelConfig, VideoAutoencoder, build_model
 from cvcodec.model.mini import mini_config
-from cvcodec.model.official_config import config_from_official
+from cvcodec.model.official.config import config_from_official
 from cvcodec.system import host
 from cvcodec.system.device import release_memory
 from cvcodec.video import Frame, VideoWriter

@@ -30,7 +30,7 @@ import zstandard
 from numpy.typing import NDArray
 
 import harness
-from cvcodec.bench.blocks import check_block, update_block
+from cvcodec.bench.report import check_block, update_block
 from cvcodec.bitstream.entropy import encode_symbols
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.cli import report

@@ -35,8 +35,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
 import harness
-from cvcodec.bench.blocks import check_block, update_block
 from cvcodec.bench.machine import describe_machine, machine_facts
+from cvcodec.bench.report import check_block, update_block
 from cvcodec.bitstream import BitstreamReader, BitstreamWriter, Chunk
 from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_QUALITY, EncodeOptions, encode_file

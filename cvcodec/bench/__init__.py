@@ -2,15 +2,9 @@
 
 settings      what is tried: qualities of our models, CRFs and presets of encoders
 clips         what it is tried on: files as they are, or after the protocol of the CV-VAE paper
-measure       one clip in one setting: encode, decode, time, measure -> a `Row`
-cache         rows and pictures on disk, so that a run can be stopped and go on
-run           all clips in all settings
+measure       clips in settings: encode, decode, time, measure -> `Row`s, kept on disk so that a run can go on
 bjontegaard   the distance between two curves: BD-rate
 summary       rows -> means over clips, BD-rates, matched rates, tables in Markdown
-curves        rows -> curves, drawn
-report        everything on one page
+report        rows -> curves, drawn; everything on one page; marked blocks of a text
 machine       what a reader needs to judge figures from a machine
-blocks        marked blocks of a text that a measurement fills in
-
-Nothing here is imported by the codec.
 """

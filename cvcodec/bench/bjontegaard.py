@@ -3,8 +3,6 @@
 Curves go through their points by monotone piecewise cubics (Fritsch and Carlson 1980, with the slopes of Fritsch and
 Butland 1984, which is what `scipy.interpolate.PchipInterpolator` and most tools for video coding use): a cubic through
 four points, as in 2001, swings between points that lie far apart.
-
-Owns: the interpolation and the integral. Does not know: where points come from.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     cvvae    every third frame, 33 of them, short side scaled to 256, the middle 256x256: as in the paper's tables. The
              frames are kept as a lossless file, which everything then encodes
 
-Owns: what a clip's frames are, and the digest that names them in the cache. Does not know: encoders.
+Owns: what a clip's frames are, and the digest that names them in the cache.
 """
 
 from __future__ import annotations

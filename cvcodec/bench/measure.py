@@ -1,4 +1,4 @@
-"""One clip in one setting: encoded, decoded, timed and measured.
+"""Clips in settings: encoded, decoded, timed and measured; a `Row` for each.
 
 Seconds are those of the whole way, for ours and theirs alike: an encode reads the clip's file and writes a file, a
 decode reads that file and gives RGB frames; models are loaded. What is measured is the decoder's frames against the
@@ -7,20 +7,26 @@ clip's, both RGB.
 Our model runs once for all qualities of a clip: its latents are kept and quantised anew, which gives the very bytes
 that `encode` writes. The time of an encode is taken from one at the default quality.
 
-Owns: this procedure. Does not know: which clips and settings, what becomes of the rows.
+Owns: this procedure, the order of the work, and what has been measured, on disk: a row of JSON and a picture for each
+clip and setting, so that a run can be stopped and go on. A file that cannot be read counts as absent.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import io
+import itertools
 import json
 import math
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +35,30 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cvcodec.bench.cache import Cache
+from cvcodec.bench.bjontegaard import Curve
 from cvcodec.bench.clips import Clip
 from cvcodec.bench.settings import Setting, command
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
 from cvcodec.codec.encode_options import RateDistortion
 from cvcodec.codec.requantise import requantise
 from cvcodec.errors import InputError, OutputError, UsageError
-from cvcodec.fileio import atomic_output
+from cvcodec.fileio import atomic_output, atomic_path, make_folder
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quality.compare import evaluate
 from cvcodec.quality.lpips import Lpips
 from cvcodec.quality.report import Rate, Report
 from cvcodec.system.device import select_device
 from cvcodec.video import Frame, VideoInfo, VideoReader, VideoWriter
+from cvcodec.video.encoders import encoder_named
 from cvcodec.video.sizes import stream_bytes
 
 METRICS = ("psnr", "ssim", "ms_ssim", "lpips")
+
+_MEASURED = (
+    *("width", "height", "frames", "size_bytes", "bpp", "bitrate_bps"),
+    *("psnr_db", "psnr_y_db", "ssim", "ms_ssim", "lpips", "lpips_name"),
+)
+"""What a row takes from a report, under the same names."""
 
 _GROUP = 4  # frames of a latent of all video models, and a multiple of the steps in encoders' hierarchies
 
@@ -59,6 +72,9 @@ def check_stride(every: int) -> None:
             f"LPIPS of every {every} frames sees the same places in the groups of {_GROUP} frames that latents stand "
             f"for, and these differ; take an odd number, such as {every + 1}"
         )
+
+
+_SCHEMA = 2  # what a row holds and how it is measured; a change makes old ones be measured again
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +115,52 @@ class Row:
         """JSON types, units in the keys."""
         return dataclasses.asdict(self)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Row:
-        """Inverse of `to_dict`. TypeError for other keys."""
-        return cls(**values)
+    def describe(self) -> str:
+        """`0.0421 bpp, 31.20 dB, LPIPS 0.1210`."""
+        parts = [f"{self.bpp:.4f} bpp"]
+        parts += [f"{self.psnr_db:.2f} dB"] if self.psnr_db is not None else []
+        parts += [f"LPIPS {self.lpips:.4f}"] if self.lpips is not None else []
+        return ", ".join(parts)
+
+
+class Cache:
+    """A folder of results. `facts`: everything that may change a number (versions, metrics, threads)."""
+
+    def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
+        """The folder is made where it is missing. Raises OutputError."""
+        self.folder = make_folder(folder)
+        self._facts = facts
+
+    def key(self, clip: str, setting: dict[str, Any]) -> str:
+        """Name of a result: 24 hexadecimal digits."""
+        text = json.dumps([_SCHEMA, self._facts, clip, setting], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+    def load(self, key: str) -> dict[str, Any] | None:
+        """The row that was kept; None where there is none that can be read."""
+        try:
+            row = json.loads((self.folder / f"{key}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return row if isinstance(row, dict) else None
+
+    def store(self, key: str, row: dict[str, Any]) -> None:
+        """Keep a row; it appears whole or not at all. Raises OutputError."""
+        with atomic_output(self.folder / f"{key}.json", overwrite=True) as file:
+            file.write(json.dumps(row, allow_nan=False).encode())
+
+    def picture(self, key: str) -> Path:
+        """Where the picture of a result is, or would be."""
+        return self.folder / f"{key}.png"
+
+    def store_picture(self, key: str, pixels: NDArray[np.uint8]) -> None:
+        """Keep an (H, W, 3) picture. Raises OutputError."""
+        height, width = pixels.shape[:2]
+        with (
+            atomic_path(self.picture(key), overwrite=True) as path,
+            VideoWriter(path, width=width, height=height, time_base=Fraction(1), container="png") as writer,
+        ):
+            writer.write(Frame(pixels, pts=0))
 
 
 @dataclass(kw_only=True)
@@ -137,12 +195,10 @@ class Workbench:
         Raises InputError, OutputError, UsageError, NumericalError or DeviceError.
         """
         key = self.cache.key(clip.digest, self._facts(setting))
-        known = self.cache.load(key)
-        if known is not None and not (self.timed and known.get("encode_fps") is None):
-            try:
-                return dataclasses.replace(Row.from_dict(known), clip=clip.name)
-            except TypeError:
-                pass  # of another release
+        kept = self.cache.load(key)
+        if kept is not None and not (self.timed and kept.get("encode_fps") is None):
+            with contextlib.suppress(TypeError):  # a row of another release
+                return dataclasses.replace(Row(**kept), clip=clip.name)
         if setting.ours:
             with self._turn:
                 row, shown = self._ours(clip, setting, key)
@@ -162,8 +218,6 @@ class Workbench:
             facts |= {"space": model.latent_space_id, "decoder": model.decoder_hash, "precision": self.precision}
             facts |= {"rdo": self.rdo, "device": self.device}
         return facts
-
-    # ------------------------------------------------------------------------------------------------ ours
 
     def _ours(self, clip: Clip, setting: Setting, key: str) -> tuple[Row, list[tuple[str, NDArray[Any], int]]]:
         model = self.models[setting.model]
@@ -224,8 +278,6 @@ class Workbench:
                 file.write(json.dumps(taken).encode())
         return path, float(json.loads(seconds.read_text(encoding="utf-8")))
 
-    # ------------------------------------------------------------------------------------------------ theirs
-
     def _theirs(self, clip: Clip, setting: Setting, key: str) -> tuple[Row, list[tuple[str, NDArray[Any], int]]]:
         with tempfile.TemporaryDirectory(prefix="cvcodec-") as folder:
             file = Path(folder) / "encoded.mp4"
@@ -242,8 +294,6 @@ class Workbench:
             with VideoReader(file, threads=self.threads) as reader:
                 report = self._compare(clip, reader, reader.info, stream_bytes(file).video)
         return self._row(clip, setting, key, report, encode_s, decode_s)
-
-    # ------------------------------------------------------------------------------------------------ both
 
     def _compare(self, clip: Clip, test: Iterable[Frame], info: VideoInfo, size: int) -> Report:
         with clip.open() as reference:
@@ -278,11 +328,7 @@ class Workbench:
             series=setting.series,
             point=setting.point,
             **setting.to_dict(),
-            **{
-                name: values[name]
-                for name in ("width", "height", "frames", "size_bytes", "bpp", "bitrate_bps", "psnr_db", "psnr_y_db")
-            },
-            **{name: values[name] for name in ("ssim", "ms_ssim", "lpips", "lpips_name")},
+            **{name: values[name] for name in _MEASURED},
             encode_fps=clip.frames / encode_s if self.timed and encode_s else None,
             decode_fps=clip.frames / decode_s if self.timed and decode_s else None,
             command=command(
@@ -343,11 +389,11 @@ class Strided(Lpips):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """As `Lpips.forward`, in order of frames."""
-        chosen = (torch.arange(len(x)) + self._seen) % self._every == 0
+        measured = (torch.arange(len(x)) + self._seen) % self._every == 0
         self._seen += len(x)
         values = torch.full((len(x),), math.nan, device=x.device)
-        if bool(chosen.any()):
-            values[chosen] = super().forward(x[chosen], y[chosen]).float()
+        if bool(measured.any()):
+            values[measured] = super().forward(x[measured], y[measured]).float()
         return values
 
 
@@ -367,3 +413,79 @@ class Timed:
             return next(self._items)
         finally:
             self.seconds += time.perf_counter() - begun
+
+
+def run(
+    bench: Workbench,
+    clips: Sequence[Clip],
+    settings: Sequence[Setting],
+    *,
+    match: Sequence[float] = (),
+    jobs: int = 1,
+    on_notice: Callable[[str], None] = lambda text: None,
+) -> list[Row]:
+    """The rows, in order of clips and settings; behind those of a clip, for each of our models and qualities in `match`
+    the encoders' with the CRF that comes closest to its size. With `jobs` above 1, encodes share the machine."""
+    rows = _measure(bench, list(itertools.product(clips, settings)), jobs, on_notice)
+    matching = [
+        (clip, setting, ours)
+        for clip in clips
+        for ours in rows
+        if ours.clip == clip.name and ours.codec == "cvcodec" and ours.value in match and ours.value is not None
+        for setting in matching_settings([row for row in rows if row.clip == clip.name], ours)
+    ]
+    matched = _measure(bench, [(clip, setting) for clip, setting, _ in matching], jobs, on_notice)
+    pairs = zip(matched, matching, strict=True)
+    return rows + [dataclasses.replace(row, matched=ours.value) for row, (_, _, ours) in pairs]
+
+
+class _Stopped(Exception):
+    """The run was interrupted, or another of its encodes has failed."""
+
+
+def _measure(
+    bench: Workbench, work: Sequence[tuple[Clip, Setting]], jobs: int, say: Callable[[str], None]
+) -> list[Row]:
+    counter = itertools.count(1)
+
+    def one(bench: Workbench, item: tuple[Clip, Setting]) -> Row:
+        row = bench.measure(*item)
+        say(f"{next(counter)}/{len(work)}  {row.clip}  {row.series}  {row.point}:  {row.describe()}")
+        return row
+
+    if jobs < 2:
+        return [one(bench, item) for item in work]
+    stop = threading.Event()
+
+    def check() -> None:
+        if stop.is_set():
+            raise _Stopped
+
+    watched = dataclasses.replace(bench, check=check)
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            return list(pool.map(lambda item: one(watched, item), work))
+        except BaseException:
+            stop.set()  # leaving the pool waits for what is being encoded
+            raise
+
+
+def matching_settings(rows: Iterable[Row], ours: Row) -> list[Setting]:
+    """For each encoder and preset among the rows of a clip, the CRF at which its curve reaches the size of `ours`; none
+    where the curve does not reach it."""
+    curves: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        if row.codec != "cvcodec" and row.value is not None:
+            curves.setdefault((row.codec, row.preset), []).append(row)
+    settings = []
+    for (codec, preset), points in curves.items():
+        by_size = sorted({math.log(row.bpp): row.value for row in points}.items())
+        if len(by_size) < 2:
+            continue
+        value = float(Curve(*zip(*by_size, strict=True))(math.log(ours.bpp)))
+        if math.isnan(value):
+            continue
+        fine = encoder_named(codec).name.startswith("libx26")
+        crf = round(value, 2) if fine else float(round(value))
+        settings.append(Setting(codec=codec, preset=preset, value=crf))
+    return settings

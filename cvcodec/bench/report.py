@@ -1,18 +1,114 @@
-"""Everything a bench found, on one page that needs nothing else: curves as SVG, frames as PNG inside it.
+"""What a bench found, for people: curves, one page that needs nothing else, and marked blocks of a text.
 
-Owns: the page. Does not know: how numbers come about, how curves are drawn (`curves`).
+Curves are drawn with matplotlib (`pip install "cvcodec[plot]"`); on the page they are SVG, and frames PNG inside it.
+How the numbers come about: `summary`.
 """
 
 from __future__ import annotations
 
 import base64
+import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cvcodec.bench import summary
 from cvcodec.bench.measure import Row
+from cvcodec.errors import MissingDependencyError, UsageError
+from cvcodec.fileio import atomic_output
+from cvcodec.system.printable import printable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLORS = ("#d1495b", "#00798c", "#30638e", "#8a6d1a", "#6a4c93", "#2e7d32", "#c75b12", "#5f6b6d")
+"""Told apart by people who do not tell red from green."""
+
+_COLUMNS = 3
+_PANEL_INCHES = (5.2, 4.6)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve. `points`: (rate, value) by ascending rate."""
+
+    name: str
+    color: str
+    dashed: bool
+    points: summary.Points
+
+
+def lines_of(rows: Sequence[Row], metric: summary.Metric, clip: str | None = None) -> list[Line]:
+    """The curves of a clip, or the means over clips."""
+    names = summary.series_of(rows)
+    codecs = list(dict.fromkeys(name.split()[0] for name in names))
+    lines = []
+    for series in names:
+        points = (
+            summary.mean_points(rows, series, metric) if clip is None else summary.points(rows, clip, series, metric)
+        )
+        ours = any(row.series == series and row.codec == "cvcodec" for row in rows)
+        # Two presets of an encoder share a colour; the second is dashed.
+        same = [name for name in names if name.split()[0] == series.split()[0]]
+        color = COLORS[codecs.index(series.split()[0]) % len(COLORS)]
+        lines.append(Line(series, color, not ours and same.index(series) > 0, points))
+    return lines
+
+
+def figure(rows: Sequence[Row], metrics: Sequence[summary.Metric], clip: str | None = None) -> Figure:
+    """A panel for each metric: the curves of a clip, or the means over clips. Raises MissingDependencyError."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullLocator
+    except ImportError as error:
+        raise MissingDependencyError(
+            'curves need matplotlib, which is not installed: pip install "cvcodec[plot]"'
+        ) from error
+    columns = min(_COLUMNS, max(1, len(metrics)))
+    down = -(-max(1, len(metrics)) // columns)
+    drawn = Figure(figsize=(_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * down), layout="constrained")
+    FigureCanvasAgg(drawn)
+    for index, metric in enumerate(metrics):
+        axes = drawn.add_subplot(down, columns, index + 1)
+        for line in lines_of(rows, metric, clip):
+            axes.plot(
+                [rate for rate, _ in line.points],
+                [value for _, value in line.points],
+                color=line.color,
+                linestyle="--" if line.dashed else "-",
+                marker="o",
+                markersize=3.5,
+                label=printable(line.name),
+            )
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("bits per pixel")
+        axes.set_ylabel(metric.label)
+        axes.set_title(printable(f"{metric.label}, {clip or 'mean over clips'}"), parse_math=False)
+        axes.grid(True, alpha=0.25)
+        if metric.quality(1.0) < metric.quality(0.0):  # small values are good
+            axes.invert_yaxis()
+        if not index:
+            for text in axes.legend(fontsize=8).get_texts():
+                text.set_parse_math(False)  # a name may have dollar signs in it
+    return drawn
+
+
+def draw(rows: Sequence[Row], metrics: Sequence[summary.Metric], clip: str | None = None, *, kind: str) -> bytes:
+    """`figure` as `png` or `svg`."""
+    drawn = figure(rows, metrics, clip)
+    from matplotlib import rc_context
+
+    buffer = io.BytesIO()
+    with rc_context({"svg.fonttype": "none"}):  # names stay text
+        drawn.savefig(buffer, format=kind, dpi=130)
+    return buffer.getvalue()
+
 
 PictureOf = Callable[[str], Path | None]
 """From the key of a row, or the name of a clip, to its picture."""
@@ -63,19 +159,18 @@ def page(
         _curves(curves, None),
     ]
     if anchor:
-        found = summary.differences(rows, anchor)
+        differences = summary.differences(rows, anchor)
         parts += [
             f"<h2>BD-rate against {escape(anchor)}</h2>",
             '<p class="dim">Rate for the same quality, mean over clips of the logarithm: −20 % is a fifth less. '
             "Speeds are whole commands on the machine above.</p>",
             *(f"<p><strong>{escape(text)}</strong></p>" for text in summary.warnings(rows)),
-            _markdown(summary.difference_table(found, summary.speeds(rows))),
+            _markdown(summary.difference_table(differences, summary.speeds(rows))),
             "<details><summary>Clip by clip</summary>",
-            _per_clip(found, clips),
+            _per_clip(differences, clips),
             "</details>",
         ]
-        lpips = next(metric for metric in summary.METRICS if metric.key == "lpips")
-        if same := summary.at_same_rate(rows, anchor, lpips):
+        if same := summary.at_same_rate(rows, anchor, summary.LPIPS):
             parts += [
                 f"<h2>LPIPS at the same rate, below {summary.LOW_BPP:g} bits per pixel</h2>",
                 _markdown(summary.same_rate_table(same, anchor)),
@@ -111,16 +206,11 @@ def _frames(rows: Sequence[Row], clip: str, picture_of: PictureOf) -> str:
         shown = [row for row in own if row.codec == "cvcodec" and row.value == quality]
         shown += [row for row in own if row.matched == quality]
         figures = [_figure(picture_of(clip), "source")]
-        figures += [_figure(picture_of(row.key), _caption(row)) for row in shown]
+        figures += [
+            _figure(picture_of(row.key), f"{row.series}, {row.point}: {row.describe()} (whole clip)") for row in shown
+        ]
         parts.append(f'<h3>At the size of quality {quality:g}</h3><div class="frames">{"".join(figures)}</div>')
     return "\n".join(parts)
-
-
-def _caption(row: Row) -> str:
-    values = [f"{row.bpp:.4f} bpp"]
-    values += [f"{row.psnr_db:.2f} dB"] if row.psnr_db is not None else []
-    values += [f"LPIPS {row.lpips:.4f}"] if row.lpips is not None else []
-    return f"{row.series}, {row.point}: {', '.join(values)} (whole clip)"
 
 
 def _figure(path: Path | None, caption: str) -> str:
@@ -154,9 +244,9 @@ def _markdown(text: str) -> str:
     return "\n".join(parts)
 
 
-def _per_clip(found: Sequence[summary.Difference], clips: Sequence[str]) -> str:
+def _per_clip(differences: Sequence[summary.Difference], clips: Sequence[str]) -> str:
     lines = [f"| curve, metric | {' | '.join(clips)} |", "|---|" + "---:|" * len(clips)]
-    for entry in found:
+    for entry in differences:
         cells = [f"{value:+.1f} %" if (value := entry.clips.get(clip)) is not None else "–" for clip in clips]
         lines.append(f"| {entry.series}, {entry.metric} | {' | '.join(cells)} |")
     return _markdown("\n".join(lines))
@@ -175,3 +265,37 @@ def _all(rows: Sequence[Row], metrics: Sequence[summary.Metric]) -> str:
         cells += ["–" if value is None else f"{value:.3g}" for value in (row.encode_fps, row.decode_fps)]
         lines.append(f"| {' | '.join(cells)} |")
     return _markdown("\n".join(lines))
+
+
+def check_block(path: Path | None, name: str) -> None:
+    """UsageError unless `update_block` can do its work; for the beginning of a run that takes long. None: nothing."""
+    if path is not None:
+        replace_block(_read(path), name, "")
+
+
+def update_block(path: Path | None, name: str, content: str) -> None:
+    """Replace what stands between `<!-- NAME -->` and `<!-- /NAME -->` in a text file. UsageError without these.
+
+    Does nothing for None.
+    """
+    if path is None:
+        return
+    after = replace_block(_read(path), name, content)
+    with atomic_output(path, overwrite=True) as file:
+        file.write(after.encode())
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"{path} cannot be updated: {error.strerror or error}") from error
+
+
+def replace_block(text: str, name: str, content: str) -> str:
+    """`text` with everything between `<!-- NAME -->` and `<!-- /NAME -->` replaced. UsageError where these are not."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(end) < text.index(begin):
+        raise UsageError(f"the file has no block to replace: it wants one line {begin} and, below it, {end}")
+    head, tail = text.index(begin) + len(begin), text.index(end)
+    return f"{text[:head]}\n{content.strip()}\n{text[tail:]}"

@@ -1,7 +1,6 @@
 """What a clip is tried in: a quality of one of our models, or a CRF and a preset of a conventional encoder.
 
 Owns: the grids that are tried where nothing else is asked for, and the command that a person would type.
-Does not know: how anything is run.
 """
 
 from __future__ import annotations
@@ -88,16 +87,21 @@ def encoder_settings(
             if kind not in PRESETS:
                 raise UsageError(f"preset kind {kind!r} is not one of {', '.join(PRESETS)}")
             for crf in (crfs or {}).get(codec) or CRFS[codec]:
-                encoder_options(
-                    encoder_named(codec),
-                    crf=crf,
-                    preset=PRESETS[kind][codec],
-                    mastering_display=None,
-                    content_light=None,
-                    notices=[],
-                )
                 settings.append(Setting(codec=codec, preset=PRESETS[kind][codec], value=crf))
+                _encoder_options(settings[-1])
     return settings
+
+
+def _encoder_options(setting: Setting) -> Mapping[str, str]:
+    """As FFmpeg has them. UsageError for a CRF or preset that the encoder does not have."""
+    return encoder_options(
+        encoder_named(setting.codec),
+        crf=setting.value,
+        preset=setting.preset,
+        mastering_display=None,
+        content_light=None,
+        notices=[],
+    )
 
 
 def command(setting: Setting, clip: str, *, weights: str, trim: Mapping[str, Any]) -> str:
@@ -109,10 +113,6 @@ def command(setting: Setting, clip: str, *, weights: str, trim: Mapping[str, Any
             if trim.get(name) is not None:
                 words += [f"--{name}", f"{trim[name]:g}"]
         return shlex.join(words)
-    encoder = encoder_named(setting.codec)
-    options = encoder_options(
-        encoder, crf=setting.value, preset=setting.preset, mastering_display=None, content_light=None, notices=[]
-    )
     words = ["ffmpeg"]
     for name, flag in (("start", "-ss"), ("duration", "-t")):
         if trim.get(name) is not None:
@@ -121,6 +121,6 @@ def command(setting: Setting, clip: str, *, weights: str, trim: Mapping[str, Any
     if trim.get("frames") is not None:
         words += ["-frames:v", str(trim["frames"])]
     words += ["-c:v", setting.codec]
-    for key, value in options.items():
+    for key, value in _encoder_options(setting).items():
         words += [f"-{'b:v' if key == 'b' else key}", value]
     return shlex.join([*words, "-pix_fmt", "yuv420p", "out.mkv"])

@@ -3,7 +3,7 @@
 BD-rates are averaged over clips as logarithms, so that twice and half the rate cancel; a clip whose curves reach no
 common quality is left out and counted. SSIM and MS-SSIM enter as -10 log10(1 - x) (dB), LPIPS with its sign turned.
 
-Owns: these numbers and words. Does not know: where rows come from, pages, curves.
+Owns: these numbers and words. Pages and drawn curves: `report`.
 """
 
 from __future__ import annotations
@@ -40,12 +40,14 @@ class Metric:
     digits: int
 
 
+LPIPS = Metric("lpips", "LPIPS", lambda x: -x, 4)
+
 METRICS = (
     Metric("psnr_db", "PSNR RGB (dB)", lambda x: x, 2),
     Metric("psnr_y_db", "PSNR Y (dB)", lambda x: x, 2),
     Metric("ssim", "SSIM", lambda x: -10 * math.log10(max(1 - x, 1e-10)), 4),
     Metric("ms_ssim", "MS-SSIM", lambda x: -10 * math.log10(max(1 - x, 1e-10)), 4),
-    Metric("lpips", "LPIPS", lambda x: -x, 4),
+    LPIPS,
 )
 
 
@@ -93,12 +95,11 @@ def warnings(rows: Iterable[Row]) -> list[str]:
 
 def points(rows: Iterable[Row], clip: str, series: str, metric: Metric) -> Points:
     """(bpp, value) of one curve by ascending rate; of the metric itself."""
-    found = [
+    return sorted(
         (row.bpp, value)
         for row in on_curves(rows)
         if (row.clip, row.series) == (clip, series) and (value := getattr(row, metric.key)) is not None
-    ]
-    return sorted(found)
+    )
 
 
 def mean_points(rows: Iterable[Row], series: str, metric: Metric) -> Points:
@@ -111,9 +112,9 @@ def mean_points(rows: Iterable[Row], series: str, metric: Metric) -> Points:
         if row.series == series and value is not None:
             settings.setdefault(row.point, {})[row.clip] = (row.bpp, value)
     return sorted(
-        (fmean(rate for rate, _ in found.values()), fmean(value for _, value in found.values()))
-        for found in settings.values()
-        if set(found) == clips
+        (fmean(rate for rate, _ in of_clips.values()), fmean(value for _, value in of_clips.values()))
+        for of_clips in settings.values()
+        if set(of_clips) == clips
     )
 
 
@@ -136,13 +137,11 @@ class Difference:
 
 def differences(rows: Sequence[Row], anchor: str) -> list[Difference]:
     """Every other curve against the series `anchor`, by every metric that was measured."""
-    found = []
+    compared = []
     for series in series_of(rows):
         if series == anchor:
             continue
-        for metric in METRICS:
-            if all(getattr(row, metric.key) is None for row in rows):
-                continue
+        for metric in metrics_of(rows):
             logs = {
                 clip: bd_rate(
                     [(rate, metric.quality(value)) for rate, value in points(rows, clip, anchor, metric)],
@@ -150,10 +149,10 @@ def differences(rows: Sequence[Row], anchor: str) -> list[Difference]:
                 )
                 for clip in clips_of(on_curves(rows))
             }
-            known = [value for value in logs.values() if value is not None]
+            common = [value for value in logs.values() if value is not None]
             clips = {clip: None if value is None else percent(value) for clip, value in logs.items()}
-            found.append(Difference(series, metric.key, percent(fmean(known)) if known else None, clips))
-    return found
+            compared.append(Difference(series, metric.key, percent(fmean(common)) if common else None, clips))
+    return compared
 
 
 @dataclass(frozen=True)
@@ -171,27 +170,27 @@ class AtSameRate:
 
 def at_same_rate(rows: Sequence[Row], other: str, metric: Metric) -> list[AtSameRate]:
     """All points of ours below `LOW_BPP` bits per pixel whose rate the series `other` reaches."""
-    found = []
+    same = []
     for row in on_curves(rows):
         value = getattr(row, metric.key)
         if row.codec != "cvcodec" or row.bpp >= LOW_BPP or value is None or row.value is None:
             continue
         theirs = interpolate(points(rows, row.clip, other, metric), row.bpp)
         if theirs is not None:
-            found.append(AtSameRate(row.clip, row.model, row.value, row.bpp, metric.key, value, theirs))
-    return found
+            same.append(AtSameRate(row.clip, row.model, row.value, row.bpp, metric.key, value, theirs))
+    return same
 
 
 def speeds(rows: Iterable[Row]) -> dict[str, tuple[float | None, float | None]]:
     """Mean (encode, decode) frames per second of each series."""
-    found: dict[str, tuple[float | None, float | None]] = {}
     rows = [row for row in rows if row.matched is None]
-    for series in dict.fromkeys(row.series for row in rows):
-        own = [row for row in rows if row.series == series]
-        encode = [row.encode_fps for row in own if row.encode_fps is not None]
-        decode = [row.decode_fps for row in own if row.decode_fps is not None]
-        found[series] = fmean(encode) if encode else None, fmean(decode) if decode else None
-    return found
+
+    def mean(series: str, key: str) -> float | None:
+        values = [getattr(row, key) for row in rows if row.series == series]
+        return fmean(measured) if (measured := [value for value in values if value is not None]) else None
+
+    series = dict.fromkeys(row.series for row in rows)
+    return {name: (mean(name, "encode_fps"), mean(name, "decode_fps")) for name in series}
 
 
 # ---------------------------------------------------------------------------------------------------- Markdown
@@ -227,9 +226,9 @@ def _quality_line(name: str, rows: Sequence[Row], *, rate: bool = True) -> str:
     return f"| {' | '.join([name, *cells, mean('lpips', 4)])} |"
 
 
-def difference_table(found: Sequence[Difference], speed: dict[str, tuple[float | None, float | None]]) -> str:
+def difference_table(differences: Sequence[Difference], speed: dict[str, tuple[float | None, float | None]]) -> str:
     """BD-rates of every series against the anchor, and speeds."""
-    keys = list(dict.fromkeys(entry.metric for entry in found))
+    keys = list(dict.fromkeys(entry.metric for entry in differences))
     labels = [re.sub(r" \(dB\)", "", metric.label) for metric in METRICS if metric.key in keys]
     lines = [
         f"| | {' | '.join(f'BD-rate, {label}' for label in labels)} | encode fps | decode fps |",
@@ -238,7 +237,7 @@ def difference_table(found: Sequence[Difference], speed: dict[str, tuple[float |
     for series in speed:
         cells = []
         for key in keys:
-            entry = next((entry for entry in found if (entry.series, entry.metric) == (series, key)), None)
+            entry = next((entry for entry in differences if (entry.series, entry.metric) == (series, key)), None)
             cells.append("anchor" if entry is None else _percent(entry))
         rates = ["–" if value is None else f"{value:.3g}" for value in speed[series]]
         lines.append(f"| {series} | {' | '.join([*cells, *rates])} |")
@@ -252,12 +251,12 @@ def _percent(entry: Difference) -> str:
     return f"{entry.percent:+.1f} %{partial}"
 
 
-def same_rate_table(found: Sequence[AtSameRate], other: str) -> str:
+def same_rate_table(same: Sequence[AtSameRate], other: str) -> str:
     """How often ours is better, and the two values of each point."""
-    better = sum(entry.ours < entry.theirs if entry.metric == "lpips" else entry.ours > entry.theirs for entry in found)
-    label = next((metric.label for metric in METRICS if found and metric.key == found[0].metric), "value")
+    better = sum(entry.ours < entry.theirs if entry.metric == "lpips" else entry.ours > entry.theirs for entry in same)
+    label = next((metric.label for metric in METRICS if same and metric.key == same[0].metric), "value")
     lines = [
-        f"Ours is better at {better} of {len(found)} points below {LOW_BPP:g} bits per pixel.",
+        f"Ours is better at {better} of {len(same)} points below {LOW_BPP:g} bits per pixel.",
         "",
         f"| clip | model | quality | bits per pixel | {label}, ours | {label}, {other} |",
         "|---|---|---:|---:|---:|---:|",
@@ -265,21 +264,29 @@ def same_rate_table(found: Sequence[AtSameRate], other: str) -> str:
     lines += [
         f"| {entry.clip} | {entry.model} | {entry.quality:g} | {entry.bpp:.4f} | {entry.ours:.4f} "
         f"| {entry.theirs:.4f} |"
-        for entry in found
+        for entry in same
     ]
     return "\n".join(lines)
 
 
+def rate_tables(rows: Sequence[Row], anchor: str) -> str:
+    """BD-rates and speeds against the series `anchor`, and what it has at our lowest rates."""
+    parts = [f"Against {anchor}, mean over clips, {sampling(rows)}:"]
+    parts += [difference_table(differences(rows, anchor), speeds(rows)), *warnings(rows)]
+    if same := at_same_rate(rows, anchor, LPIPS):
+        parts.append(same_rate_table(same, anchor))
+    return "\n\n".join(parts)
+
+
 def to_dict(rows: Sequence[Row], anchor: str | None) -> dict[str, Any]:
     """All rows and what is made of them, in JSON types: the content of bench.json."""
-    found = differences(rows, anchor) if anchor else []
     return {
         "anchor": anchor,
         "warnings": warnings(rows) if anchor else [],
         "rows": [row.to_dict() for row in rows],
         "bd_rate_percent": [
             {"series": entry.series, "metric": entry.metric, "mean": entry.percent, "clips": entry.clips}
-            for entry in found
+            for entry in (differences(rows, anchor) if anchor else [])
         ],
         "at_same_rate": [
             {**vars(entry), "other": anchor} for metric in METRICS for entry in at_same_rate(rows, anchor, metric)

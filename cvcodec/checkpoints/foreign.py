@@ -20,8 +20,8 @@ from cvcodec.checkpoints.foreign_files import Source, open_source
 from cvcodec.checkpoints.foreign_names import Layout, autoencoder_tensors, layout_of, to_diffusers_2d
 from cvcodec.errors import CheckpointError, UsageError
 from cvcodec.model.config import ModelConfig
-from cvcodec.model.inflate import fresh_keys, inexactness, inflate_2d, inflated_config
-from cvcodec.model.official_config import config_from_official
+from cvcodec.model.official.config import config_from_official
+from cvcodec.model.official.inflate import fresh_keys, inexactness, inflate_2d, inflated_config
 from cvcodec.quantization import LatentStatistics
 
 _SEED = 0

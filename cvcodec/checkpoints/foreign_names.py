@@ -1,7 +1,7 @@
 """Tensor names of other projects: finding the autoencoder in a larger checkpoint, and ldm names -> diffusers names.
 
 Owns: prefixes, what is left out, old attention names. Does not know: files, configs, the table of spec 2.3 itself
-(model.inflate has it).
+(model.official.inflate has it).
 
 diffusers names (those of AutoencoderKL and CVVAESD3Model) are the canonical ones for 2D weights; 3D weights keep the
 names of their official class.
@@ -16,7 +16,7 @@ from enum import Enum
 from torch import Tensor
 
 from cvcodec.errors import CheckpointError
-from cvcodec.model.inflate import diffusers_key
+from cvcodec.model.official.inflate import diffusers_key
 
 _HALVES = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 _LEFT_OUT = ("loss.", "model_ema.", "discriminator.", "logvar")  # training leftovers beside the autoencoder

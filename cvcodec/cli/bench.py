@@ -137,10 +137,9 @@ def bench(
 
     Results are kept as they come; the same command goes on where it was stopped.
     """
-    from cvcodec.bench.blocks import check_block
     from cvcodec.bench.clips import distinct_names, open_clip
-    from cvcodec.bench.measure import check_stride
-    from cvcodec.bench.run import run
+    from cvcodec.bench.measure import check_stride, run
+    from cvcodec.bench.report import check_block
     from cvcodec.system.device import set_threads
 
     chosen, what = given.options(), compared.options()
@@ -163,7 +162,7 @@ def bench(
         settings,
         match=[] if anchor is None else matched,
         jobs=chosen.jobs,
-        on_notice=None if quiet else report.note,
+        on_notice=(lambda text: None) if quiet else report.note,
     )
     _write(rows, anchor, bench, {clip.name: clip for clip in opened}, chosen.output, chosen.protocol)
     _tell(rows, anchor, quality_table=chosen.quality_table, update=chosen.update, json=json)
@@ -189,8 +188,7 @@ def _settings(what: ComparedOptions, chosen: BenchOptions, models: list[str]) ->
 def _workbench(what: ComparedOptions, chosen: BenchOptions, encode: EncodeOptions) -> Workbench:
     from importlib.metadata import version
 
-    from cvcodec.bench.cache import Cache
-    from cvcodec.bench.measure import METRICS, Workbench
+    from cvcodec.bench.measure import METRICS, Cache, Workbench
     from cvcodec.checkpoints.registry import load_model
     from cvcodec.quality.lpips import Lpips
 
@@ -239,17 +237,17 @@ def _write(
     import json
     from importlib.metadata import version
 
-    from cvcodec.bench import curves, summary
+    from cvcodec.bench import summary
     from cvcodec.bench.machine import describe_machine, machine_facts
     from cvcodec.bench.measure import source_key
-    from cvcodec.bench.report import page
+    from cvcodec.bench.report import draw, page
     from cvcodec.fileio import atomic_output, make_folder
     from cvcodec.system.device import select_device
 
     machine = machine_facts(select_device(bench.device))
     invocation = shlex.join(["cvcodec", *sys.argv[1:]])
-    found = summary.to_dict(rows, anchor)
-    record = {"machine": machine, "command": invocation, "protocol": protocol, "av": version("av"), **found}
+    record = {"machine": machine, "command": invocation, "protocol": protocol, "av": version("av")}
+    record |= summary.to_dict(rows, anchor)
 
     def picture(name: str) -> Path:
         return bench.cache.picture(source_key(clips[name]) if name in clips else name)
@@ -258,11 +256,11 @@ def _write(
     drawn: dict[str | None, bytes] = {}
     files: dict[str, bytes] = {}
     try:
-        drawn[None] = curves.draw(rows, metrics, kind="svg")
+        drawn[None] = draw(rows, metrics, kind="svg")
         # The means show these; a clip shows what is asked for first.
         few = [metric for metric in metrics if metric.key not in ("psnr_y_db", "ssim")]
-        drawn |= {clip: curves.draw(rows, few, clip, kind="svg") for clip in summary.clips_of(rows)}
-        files |= {f"curves.{kind}": curves.draw(rows, few, kind=kind) for kind in ("png", "svg")}
+        drawn |= {clip: draw(rows, few, clip, kind="svg") for clip in summary.clips_of(rows)}
+        files |= {f"curves.{kind}": draw(rows, few, kind=kind) for kind in ("png", "svg")}
     except MissingDependencyError as error:
         report.note(str(error))
     text = page(
@@ -294,17 +292,11 @@ def _write(
 def _tell(rows: list[Row], anchor: str | None, *, quality_table: bool, update: Path | None, json: bool) -> None:
     """Tables on standard output, or rows as JSON lines; and into the file that is to be updated."""
     from cvcodec.bench import summary
-    from cvcodec.bench.blocks import update_block
+    from cvcodec.bench.report import update_block
 
     text = summary.quality_table(rows)
     if anchor and not quality_table:
-        found = summary.differences(rows, anchor)
-        lpips = next(metric for metric in summary.METRICS if metric.key == "lpips")
-        same = summary.at_same_rate(rows, anchor, lpips)
-        parts = [f"Against {anchor}, mean over clips, {summary.sampling(rows)}:"]
-        parts += [summary.difference_table(found, summary.speeds(rows)), *summary.warnings(rows)]
-        parts += [summary.same_rate_table(same, anchor)] if same else []
-        text = "\n\n".join(parts)
+        text = summary.rate_tables(rows, anchor)
     update_block(update, QUALITY_BLOCK if quality_table else RATE_BLOCK, text)
     if json:
         for row in rows:

@@ -1,10 +1,10 @@
 """Networks: tensors in, tensors out. No paths, no windows, no devices; the only error is ValueError.
 
-    config            what a model is                  base, posterior   what every model shows
-    cvvae             SD2.1-compatible, z = 4          mini              ours, for CPUs
-    cvvae_sd3         SD3-compatible, z = 16           image_vae         2D, SD and SD3
-    layers, convolution, winograd, schedule, frames, diffusers_layout    what the official ones are made of
-    official_config   official config.json -> config   inflate           2D weights -> 3D weights
+    base, posterior, frames     what every model shows and takes
+    config                      what a model is
+    mini, mini_inflate          ours, for CPUs, and its 2D twin
+    official/                   the CV-VAE models and the image models of Stable Diffusion
+    convolution, winograd, patches    what they compute with
 
 `build_model` is the way in.
 """
@@ -24,15 +24,15 @@ def build_model(config: ModelConfig) -> VideoAutoencoder:
     """
     # Imported here, so that a program that only reads configs does not load every network.
     if config.family == "cvvae":
-        from cvcodec.model.cvvae import CVVAE
+        from cvcodec.model.official.cvvae import CVVAE
 
         return CVVAE(config)
     if config.family == "cvvae-sd3":
-        from cvcodec.model.cvvae_sd3 import CVVAESD3
+        from cvcodec.model.official.diffusers import CVVAESD3
 
         return CVVAESD3(config)
     if config.family == "autoencoder-kl":
-        from cvcodec.model.image_vae import ImageVAE
+        from cvcodec.model.official.diffusers import ImageVAE
 
         return ImageVAE(config)
     from cvcodec.model.mini import MiniAutoencoder

@@ -1,7 +1,6 @@
 """One frozen dataclass that describes every model and travels inside its weights file.
 
 Owns: the architecture's numbers, their cross-checks and the properties derived from them.
-Does not know: tensors, files, devices.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ _MINI = ("cvvae-mini", "image-vae-mini")
 _LIVE_TENSORS = 6
 """Finest-level activations alive at the peak of a residual block: its input, the normalised copy, the convolution's
 padded input and output, the shortcut, and the convolution's workspace."""
-
 
 MOST_LATENTS, MOST_SIDE, MOST_FACTOR = 4096, 1 << 16, 64
 """Of a window and its contexts, of a tile's side in latents or pixels, of a factor: what a file's header can say."""
@@ -175,9 +173,7 @@ class ModelConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
         """Inverse of `to_dict`. Raises ValueError on a field this release does not know."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
+        if unknown := sorted(set(values) - {field.name for field in dataclasses.fields(cls)}):
             raise ValueError(f"model config has unknown fields: {', '.join(unknown)}")
         fields: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         return cls(**fields)

@@ -1,19 +1,22 @@
 """Convolutions over clips, with the padding rules of the official models (spec 1.1).
 
-Owns: 1x1, 3x3 and 3x3x3 kernels, their parameters (official shapes), padding, stride, upsampling by nearest neighbour.
-Does not know: norms, blocks, models.
+Owns: 1x1, 3x3 and 3x3x3 kernels, their parameters (official shapes), padding, stride, upsampling by nearest neighbour,
+and which source frames feed each output frame of a temporal kernel.
 
 Clips travel as *frames*: (T, B, H, W, C), contiguous. A range of frames is then one block of memory and a channels-last
 batch of images, so that every convolution is a 2D one: a 3x3x3 kernel reads the channels of three neighbouring frames
 side by side. Without gradients the work goes through a clip in short runs of frames, so that what is prepared for a run
-(normalised, padded, joined) is gone after it.
+(normalised, padded, joined) is gone after it. A frame replicated in time is never copied: the taps that see it are
+added up instead. A zero frame is never read: its taps are left out. So the borders of a clip cost less than its middle,
+and a one-frame clip costs a 2D convolution.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 
 import torch
@@ -21,7 +24,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cvcodec.model import winograd
-from cvcodec.model.schedule import Source, TimePadding, output_frames, runs
 
 Prepare = Callable[[Tensor], Tensor]
 """Frames (t, B, h, w, C) -> new frames of that shape: what is computed on the way into a convolution."""
@@ -52,6 +54,84 @@ class SpacePadding(Enum):
         images = frames.flatten(0, 1).permute(0, 3, 1, 2)
         padded = F.pad(images, (1, right, top, bottom), mode="replicate").permute(0, 2, 3, 1)
         return padded.contiguous().view(*frames.shape[:2], *padded.shape[1:])
+
+
+# ---------------------------------------------------------------------------------------------------- time
+
+TAPS = 3
+
+
+class TimePadding(Enum):
+    """How a kernel of three frames continues a clip beyond its ends."""
+
+    CAUSAL = "the first frame twice in front, nothing behind"
+    REPLICATE = "the first frame once in front, the last once behind"
+    ZERO = "one zero frame on each side"
+
+    @property
+    def front(self) -> int:
+        """Frames added in front of the clip."""
+        return 2 if self is TimePadding.CAUSAL else 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """One input frame of an output frame: `offset` from (output index x stride), and the kernel taps that see it."""
+
+    offset: int
+    taps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Output frames [first, first + count) that all have the same sources."""
+
+    first: int
+    count: int
+    sources: tuple[Source, ...]
+
+    def needs(self, stride: int) -> tuple[int, int]:
+        """Half-open range of the input frames that the run reads."""
+        last = self.first + self.count - 1
+        return self.first * stride + self.sources[0].offset, last * stride + self.sources[-1].offset + 1
+
+
+ONE_FRAME = (Source(0, (0,)),)
+
+
+def output_frames(frames: int, stride: int) -> int:
+    """Frames that come out: all of them at stride 1, ceil(frames / 2) at stride 2."""
+    return (frames - 1) // stride + 1
+
+
+def sources_of(index: int, frames: int, padding: TimePadding, stride: int) -> tuple[Source, ...]:
+    """Sources of output frame `index` of a clip of `frames` frames, oldest first."""
+    taps: dict[int, list[int]] = {}
+    for tap in range(TAPS):
+        frame = index * stride + tap - padding.front
+        if padding is TimePadding.ZERO and not 0 <= frame < frames:
+            continue
+        taps.setdefault(min(max(frame, 0), frames - 1), []).append(tap)
+    return tuple(Source(frame - index * stride, tuple(seen)) for frame, seen in sorted(taps.items()))
+
+
+def runs(frames: int, padding: TimePadding | None, *, stride: int = 1, longest: int) -> Iterator[Run]:
+    """All output frames in order, in runs of at most `longest`; `padding` None: a 2D kernel, each frame by itself."""
+    total = output_frames(frames, stride)
+    first = 0
+    while first < total:
+        sources = ONE_FRAME if padding is None else sources_of(first, frames, padding, stride)
+        end = first + 1
+        while (
+            end < min(total, first + longest)
+            and (ONE_FRAME if padding is None else sources_of(end, frames, padding, stride)) == sources
+        ):
+            end += 1
+        yield Run(first, end - first, sources)
+        first = end
+
+
+# ---------------------------------------------------------------------------------------------------- layers
 
 
 class PointConv(nn.Module):

@@ -1,6 +1,6 @@
 """Between the tensors that people hand over and the frames (T, B, H, W, C) that the convolutions work on.
 
-Owns: the two views and what their shapes, types and ranges must be. Does not know: layers, models.
+Owns: the two views and what their shapes, types and ranges must be.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ that holds a group of four frames in its channels:
 * the decoder writes every frame of its group: `conv_out` and the patch shortcut get a copy for each sub-frame.
 
 Latent j of the inflated model is then the 2D latent of frame 4j, and decoding repeats it over frames 4j-3 ... 4j.
-Does not know: files, training.
 """
 
 from __future__ import annotations
@@ -55,12 +54,12 @@ def inflate_mini(
         if getattr(image, name) != getattr(video, name):
             raise ValueError(f"{name} differs: image {getattr(image, name)}, video {getattr(video, name)}")
     with torch.device("meta"):
-        wanted = MiniAutoencoder(video).state_dict()
-    if set(wanted) != set(state_dict):
-        raise ValueError(f"the 2D state dict has other names: {sorted(set(wanted) ^ set(state_dict))[:4]}")
+        tensors = MiniAutoencoder(video).state_dict()
+    if set(tensors) != set(state_dict):
+        raise ValueError(f"the 2D state dict has other names: {sorted(set(tensors) ^ set(state_dict))[:4]}")
     return {
         name: _inflate(name, state_dict[name].detach(), tuple(target.shape), video.temporal_factor)
-        for name, target in wanted.items()
+        for name, target in tensors.items()
     }
 
 
@@ -99,10 +98,10 @@ def deflate_mini(video: ModelConfig, state_dict: Mapping[str, Tensor]) -> dict[s
     add up; of the frames that the decoder writes, the last remains. Raises ValueError when the two do not fit.
     """
     with torch.device("meta"):
-        wanted = MiniAutoencoder(deflated_mini_config(video)).state_dict()
-    if set(wanted) != set(state_dict):
-        raise ValueError(f"the video state dict has other names: {sorted(set(wanted) ^ set(state_dict))[:4]}")
-    return {name: _deflate(name, state_dict[name].detach(), tuple(target.shape)) for name, target in wanted.items()}
+        tensors = MiniAutoencoder(deflated_mini_config(video)).state_dict()
+    if set(tensors) != set(state_dict):
+        raise ValueError(f"the video state dict has other names: {sorted(set(tensors) ^ set(state_dict))[:4]}")
+    return {name: _deflate(name, state_dict[name].detach(), tuple(target.shape)) for name, target in tensors.items()}
 
 
 def _deflate(name: str, weight: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -1,7 +1,6 @@
 """Clips <-> patches: a group of frames and a square of pixels become the channels of one position, and back.
 
 Owns: the order of those channels, and copies that keep it: patches of patches, kernels stored in another order.
-Does not know: networks.
 
 Weights are stored in the order of torch's pixel-unshuffle: (frame of the group, colour, row, column). In memory,
 patches lie in the order (frame, row, column, colour), with channels last: pixels of decoded video have colour

@@ -1,7 +1,6 @@
 """Winograd's F(4x4, 3x3) for convolutions at stride 1: four times fewer multiplications in space.
 
 Owns: the three transforms and the matrix products between them (Lavin and Gray, arXiv 1509.09308).
-Does not know: modules, norms, padding, time (it is given the frames and the kernels that belong to them).
 
 For float32 on CPUs, where multiplications are what convolutions wait for. The temporal taps of a 3x3x3 kernel are added
 up in the transformed domain, so that each frame is transformed once. Rounding errors are a few times those of a direct

@@ -20,10 +20,10 @@ from cvcodec.dataset.keys import torch_generator
 from cvcodec.errors import UsageError
 from cvcodec.model import build_model
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.model.inflate import inflate_2d, inflated_config
-from cvcodec.model.layers import ResidualBlock
 from cvcodec.model.mini import MiniAutoencoder, mini_config
 from cvcodec.model.mini_inflate import deflate_mini, deflated_mini_config, inflate_mini, inflated_mini_config
+from cvcodec.model.official.inflate import inflate_2d, inflated_config
+from cvcodec.model.official.layers import ResidualBlock
 from cvcodec.quantization import LatentStatistics
 from cvcodec.training.config import Job, TrainConfig
 from cvcodec.training.growth import grown

@@ -17,9 +17,7 @@ import pytest
 import torch
 
 from cvcodec.bench import clips, measure, settings, summary
-from cvcodec.bench.cache import Cache
-from cvcodec.bench.measure import Workbench
-from cvcodec.bench.run import matching_settings, run
+from cvcodec.bench.measure import Cache, Workbench, matching_settings, run
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import EncodeOptions, ReaderOptions, encode_stream
 from cvcodec.codec.requantise import requantise

@@ -7,10 +7,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from cvcodec.bench import curves, summary
-from cvcodec.bench.blocks import replace_block
+from cvcodec.bench import report, summary
 from cvcodec.bench.measure import Row
-from cvcodec.bench.report import page
+from cvcodec.bench.report import page, replace_block
 from cvcodec.errors import MissingDependencyError, UsageError
 
 
@@ -130,7 +129,7 @@ def points_drawn(axes):
 
 
 def test_curves_are_where_their_points_are():
-    drawn = curves.figure(make_rows(), [summary.METRICS[0], summary.METRICS[-1]], "a")
+    drawn = report.figure(make_rows(), [summary.METRICS[0], summary.METRICS[-1]], "a")
     psnr, lpips = drawn.axes
     assert [axes.get_title() for axes in drawn.axes] == ["PSNR RGB (dB), a", "LPIPS, a"]
     for axes in (psnr, lpips):  # both have better pictures farther up, as small values of LPIPS are good
@@ -144,7 +143,7 @@ def test_curves_are_where_their_points_are():
 
 def test_two_presets_of_an_encoder_share_a_colour_and_one_is_dashed():
     rows = [*make_rows(), *(dataclasses.replace(row, series="libx264 fast") for row in make_rows() if row.preset)]
-    (axes,) = curves.figure(rows, summary.METRICS[:1]).axes
+    (axes,) = report.figure(rows, summary.METRICS[:1]).axes
     looks = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axes.get_lines()}
     assert list(looks) == ["ours", "libx264 slow", "libx264 fast"]
     assert looks["libx264 slow"] == (looks["libx264 fast"][0], "-")
@@ -153,7 +152,7 @@ def test_two_presets_of_an_encoder_share_a_colour_and_one_is_dashed():
 
 
 def test_ticks_of_rates_are_numbers_a_person_reads():
-    drawn = curves.figure(make_rows(), summary.METRICS[:1])
+    drawn = report.figure(make_rows(), summary.METRICS[:1])
     drawn.canvas.draw()
     (axes,) = drawn.axes
     low, high = axes.get_xlim()
@@ -164,7 +163,7 @@ def test_ticks_of_rates_are_numbers_a_person_reads():
 @pytest.mark.parametrize("name", ["a<b & c", "$x^2$", "a\x1b[31mb"])
 def test_names_stand_in_an_svg_as_they_are_and_control_characters_do_not(name):
     rows = [dataclasses.replace(row, series=name) for row in make_rows() if row.codec == "cvcodec"]
-    root = ElementTree.fromstring(curves.draw(rows, summary.METRICS[:1], kind="svg"))
+    root = ElementTree.fromstring(report.draw(rows, summary.METRICS[:1], kind="svg"))
     texts = ["".join(text.itertext()) for text in root.iter("{http://www.w3.org/2000/svg}text")]
     assert name.replace("\x1b", "\\x1b") in texts
 
@@ -176,7 +175,7 @@ def page_of(rows, *, anchor=None, **changes):
 
 def test_the_page_escapes_names_and_shows_every_curve():
     rows = [make_row("ours", "<clip>", 10 * i, 0.01 * 2**i, 20 + i) for i in range(3)]
-    drawn = {name: curves.draw(rows, summary.METRICS[:1], name, kind="svg") for name in (None, "<clip>")}
+    drawn = {name: report.draw(rows, summary.METRICS[:1], name, kind="svg") for name in (None, "<clip>")}
     text = page_of(rows, facts={"a": "<b>"}, curves=drawn)
     assert "<clip>" not in text
     assert "&lt;clip&gt;" in text
@@ -189,4 +188,4 @@ def test_the_page_escapes_names_and_shows_every_curve():
 def test_without_matplotlib_the_way_to_get_it_is_said(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingDependencyError, match=r'pip install "cvcodec\[plot\]"'):
-        curves.figure(make_rows(), summary.METRICS[:1])
+        report.figure(make_rows(), summary.METRICS[:1])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cvcodec.model import VideoAutoencoder, build_model
-from cvcodec.model.official_config import config_from_official
+from cvcodec.model.official.config import config_from_official
 from tests.fixtures.parity.weights import stand_in_video, stand_in_weights
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

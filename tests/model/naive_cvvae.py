@@ -1,6 +1,6 @@
 """The z=4 and z=16 official models once more, written straight down from the specification, a line or two per layer.
 
-Slow and independent of `cvcodec.model.layers` and below; only the state dict is shared.
+Slow and independent of `cvcodec.model.official.layers` and below; only the state dict is shared.
 """
 
 from __future__ import annotations

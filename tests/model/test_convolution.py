@@ -6,9 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cvcodec.model import convolution
-from cvcodec.model.convolution import FrameConv, SpacePadding, UpsampleConv
+from cvcodec.model.convolution import FrameConv, SpacePadding, TimePadding, UpsampleConv
 from cvcodec.model.frames import from_frames
-from cvcodec.model.schedule import TimePadding
 
 TIMES = [TimePadding.CAUSAL, TimePadding.REPLICATE, TimePadding.ZERO, None]
 

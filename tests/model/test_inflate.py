@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cvcodec.model import VideoAutoencoder, build_model
-from cvcodec.model.inflate import diffusers_key, fresh_keys, inexactness, inflate_2d, inflated_config
-from cvcodec.model.layers import ClipNorm
+from cvcodec.model.official.inflate import diffusers_key, fresh_keys, inexactness, inflate_2d, inflated_config
+from cvcodec.model.official.layers import ClipNorm
 from tests.model.fixture_data import Reference
 
 

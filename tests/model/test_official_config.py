@@ -3,7 +3,7 @@
 import pytest
 
 from cvcodec.model import ModelConfig
-from cvcodec.model.official_config import config_from_official
+from cvcodec.model.official.config import config_from_official
 
 RELEASED_Z4 = {  # vae3d_v1-1/config.json
     "_class_name": "CVVAEModel",

@@ -5,8 +5,8 @@ import torch
 
 from cvcodec.model import ModelConfig, build_model
 from cvcodec.model.convolution import FrameConv
-from cvcodec.model.layers import ClipNorm
-from cvcodec.model.official_config import config_from_official
+from cvcodec.model.official.config import config_from_official
+from cvcodec.model.official.layers import ClipNorm
 from tests.model.fixture_data import Reference, stand_in_model
 from tests.model.naive_cvvae import NaiveCVVAE
 

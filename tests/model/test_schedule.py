@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cvcodec.model.schedule import TAPS, TimePadding, output_frames, runs
+from cvcodec.model.convolution import TAPS, TimePadding, output_frames, runs
 
 
 def padded(sequence: torch.Tensor, padding: TimePadding) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The parts between the convolutions: GroupNorm over clips, residual blocks, attention (spec 1.2, 1.9).
 
-Owns: their parameters (official names and shapes) and how little memory they need without gradients.
-Does not know: whole models. Everything works on frames (T, B, H, W, C), see `convolution`.
+Owns: their parameters (official names and shapes) and how little memory they need without gradients. Everything works
+on frames (T, B, H, W, C), see `convolution`.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Level(nn.Module):
 # ---------------------------------------------------------------------------------------------------- attention
 
 
-def _one_clip_per_frame(frames: Tensor) -> Tensor:
+def one_clip_per_frame(frames: Tensor) -> Tensor:
     """(T, B, H, W, C) -> (1, T*B, H, W, C), so that a norm looks at each frame alone."""
     return frames.flatten(0, 1).unsqueeze(0)
 
@@ -191,7 +191,7 @@ class LdmAttention(nn.Module):
 
     def spatial(self, frames: Tensor) -> Tensor:
         """The attention without a residual, frames to frames."""
-        pixels = self.norm(_one_clip_per_frame(frames)).flatten(2, 3).squeeze(0)
+        pixels = self.norm(one_clip_per_frame(frames)).flatten(2, 3).squeeze(0)
         mixed: Tensor = self.proj_out(_attend(self.q(pixels), self.k(pixels), self.v(pixels)))
         return mixed.view(frames.shape)
 
@@ -227,6 +227,6 @@ class DiffusersAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def forward(self, frames: Tensor) -> Tensor:
-        pixels = self.group_norm(_one_clip_per_frame(frames)).flatten(2, 3).squeeze(0)
+        pixels = self.group_norm(one_clip_per_frame(frames)).flatten(2, 3).squeeze(0)
         mixed: Tensor = self.to_out[0](_attend(self.to_q(pixels), self.to_k(pixels), self.to_v(pixels)))
         return frames + mixed.view(frames.shape)

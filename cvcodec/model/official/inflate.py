@@ -1,7 +1,7 @@
 """Weights of a 2D image autoencoder -> weights of the official video models (paper section 3.2, spec 2.4).
 
 Owns: which slice of a 3D kernel a 2D kernel fills, sub-frame groups, folding of the quant convs, what has no 2D source,
-and what of the result is exact. Does not know: files; old or ldm names of 2D weights (current diffusers names come in).
+and what of the result is exact. Of 2D weights, current diffusers names come in, no older ones.
 
 * causal kernels (encoder): the LAST slice, so that latent j is the 2D latent of frame 4j (but for the norms over time);
 * symmetric kernels (decoder): the CENTRE slice, so that a latent is repeated over its frames;
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cvcodec.model import build_model
 from cvcodec.model.config import ModelConfig
-from cvcodec.model.official_config import config_from_official
+from cvcodec.model.official.config import config_from_official
 
 
 def inflated_config(image: ModelConfig, family: str | None = None, *, half_3d: bool = True) -> ModelConfig:
@@ -71,18 +71,18 @@ def inflate_2d(
     """
     video = video or inflated_config(image)
     with torch.device("meta"):
-        wanted_2d, wanted_3d = build_model(image).state_dict(), build_model(video).state_dict()
-    if set(state_dict) != set(wanted_2d):
-        different = sorted(set(state_dict) ^ set(wanted_2d))
+        of_image, of_video = build_model(image).state_dict(), build_model(video).state_dict()
+    if set(state_dict) != set(of_image):
+        different = sorted(set(state_dict) ^ set(of_image))
         raise ValueError(f"the 2D weights lack or add {len(different)} tensors: {', '.join(different[:4])}")
-    for key, tensor in wanted_2d.items():
+    for key, tensor in of_image.items():
         if state_dict[key].shape != tensor.shape:
             raise ValueError(f"{key} is {tuple(state_dict[key].shape)}, its config says {tuple(tensor.shape)}")
     source = _fold_quant_convs(dict(state_dict)) if image.quant_conv else dict(state_dict)
     fresh = set(fresh_keys(video))
     dtype = next(iter(state_dict.values())).dtype
     inflated = {}
-    for key, target in wanted_3d.items():
+    for key, target in of_video.items():
         if key in fresh:
             inflated[key] = _default_value(key, target, generator).to(dtype)
             continue
@@ -125,10 +125,9 @@ def diffusers_key(key: str, levels: int) -> str:
     """A cvvae key -> the key of the same layer under diffusers names (spec 2.3); `levels` of resolution."""
     key = re.sub(r"^encoder\.down\.(\d+)\.block\.", r"encoder.down_blocks.\1.resnets.", key)
     key = re.sub(r"^encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0.", key)
-    found = re.match(r"decoder\.up\.(\d+)\.(block|upsample)\.(.*)", key)
-    if found:
-        part = "resnets" if found[2] == "block" else "upsamplers.0"
-        key = f"decoder.up_blocks.{levels - 1 - int(found[1])}.{part}.{found[3]}"
+    if up := re.match(r"decoder\.up\.(\d+)\.(block|upsample)\.(.*)", key):
+        part = "resnets" if up[2] == "block" else "upsamplers.0"
+        key = f"decoder.up_blocks.{levels - 1 - int(up[1])}.{part}.{up[3]}"
     key = key.replace(".mid.block_1.", ".mid_block.resnets.0.").replace(".mid.block_2.", ".mid_block.resnets.1.")
     attention = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
     key = re.sub(

@@ -1,6 +1,6 @@
 """The SD2.1-compatible video model, official class CVVAEModel (spec 1.1 to 1.6, keys in 2.1).
 
-Owns: which layers, with which paddings, under which names. Does not know: windows, tiles, files, official configs.
+Owns: which layers, with which paddings, under which names.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.config import ModelConfig
-from cvcodec.model.convolution import FrameConv, SpacePadding, UpsampleConv
+from cvcodec.model.convolution import FrameConv, SpacePadding, TimePadding, UpsampleConv
 from cvcodec.model.frames import RGB, from_frames, latent_frames, pixel_frames
-from cvcodec.model.layers import (
+from cvcodec.model.official.layers import (
     ClipNorm,
     LdmAttention,
     LdmSpatioTemporalAttention,
@@ -20,7 +20,6 @@ from cvcodec.model.layers import (
     ResidualBlock,
     norm_silu_conv,
 )
-from cvcodec.model.schedule import TimePadding
 
 
 class CVVAE(VideoAutoencoder):

@@ -1,8 +1,6 @@
 """Official `config.json` values -> ModelConfig, for CVVAEModel, CVVAESD3Model and diffusers' AutoencoderKL (spec 2.0).
 
-Owns: which fields there are, their defaults, and which of their values this code can honour. Does not know: files,
-tensors.
-
+Owns: which fields there are, their defaults, and which of their values this code can honour.
 A field that changes the network is honoured or refused, never ignored. Fields that only shape the official classes'
 interface (`num_video_frames`, `reshape_*`, `force_upcast`, `sample_size`) have no counterpart here and are dropped.
 """
@@ -105,18 +103,15 @@ def config_from_official(values: Mapping[str, Any]) -> ModelConfig:
     return read({**defaults, **given})
 
 
-# ---------------------------------------------------------------------------------------------------- CVVAEModel
-
-
 def _from_cvvae(values: dict[str, Any]) -> ModelConfig:
     _require_video(values)
     _require(values, attn_resolutions=[], dropout=0.0, use_3d_conv=True, out_ch=3)
-    for key, known in (
+    for key, kinds in (
         ("encoder_attn_type", _SPATIAL_ATTENTION),
         ("decoder_attn_type", (*_SPATIAL_ATTENTION, _TEMPORAL_ATTENTION)),
     ):
-        if values[key] not in known:
-            raise ValueError(f"{key} {values[key]!r} is not supported; known: {', '.join(known)}")
+        if values[key] not in kinds:
+            raise ValueError(f"{key} {values[key]!r} is not supported; known: {', '.join(kinds)}")
     base = _count(values, "ch")
     return ModelConfig(
         family="cvvae",
@@ -129,9 +124,6 @@ def _from_cvvae(values: dict[str, Any]) -> ModelConfig:
         scaling_factor=_number(values, "scaling_factor"),
         **_windows(values),
     )
-
-
-# ---------------------------------------------------------------------------------------------------- CVVAESD3Model
 
 
 def _from_cvvae_sd3(values: dict[str, Any]) -> ModelConfig:
@@ -151,9 +143,6 @@ def _from_cvvae_sd3(values: dict[str, Any]) -> ModelConfig:
         **_SD3_FACTORS,
         **_windows(values),
     )
-
-
-# ---------------------------------------------------------------------------------------------------- AutoencoderKL
 
 
 def _from_image(values: dict[str, Any]) -> ModelConfig:
@@ -180,19 +169,16 @@ def _from_image(values: dict[str, Any]) -> ModelConfig:
     )
 
 
-# ---------------------------------------------------------------------------------------------------- shared
-
-
 def _require_video(values: dict[str, Any]) -> None:
     _require(values, causal_encoder=True, causal_decoder=False, double_z=True, in_channels=3)
     _require(values, time_n_compress=4, spatial_n_compress=8)
 
 
-def _require(values: dict[str, Any], **wanted: Any) -> None:
-    for key, value in wanted.items():
-        found = list(values[key]) if isinstance(values[key], tuple) else values[key]
-        if found != value or isinstance(found, bool) != isinstance(value, bool):
-            raise ValueError(f"{key} {found!r} is not supported; only {value!r} is")
+def _require(values: dict[str, Any], **supported: Any) -> None:
+    for key, only in supported.items():
+        value = list(values[key]) if isinstance(values[key], tuple) else values[key]
+        if value != only or isinstance(value, bool) != isinstance(only, bool):
+            raise ValueError(f"{key} {value!r} is not supported; only {only!r} is")
 
 
 def _blocks(layers: int, levels: int) -> dict[str, Any]:
@@ -216,10 +202,10 @@ def _count(values: dict[str, Any], key: str) -> int:
 
 
 def _counts(values: dict[str, Any], key: str, length: int | None = None) -> tuple[int, ...]:
-    found = values[key]
-    if not isinstance(found, list | tuple) or not found or (length is not None and len(found) != length):
-        raise ValueError(f"{key} must be a list of {length or 'one or more'} positive integers, got {found!r}")
-    return tuple(_count({key: value}, key) for value in found)
+    counts = values[key]
+    if not isinstance(counts, list | tuple) or not counts or (length is not None and len(counts) != length):
+        raise ValueError(f"{key} must be a list of {length or 'one or more'} positive integers, got {counts!r}")
+    return tuple(_count({key: value}, key) for value in counts)
 
 
 def _flag(values: dict[str, Any], key: str) -> bool:
