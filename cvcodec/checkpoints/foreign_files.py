@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from cvcodec.checkpoints.metadata import first_line
+from cvcodec.checkpoints.checkpoint import first_line
 from cvcodec.errors import CheckpointError, InputError, MissingDependencyError
 from cvcodec.fileio import refuse_address
 
@@ -42,7 +42,7 @@ _MAX_CONFIG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
-class Source:
+class ForeignWeights:
     """What a source holds, before any of it is understood."""
 
     label: str
@@ -66,7 +66,9 @@ class Source:
         return _read_pickled(self.file) if self.is_pickled else _read_safetensors(self.file)
 
 
-def open_source(source: str, *, config: Path | None = None, download: Mapping[str, Any] | None = None) -> Source:
+def open_source(
+    source: str, *, config: Path | None = None, download: Mapping[str, Any] | None = None
+) -> ForeignWeights:
     """Locate a source; nothing but config.json is read, but a Hugging Face source is downloaded into its cache.
 
     `source`: a weights file, a folder (diffusers style, or a pipeline with `vae/`), or
@@ -102,7 +104,7 @@ def suggested_name(source: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", next(telling, "model")).strip("._-")[:64] or "model"
 
 
-def _local(weights: Path, *, label: str, config: Path | None, licence: str | None = None) -> Source:
+def _local(weights: Path, *, label: str, config: Path | None, licence: str | None = None) -> ForeignWeights:
     if weights.suffix.lower() not in (".safetensors", *PICKLED):
         raise CheckpointError(f"{weights}: unknown kind of weights; wanted .safetensors or {', '.join(PICKLED)}")
     if config is not None:
@@ -115,7 +117,7 @@ def _local(weights: Path, *, label: str, config: Path | None, licence: str | Non
             values = values if values.get("_class_name") in _CONFIG_CLASSES else None
     if licence is None:
         licence = _licence_in(weights.parent / "README.md")
-    return Source(label, weights, values, licence)
+    return ForeignWeights(label, weights, values, licence)
 
 
 def _weights_in_folder(folder: Path) -> Path:
@@ -203,7 +205,7 @@ def _licence_in(readme: Path) -> str | None:
 # ---------------------------------------------------------------------------------------------------- Hugging Face
 
 
-def _from_hub(source: str, config: Path | None, download: Mapping[str, Any]) -> Source:
+def _from_hub(source: str, config: Path | None, download: Mapping[str, Any]) -> ForeignWeights:
     found = re.fullmatch(r"hf://(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<inner>[^\\]+?))?/?", source)
     inner = PurePosixPath(found["inner"] or "") if found else PurePosixPath()
     # Whatever the hub's own library makes of them: each part becomes part of an address, and of a path in its cache.

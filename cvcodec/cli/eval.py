@@ -19,7 +19,7 @@ from cvcodec.errors import UsageError
 from cvcodec.options import option
 
 if TYPE_CHECKING:
-    from cvcodec.quality.picture_video import ComparisonVideo
+    from cvcodec.quality.pictures import ComparisonVideo
     from cvcodec.quality.report import Report
 
 _METRICS = ("psnr", "ssim", "ssim_rgb", "ms_ssim", "lpips")
@@ -226,7 +226,7 @@ def _compare(
 @contextmanager
 def _comparison(path: Path, container: str | None, overwrite: bool) -> Iterator[ComparisonVideo]:
     from cvcodec.fileio import atomic_path
-    from cvcodec.quality.picture_video import ComparisonVideo
+    from cvcodec.quality.pictures import ComparisonVideo
 
     assert container is not None
     with atomic_path(path, overwrite=overwrite) as temporary, ComparisonVideo(temporary, container) as video:

@@ -34,7 +34,7 @@ from cvcodec.passthrough.recorder import Recorder
 from cvcodec.system.device import available_memory, set_threads
 from cvcodec.system.threads import ReadAhead
 from cvcodec.video import Frame, VideoInfo
-from cvcodec.video.ahead import ReaderAhead
+from cvcodec.video.reader import ReaderAhead
 from cvcodec.windows.plan import Plan
 
 StrPath = str | os.PathLike[str]

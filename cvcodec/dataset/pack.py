@@ -20,9 +20,9 @@ from cvcodec.errors import InputError, OutputError, UsageError
 from cvcodec.fileio import atomic_output
 from cvcodec.system import host
 from cvcodec.video.color import Color
-from cvcodec.video.container_sink import rgb_to_packet
 from cvcodec.video.convert import RgbWriter
 from cvcodec.video.frame import Frame
+from cvcodec.video.sink import rgb_to_packet
 from cvcodec.video.writer import VideoWriter
 
 MANIFEST_NAME = "MANIFEST.tsv"

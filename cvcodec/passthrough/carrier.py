@@ -23,9 +23,9 @@ from av.container import Flags
 
 from cvcodec.errors import BitstreamError
 from cvcodec.passthrough.streams import CopiedPacket, CopiedStream
-from cvcodec.video.described import codec_name
-from cvcodec.video.ebml import element, elements
 from cvcodec.video.libav import captured_log, reason
+from cvcodec.video.metadata import element, elements
+from cvcodec.video.source import codec_name
 
 _FORMATS = {"audio": ("matroska", "mov", "mp4", "nut"), "subtitle": ("matroska", "mp4", "mov"), "data": ("mp4", "mov")}
 _ERRORS = (av.error.FFmpegError, OSError, ValueError, IndexError, AssertionError)

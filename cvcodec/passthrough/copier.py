@@ -21,9 +21,9 @@ from av.bitstream import BitStreamFilterContext
 
 from cvcodec.passthrough.carrier import facts_of, make_carrier
 from cvcodec.passthrough.streams import KINDS, Chapter, CopiedContainer, CopiedPacket, CopiedStream, naming
-from cvcodec.video.described import UNKNOWN
 from cvcodec.video.libav import as_fraction, reason
-from cvcodec.video.tags import of_content
+from cvcodec.video.metadata import of_content
+from cvcodec.video.source import UNKNOWN
 
 _SIDE_DATA = (
     "skip_samples",

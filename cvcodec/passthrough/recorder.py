@@ -26,7 +26,7 @@ from cvcodec.passthrough.records import ATTACHMENT, PACKETS, STREAMS, pack_attac
 from cvcodec.passthrough.streams import KINDS, CopiedContainer, CopiedPacket, Trim
 from cvcodec.video import VideoReader
 from cvcodec.video.sizes import packets
-from cvcodec.video.source import Source, VideoSource
+from cvcodec.video.source import InputFile, VideoSource
 from cvcodec.video.timestamps import Timeline
 
 _RECORD_BYTES = 128 << 10
@@ -116,7 +116,7 @@ def copied_size(source: VideoSource, *, stream: int, kinds: Collection[str], tag
     """Bytes of the records that a `Recorder` makes of a source that can be read again, without decoding it; a few more
     where chunks divide them. stream: index of the video."""
     copier = StreamCopier(lambda text: None, kinds=kinds, tags=tags)
-    with Source(source) as opened, opened.open() as container:
+    with InputFile(source) as opened, opened.open() as container:
         copier.begin(container, stream)
         mended = Timeline(stream, lambda _: None).mended(packets(container, opened.name))
         copied = (packet for found in mended for packet in copier.copy(found)) if kinds else iter(())

@@ -27,7 +27,7 @@ from cvcodec.errors import BitstreamError, OutputError
 from cvcodec.passthrough.carrier import add_copy, set_facts, template
 from cvcodec.passthrough.streams import Chapter, CopiedContainer, CopiedPacket, CopiedStream
 from cvcodec.video.libav import captured_log, reason
-from cvcodec.video.tags import lost_tags, of_content
+from cvcodec.video.metadata import lost_tags, of_content
 from cvcodec.video.writer import VideoWriter
 
 _MAX_TIMESCALE = (1 << 31) - 1

@@ -1,13 +1,21 @@
-"""Drawing: two frames side by side with a map of their difference, as one uint8 picture.
+"""Drawing: two frames side by side with a map of their difference, as one picture or as a video of all of them.
 
-Owns: layout, captions, the colours of the error map.
-Does not know: files and codecs; writing a PNG is `video`'s business.
+Owns: layout, captions, the colours of the error map, one gain for all frames of a video and sizes that every encoder
+takes. Does not know: metrics, codecs, temporary names; writing a PNG is `video`'s business.
 """
 
 from __future__ import annotations
 
+import math
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Self
+
 import numpy as np
 from numpy.typing import NDArray
+
+from cvcodec.video import Color, Frame, VideoWriter
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -102,3 +110,74 @@ def _panel(pixels: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
     panel[MARGIN : MARGIN + line.shape[0], MARGIN : MARGIN + line.shape[1]] = line
     panel[top:, MARGIN:] = pixels
     return panel
+
+
+@dataclass(frozen=True)
+class KeptFrame:
+    """One compared pair, kept for a picture."""
+
+    reference: Pixels
+    test: Pixels
+    whites: tuple[int, int]
+    """Code value of white on each side."""
+    index: int
+    time_s: float
+    psnr_db: float
+
+    def picture(
+        self, names: tuple[str, str] = ("reference", "reconstruction"), *, gain: float | None = None
+    ) -> NDArray[np.uint8]:
+        """Both sides and the error map, (H', W', 3) uint8; `gain` of the map as in `side_by_side`."""
+        score = "identical" if math.isinf(self.psnr_db) else f"{self.psnr_db:.2f} dB"
+        captions = (f"{names[0]} {self.time_s:.3f} s", f"{names[1]} {score}")
+        return side_by_side(self.reference, self.test, whites=self.whites, captions=captions, gain=gain)
+
+
+class ComparisonVideo:
+    """Takes pairs as they are compared; `add` fits the `on_pair` of `evaluate`.
+
+    path: where to write, nothing before the first pair. container: as for `VideoWriter`. names: of the two sides.
+    The error map's gain is the first frame's, so that frames can be compared.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], container: str, names: tuple[str, str] = ("reference", "reconstruction")
+    ) -> None:
+        self._path, self._container, self._names = path, container, names
+        self._writer: VideoWriter | None = None
+        self._gain = 1.0
+
+    def add(self, pair: KeptFrame, pts: int, time_base: Fraction) -> None:
+        """Append a pair that is shown at `pts` ticks. Raises OutputError."""
+        if self._writer is None:
+            sides = (pair.reference / float(pair.whites[0]), pair.test / float(pair.whites[1]))
+            self._gain = automatic_gain(np.abs(sides[0] - sides[1]).max(axis=2))
+        picture = pair.picture(self._names, gain=self._gain)
+        height, width = picture.shape[:2]
+        even = np.full((height + height % 2, width + width % 2, 3), BACKGROUND, np.uint8)
+        even[:height, :width] = picture
+        if self._writer is None:
+            self._writer = VideoWriter(
+                self._path,
+                width=even.shape[1],
+                height=even.shape[0],
+                time_base=time_base,
+                color=Color().for_rgb(),
+                container=self._container,
+            )
+        self._writer.write(Frame(even, pts=pts))
+
+    def close(self) -> None:
+        """Write what the encoder still holds and the end of the file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        elif self._writer is not None:
+            self._writer.abort()

@@ -1,8 +1,8 @@
-"""Mean squared error and peak signal-to-noise ratio.
+"""Mean squared error, peak signal-to-noise ratio, and the luma that they may be taken of.
 
-Owns: MSE in float64, whatever the input (a difference of uint8 in uint8 wraps around), and
-PSNR = 10 log10(peak^2 / MSE).
-Does not know: which planes are compared, how frames are averaged, files.
+Owns: MSE in float64, whatever the input (a difference of uint8 in uint8 wraps around); PSNR = 10 log10(peak^2 / MSE);
+Y' = Kr R' + Kg G' + Kb B' in full range, on the scale of the RGB code values (ITU-R BT.601-7, BT.709-6, BT.2020-2).
+Does not know: which planes are compared, how frames are averaged, limited range, files.
 """
 
 from __future__ import annotations
@@ -35,3 +35,45 @@ def psnr(x: Tensor, y: Tensor, *, peak: float) -> Tensor:
     `peak` is the largest code value: 255 for 8 bits, 2^b - 1 for b bits, 1 for values in [0, 1], 2 for [-1, 1].
     """
     return psnr_of_mse(mse(x, y), peak)
+
+
+LUMA_COEFFICIENTS: dict[str, tuple[float, float, float]] = {
+    "bt601": (0.299, 0.587, 0.114),
+    "bt709": (0.2126, 0.7152, 0.0722),
+    "bt2020": (0.2627, 0.6780, 0.0593),
+    "smpte240m": (0.212, 0.701, 0.087),
+    "fcc": (0.30, 0.59, 0.11),
+}
+"""(Kr, Kg, Kb) by matrix name; each sums to one."""
+
+MATRIX_ALIASES = {
+    "bt2020c": "bt2020",
+    "smpte170m": "bt601",
+    "bt470bg": "bt601",
+    "itu601": "bt601",
+    "itu709": "bt709",
+    "bt2020nc": "bt2020",
+    "bt2020ncl": "bt2020",
+    "bt2020_ncl": "bt2020",
+}
+"""Other names of the same coefficients, as ffmpeg spells them."""
+
+
+def matrix_name(matrix: str) -> str | None:
+    """The name in LUMA_COEFFICIENTS for `matrix` or an alias of it; None for one without (RGB, YCgCo, ICtCp)."""
+    name = MATRIX_ALIASES.get(matrix, matrix)
+    return name if name in LUMA_COEFFICIENTS else None
+
+
+def luma(rgb: Tensor, matrix: str = "bt709") -> Tensor:
+    """(N, 3, H, W) RGB, float, any scale -> (N, 1, H, W) luma on the same scale and in the same dtype.
+
+    ValueError on another shape or dtype, or a matrix without luma coefficients.
+    """
+    if rgb.ndim != 4 or rgb.shape[1] != 3 or not rgb.is_floating_point():
+        raise ValueError(f"RGB must be (N, 3, H, W) float, got {tuple(rgb.shape)} {rgb.dtype}")
+    name = matrix_name(matrix)
+    if name is None:
+        raise ValueError(f"no luma coefficients for {matrix = }; known: {', '.join(LUMA_COEFFICIENTS)}")
+    weights = torch.tensor(LUMA_COEFFICIENTS[name], dtype=rgb.dtype, device=rgb.device)
+    return (rgb * weights.view(1, 3, 1, 1)).sum(dim=1, keepdim=True)

@@ -29,10 +29,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-import numpy as np
-from numpy.typing import NDArray
-
-from cvcodec.quality.pictures import Pixels, side_by_side
+from cvcodec.quality.pictures import KeptFrame
 
 METRICS = ("psnr", "ssim", "ssim_rgb", "ms_ssim", "lpips")
 DEFAULT_METRICS = ("psnr", "ssim", "lpips")
@@ -70,27 +67,6 @@ class Rate:
     def bitrate_bps(self) -> float | None:
         """Bits per second."""
         return 8 * self.size_bytes / self.duration_s if self.duration_s else None
-
-
-@dataclass(frozen=True)
-class KeptFrame:
-    """One compared pair, kept for a picture."""
-
-    reference: Pixels
-    test: Pixels
-    whites: tuple[int, int]
-    """Code value of white on each side."""
-    index: int
-    time_s: float
-    psnr_db: float
-
-    def picture(
-        self, names: tuple[str, str] = ("reference", "reconstruction"), *, gain: float | None = None
-    ) -> NDArray[np.uint8]:
-        """Both sides and the error map, (H', W', 3) uint8; `gain` of the map as in `side_by_side`."""
-        score = "identical" if math.isinf(self.psnr_db) else f"{self.psnr_db:.2f} dB"
-        captions = (f"{names[0]} {self.time_s:.3f} s", f"{names[1]} {score}")
-        return side_by_side(self.reference, self.test, whites=self.whites, captions=captions, gain=gain)
 
 
 @dataclass

@@ -6,8 +6,13 @@ for, and frames without times get the next free one. Errors are counted, and rea
 Seeking is exact: FFmpeg goes to a point before the wanted time, and the frames in between are decoded and thrown
 away. Where what comes out does not begin before the wanted time, or is damaged there, a point further back is tried,
 at last the beginning.
+
+Pictures that HEIF and AVIF store as a grid of tiles are put together here.
 """
 
+from __future__ import annotations
+
+import math
 import os
 import re
 from array import array
@@ -22,11 +27,9 @@ import av.filter
 from av.codec.context import Flags
 
 from cvcodec.errors import InputError
-from cvcodec.video import tiles
-from cvcodec.video.deinterlace import Timed
-from cvcodec.video.described import TileGrid, cropping, tile_grids
+from cvcodec.video.filters import Timed
 from cvcodec.video.libav import as_fraction, park, reason
-from cvcodec.video.source import Source
+from cvcodec.video.source import InputFile, TileGrid, cropping, tile_grids
 from cvcodec.video.timestamps import FrameClock, Timeline
 
 # Formats that store the time of every frame. Elsewhere (AVI, MPEG-PS, raw streams) FFmpeg derives times from the frames
@@ -45,10 +48,10 @@ _INHERITED: list[Any] = []
 """What a forked child must never free."""
 
 PacketSink = Callable[[Any], None]
-"""Takes a PyAV packet, or None: see `Decoder`."""
+"""Takes a PyAV packet, or None: see `FrameDecoder`."""
 
 
-class Decoder:
+class FrameDecoder:
     """One video stream of one source.
 
     stream: number among the real video streams (attached pictures do not count, a grid of tiles is one); None takes
@@ -62,7 +65,7 @@ class Decoder:
     """
 
     def __init__(
-        self, source: Source, *, stream: int | None, threads: int | None, on_packet: PacketSink | None
+        self, source: InputFile, *, stream: int | None, threads: int | None, on_packet: PacketSink | None
     ) -> None:
         self.source = source
         self.errors = 0
@@ -76,7 +79,7 @@ class Decoder:
         self._open()
         # It listens to the log, so before threads decode.
         self.crop = (
-            cropping(self.stream) if self.grid is None else tiles.crop(self.source.name, self.grid, self.context)
+            cropping(self.stream) if self.grid is None else tile_edges(self.source.name, self.grid, self.context)
         )
 
     def _open(self) -> None:
@@ -204,7 +207,7 @@ class Decoder:
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         if self.grid is not None:
-            yield tiles.assembled(self.source.name, self.container, self.grid)
+            yield assembled_tiles(self.source.name, self.container, self.grid)
             return
         context = self.context
         recent = _RecentPackets()
@@ -234,7 +237,7 @@ class Decoder:
         if received + len(tail) < sent:
             yield from self._decode_again(recent)
 
-    def _decode_again(self, recent: "_RecentPackets") -> Iterator[av.VideoFrame]:
+    def _decode_again(self, recent: _RecentPackets) -> Iterator[av.VideoFrame]:
         """The frames at the end that an error has hidden.
 
         With frame threads the error of one packet surfaces while others are in flight, and PyAV gives up what
@@ -432,3 +435,61 @@ def side_data(frame: av.VideoFrame) -> dict[str, bytes]:
             graph.push(frame)
             frame = graph.vpull()
     return {}
+
+
+def tile_edges(name: str, grid: TileGrid, tile: Any) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) of the tiles together that lie beyond the picture. tile: the first one's decoder.
+    name: of the file, for messages. Raises InputError where there are too few tiles."""
+    columns, rows = math.ceil(grid.width / tile.width), math.ceil(grid.height / tile.height)
+    if columns * rows != len(grid.streams):
+        wanted = f"{columns}x{rows} tiles of {tile.width}x{tile.height}"
+        raise InputError(
+            f"{name!r}: the picture of {grid.width}x{grid.height} wants {wanted}, the file has {len(grid.streams)}"
+        )
+    return 0, rows * tile.height - grid.height, 0, columns * tile.width - grid.width
+
+
+def assembled_tiles(name: str, container: Any, grid: TileGrid) -> av.VideoFrame:
+    """All tiles in their places. Raises InputError where one cannot be decoded or differs from the first."""
+    tiles: dict[int, av.VideoFrame] = {}
+    streams = [container.streams[index] for index in grid.streams]
+    try:
+        for packet in container.demux(streams):
+            for frame in packet.decode():
+                tiles.setdefault(packet.stream.index, frame)
+    except (av.error.FFmpegError, OSError) as error:
+        raise InputError(f"{name!r}: tile {len(tiles)} of the picture cannot be decoded: {reason(error)}") from error
+    first = tiles.get(grid.streams[0])
+    shape = None if first is None else (first.width, first.height, first.format.name)
+    for number, index in enumerate(grid.streams):
+        tile = tiles.get(index)
+        if first is None or tile is None or (tile.width, tile.height, tile.format.name) != shape:
+            raise InputError(f"{name!r}: tile {number} of the picture is missing or unlike the first")
+    assert first is not None
+    return _stacked([tiles[index] for index in grid.streams], math.ceil(grid.width / first.width))
+
+
+def _stacked(tiles: list[av.VideoFrame], columns: int) -> av.VideoFrame:
+    first = tiles[0]
+    if len(tiles) == 1:
+        return first
+    graph = av.filter.Graph()
+    places = "|".join(
+        f"{number % columns * first.width}_{number // columns * first.height}" for number in range(len(tiles))
+    )
+    stack = graph.add("xstack", f"inputs={len(tiles)}:layout={places}")
+    sink = graph.add("buffersink")
+    what = f"video_size={first.width}x{first.height}:pix_fmt={first.format.name}:time_base=1/1"
+    inputs = [graph.add("buffer", what) for _ in tiles]
+    for number, source in enumerate(inputs):
+        source.link_to(stack, 0, number)
+    stack.link_to(sink)
+    graph.configure()
+    for source, tile in zip(inputs, tiles, strict=True):
+        tile.pts = 0
+        source.push(tile)
+        source.push(None)
+    whole: Any = sink.pull()
+    for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
+        setattr(whole, name, getattr(first, name))
+    return whole  # type: ignore[no-any-return]

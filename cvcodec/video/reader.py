@@ -1,9 +1,14 @@
 """`VideoReader`: any video, or image, that FFmpeg opens -> RGB frames with exact times. Knows neither models nor
 bitstreams.
 
-One frame through it: Decoder -> bwdif (flagged frames only) -> RGB (`convert`) -> container cropping -> turn upright
--> `Frame`. One decoded frame is held back, because a frame's duration is the distance to its successor.
+One frame through it: FrameDecoder -> bwdif (flagged frames only) -> RGB (`convert`) -> container cropping -> turn
+upright -> `Frame`. One decoded frame is held back, because a frame's duration is the distance to its successor.
+
+`ReaderAhead` opens and reads in threads, beside what the frames are for. A source may be a pipe whose writer pauses;
+FFmpeg loses an interrupt that comes while it waits there, and so the wait is outside FFmpeg.
 """
+
+from __future__ import annotations
 
 import math
 import re
@@ -11,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
-from types import TracebackType
 from typing import Any, Self
 
 import av
@@ -19,14 +23,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.errors import InputError, UsageError
-from cvcodec.video import orientation
+from cvcodec.system.threads import ReadAhead, in_thread
 from cvcodec.video.color import UNSPECIFIED, Color, ContentLight, MasteringDisplay
 from cvcodec.video.convert import BACKGROUNDS, RgbReader, bit_depth_of, check_matrix, is_gray, is_rgb, stored_luma
-from cvcodec.video.decoder import Decoder, PacketSink, side_data
-from cvcodec.video.deinterlace import Timed, deinterlaced
+from cvcodec.video.decoder import FrameDecoder, PacketSink, side_data
+from cvcodec.video.filters import (
+    IDENTITY,
+    Timed,
+    apply_turn,
+    clockwise_degrees,
+    deinterlaced,
+    matrix_from_bytes,
+    swaps_sides,
+    turn_from_rotation,
+    turn_of,
+)
 from cvcodec.video.frame import Frame, VideoInfo
 from cvcodec.video.libav import as_fraction
-from cvcodec.video.source import Source, VideoSource
+from cvcodec.video.source import InputFile, VideoSource
 
 _UNKEPT = {
     "A53_CC": "captions (CEA-608, CEA-708)",
@@ -100,11 +114,11 @@ class VideoReader:
         self.stopped: tuple[int, Fraction] | None = None
         self._rotate, self._deinterlace, self._background = rotate, deinterlace, background
         self._stored_luma = stored_luma
-        self._source = Source(source, rate=rate)
+        self._source = InputFile(source, rate=rate)
         self.corrupt_frames = 0
         self._started = False
         try:
-            self._decoder = Decoder(self._source, stream=stream, threads=threads, on_packet=on_packet)
+            self._decoder = FrameDecoder(self._source, stream=stream, threads=threads, on_packet=on_packet)
         except BaseException:
             self._source.close()
             raise
@@ -133,21 +147,21 @@ class VideoReader:
         color = self._color_of(frame)
         check_matrix(color)
         data = side_data(frame)
-        matrix = orientation.matrix_from_bytes(data.get("DISPLAYMATRIX", b""))
+        matrix = matrix_from_bytes(data.get("DISPLAYMATRIX", b""))
         rotation = frame.rotation if decoder.grid is None else decoder.grid.rotation
-        turn = orientation.turn_of(matrix) if matrix else orientation.turn_from_rotation(rotation)
+        turn = turn_of(matrix) if matrix else turn_from_rotation(rotation)
         if turn is None:
             decoder.say("the display matrix is no quarter turn; frames are left as stored")
-            turn, applied = orientation.IDENTITY, False
+            turn, applied = IDENTITY, False
         else:
             applied = self._rotate
-        self._turn = turn if applied else orientation.IDENTITY
+        self._turn = turn if applied else IDENTITY
         ratio = as_fraction(decoder.stream.sample_aspect_ratio) or Fraction(1)
-        if orientation.swaps_sides(self._turn):
+        if swaps_sides(self._turn):
             width, height, ratio = height, width, 1 / ratio
         depth = bit_depth_of(frame.format)
         self._rgb: RgbReader | None = None
-        degrees = orientation.clockwise_degrees(turn)
+        degrees = clockwise_degrees(turn)
         average = as_fraction(decoder.stream.average_rate) or as_fraction(decoder.stream.guessed_rate)
         length = self._length()
         count = self._source.images[1] if self._source.images else decoder.stream.frames
@@ -167,7 +181,7 @@ class VideoReader:
             sample_aspect_ratio=ratio,
             rotation=0 if applied else degrees,
             source_rotation=degrees,
-            display_matrix=None if applied or turn == orientation.IDENTITY else matrix,
+            display_matrix=None if applied or turn == IDENTITY else matrix,
             start_pts=first.pts,
             start_time=self._timeline_zero(first),
             duration=length,
@@ -366,7 +380,7 @@ class VideoReader:
         if any(self._crop):
             top, bottom, left, right = self._crop
             picture = np.ascontiguousarray(picture[top : picture.shape[0] - bottom, left : picture.shape[1] - right])
-        return picture if self._turn == orientation.IDENTITY else orientation.apply_turn(picture, self._turn)
+        return picture if self._turn == IDENTITY else apply_turn(picture, self._turn)
 
     def close(self) -> None:
         """Release decoder and files; a file object that was passed in stays open."""
@@ -376,9 +390,7 @@ class VideoReader:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -421,3 +433,27 @@ def _seconds(value: Seconds, name: str) -> Fraction:
     if seconds > MOST_SECONDS:
         raise UsageError(f"{name} = {value} is too long for FFmpeg's clocks; at most {MOST_SECONDS} seconds")
     return seconds
+
+
+class ReaderAhead:
+    """A `VideoReader` of `source`, settings and errors as there; to be closed (`contextlib.closing`)."""
+
+    def __init__(self, source: VideoSource, **settings: Any) -> None:
+        self.reader = in_thread(lambda: VideoReader(source, **settings), name="video-opener")
+        self._frames: ReadAhead[Frame] | None = None
+
+    def frames(self, *, most_bytes: int, most_frames: int, least_frames: int = 2) -> ReadAhead[Frame]:
+        """Begin to read, once. Of the decoded frames at most `most_frames` wait, and no more than `most_bytes` hold
+        unless these are fewer than `least_frames`."""
+        info = self.reader.info
+        frame_bytes = info.width * info.height * (3 if info.bit_depth == 8 else 6)
+        limit = min(most_frames, max(least_frames, most_bytes // frame_bytes))
+        self._frames = ReadAhead(self.reader, limit=limit, name="video-reader")
+        return self._frames
+
+    def close(self) -> None:
+        """Stop reading, and close the reader unless its thread is still inside FFmpeg."""
+        if self._frames is not None:
+            self._frames.close()
+        if self._frames is None or not self._frames.stuck:
+            self.reader.close()

@@ -1,20 +1,25 @@
 """Opening what a person names: a file, a pipe, a numbered image sequence, a file object. Gives a PyAV input container.
 
 No file makes FFmpeg open others: playlists are refused, and so are addresses, in whatever place they stand.
-Knows nothing of streams and frames. A container whose index lies behind its data (an ordinary MP4) cannot be read
-from a pipe; `Source` sees this in the first bytes, or in a failed attempt, and spools the pipe to a temporary file.
+A container whose index lies behind its data (an ordinary MP4) cannot be read
+from a pipe; `InputFile` sees this in the first bytes, or in a failed attempt, and spools the pipe to a temporary file.
+
+What PyAV tells of a container only in words is taken apart here too: FFmpeg's own description of it. What its facts are
+used for, streams and frames are not known here.
 """
+
+from __future__ import annotations
 
 import os
 import re
 import tempfile
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import av
 import av.error
+import av.logging
 from av.container import InputContainer
 
 from cvcodec.errors import InputError, UsageError
@@ -220,7 +225,7 @@ class _Nameless:
             raise
 
 
-class Source:
+class InputFile:
     """A named input that can be opened, and, where it can seek, opened again.
 
     source: a path, the pattern of a numbered image sequence (`frames/%05d.png`), or a binary file object, which is not
@@ -235,7 +240,6 @@ class Source:
         self._file: BinaryIO | None = None
         self._pipe: Pipe | None = None
         self._path: str | None = None
-        self.spooled = False
         self.images: tuple[int, int] | None = None
         if isinstance(source, (str, os.PathLike)):
             self.name = os.fspath(source)
@@ -306,7 +310,7 @@ class Source:
         except OSError as error:
             raise InputError(f"cannot read {self.name!r}: {reason(error)}") from error
         self._owned.append(self._file)
-        self._pipe, self.spooled = None, True
+        self._pipe = None
         return self.open()
 
     def _open(self, target: Any) -> InputContainer:
@@ -349,7 +353,57 @@ class Source:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
+
+
+UNKNOWN = "unknown"
+"""Name of a codec that FFmpeg does not know."""
+
+
+def codec_name(stream: Any) -> str:
+    """FFmpeg's name of a stream's codec, also where it has no decoder for it; `UNKNOWN` where it has no name either."""
+    found = re.match(r"\w+: (?!none\b)(\w+)", _description(stream))
+    return found[1] if found else UNKNOWN
+
+
+def cropping(stream: Any) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) that the container asks for: Matroska's cropping, the clean aperture of MP4 and MOV.
+    FFmpeg leaves it to the application."""
+    found = re.search(r"^ +Frame [Cc]ropping: (\d+)/(\d+)/(\d+)/(\d+)$", _description(stream), re.MULTILINE)
+    left, right, top, bottom = (int(value) for value in found.groups()) if found else (0, 0, 0, 0)
+    return top, bottom, left, right
+
+
+class TileGrid(NamedTuple):
+    """A picture in tiles. rotation: degrees anticlockwise by which it is shown. streams: indices of the tiles, row by
+    row. default: it is the file's main picture."""
+
+    width: int
+    height: int
+    rotation: int
+    streams: tuple[int, ...]
+    default: bool
+
+
+def tile_grids(container: Any) -> list[TileGrid]:
+    """The grids of an input container."""
+    with captured_log(av.logging.VERBOSE):
+        text: str = container.dumps_format()
+    found = []
+    for group in re.split(r"^  (?=Stream )", text, flags=re.MULTILINE)[1:]:
+        head = group.splitlines()[0]
+        if size := re.match(r"Stream group #\S+: Tile Grid: .* (\d+)x(\d+)(?: |$)", head):
+            turn = re.search(r"^      Display Matrix: rotation of (-?[\d.]+) degrees", group, re.MULTILINE)
+            tiles = re.findall(r"^    Stream #\d+:(\d+)", group, re.MULTILINE)
+            rotation = round(float(turn[1])) if turn else 0
+            found.append(TileGrid(int(size[1]), int(size[2]), rotation, tuple(map(int, tiles)), "(default)" in head))
+    return [grid for grid in found if grid.streams]
+
+
+def _description(stream: Any) -> str:
+    """Of one stream: `Audio: aac (LC), ...` and the lines of its tags and side data."""
+    with captured_log(av.logging.INFO):
+        text: str = stream.container.dumps_format()
+    _, *parts = re.split(r"^  Stream #\d+:(\d+)[^ ]*: ", text, flags=re.MULTILINE)
+    return dict(zip(map(int, parts[::2]), parts[1::2], strict=True)).get(stream.index, "")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cvcodec.checkpoints.foreign_config import infer_config
-from cvcodec.checkpoints.foreign_names import Layout
+from cvcodec.checkpoints.foreign import Layout, infer_config
 from cvcodec.errors import CheckpointError
 from tests.checkpoints.official_shapes import autoencoder
 

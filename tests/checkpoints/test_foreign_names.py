@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvcodec.checkpoints.foreign_names import Layout, autoencoder_tensors, layout_of, to_diffusers_2d
+from cvcodec.checkpoints.foreign import Layout, autoencoder_tensors, layout_of, to_diffusers_2d
 from cvcodec.errors import CheckpointError
 from tests.checkpoints.official_shapes import autoencoder
 

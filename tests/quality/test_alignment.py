@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvcodec.quality.alignment import Aligned
+from cvcodec.quality.compare import Aligned
 from cvcodec.video.frame import Frame
 
 PIXELS = np.zeros((1, 1, 3), dtype=np.uint8)

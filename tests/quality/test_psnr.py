@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvcodec.quality.luma import LUMA_COEFFICIENTS, luma, matrix_name
-from cvcodec.quality.psnr import mse, psnr, psnr_of_mse
+from cvcodec.quality.psnr import LUMA_COEFFICIENTS, luma, matrix_name, mse, psnr, psnr_of_mse
 
 
 def test_a_constant_offset_has_the_psnr_of_its_closed_form() -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvcodec.quality.luma import luma
+from cvcodec.quality.psnr import luma
 from cvcodec.quality.ssim import ms_ssim, ssim
 from tests.pictures import degraded, pattern
 

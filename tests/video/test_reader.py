@@ -14,8 +14,7 @@ import pytest
 
 from cvcodec.errors import InputError, UsageError
 from cvcodec.video import Color, VideoReader, probe
-from cvcodec.video.described import cropping
-from cvcodec.video.source import Source
+from cvcodec.video.source import InputFile, cropping
 from tests.video.boxes import box, with_sample_box
 from tests.video.clips import read, same
 
@@ -365,7 +364,7 @@ def test_what_changes_in_mid_stream_is_one_notice(make: Any, tmp_path: Path, wha
 def test_a_source_is_opened_anew_from_its_beginning(make: Any) -> None:
     target = io.BytesIO()
     make.encode(target, make.moving(64, 48, 3), container="matroska")
-    source = Source(target)
+    source = InputFile(target)
     for _ in range(2):
         with source.open() as container:
             assert sum(1 for _ in container.decode(video=0)) == 3

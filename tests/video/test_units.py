@@ -9,8 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from cvcodec.video.sizes import stream_bytes
-from cvcodec.video.units import PictureBytes
+from cvcodec.video.sizes import PictureBytes, stream_bytes
 from tests.video.clips import filtered_bytes
 
 SEI = {"libx264": "6", "libx265": "39-40"}
