@@ -43,8 +43,10 @@ from cvcodec.codec import DEFAULT_QUALITY, EncodeOptions, encode_file
 from cvcodec.codec.headers import make_quantizer
 from cvcodec.codec.latent_file import latents_of
 from cvcodec.dataset import IterableLatentDataset, LatentDataset
+from cvcodec.dataset.keys import epoch_generator
+from cvcodec.dataset.latents import ITEM
+from cvcodec.dataset.reader import draw_slice
 from cvcodec.dataset.shards import LATENTS
-from cvcodec.dataset.slices import ITEM, draw_slice, generator_for
 from cvcodec.errors import UsageError
 from cvcodec.model import VideoAutoencoder
 from cvcodec.system.device import set_threads
@@ -139,7 +141,7 @@ class Files(Dataset[Tensor]):
 
     def __getitem__(self, item: int) -> Tensor:
         def choose(latents: int) -> slice:
-            chosen = draw_slice(generator_for(0, 0, ITEM, item), latents, self.length)
+            chosen = draw_slice(epoch_generator(0, 0, ITEM, item), latents, self.length)
             return slice(chosen.start, chosen.stop)
 
         return self.read(self.paths[item % len(self.paths)], choose).float()

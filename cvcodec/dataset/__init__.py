@@ -12,7 +12,6 @@ device_clips       the same clips, made in a device's memory; pack: training fil
 """
 
 from cvcodec.dataset.index import INDEX_NAME, read_index
-from cvcodec.dataset.latents import LatentDataset
-from cvcodec.dataset.stream import IterableLatentDataset
+from cvcodec.dataset.latents import IterableLatentDataset, LatentDataset
 
 __all__ = ["INDEX_NAME", "IterableLatentDataset", "LatentDataset", "read_index"]

@@ -27,8 +27,7 @@ from cvcodec.bitstream import BitstreamReader, Header
 from cvcodec.bitstream.header import dump_header
 from cvcodec.codec.headers import open_reader
 from cvcodec.codec.latent_file import latents_of
-from cvcodec.dataset.checks import check_one_space
-from cvcodec.dataset.index import dump_lines, parse_line, read_index
+from cvcodec.dataset.index import check_one_space, dump_lines, parse_line, read_index
 from cvcodec.dataset.reader import ChunkCache
 from cvcodec.dataset.shards import (
     DESCRIPTION,

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cvcodec.codec.headers import open_reader
-from cvcodec.errors import InputError
+from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import PARTIAL_SUFFIX, naming_damage, partial_path
 from cvcodec.system.printable import printable
 
@@ -130,6 +130,21 @@ def read_index(
     folder = path if path.is_dir() else path.parent
     records = merge_records(folder, {file: _read_records(file, needed) for file in files})
     return [records[name] for name in sorted(records)]
+
+
+def check_one_space(described: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+    """Refuse latents of several latent spaces: numbers alike, meanings not. described: what a message calls each clip,
+    and what is said of it; clips of which no `latent_space_id` is said pass."""
+    first: tuple[str, Mapping[str, Any]] | None = None
+    for name, said in described:
+        if said.get("latent_space_id") is None:
+            continue
+        first = first or (name, said)
+        if said["latent_space_id"] != first[1]["latent_space_id"]:
+            one, other = (
+                f"{name} ({said['latent_space_id']} of {said.get('model')})" for name, said in (first, (name, said))
+            )
+            raise UsageError(f"{one} and {other} hold latents of different latent spaces; read them apart")
 
 
 def _check_finished(path: Path) -> None:

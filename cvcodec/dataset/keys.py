@@ -24,6 +24,14 @@ def numpy_generator(seed: int, purpose: str, index: int, attempt: int = 0) -> np
     return np.random.default_rng(_sequence(seed, purpose, index, attempt))
 
 
+def epoch_generator(seed: int, epoch: int, *place: int) -> np.random.Generator:
+    """The random numbers of a place in an epoch of a data set of latents: up to three numbers name the place; the first
+    should tell apart what the numbers are for."""
+    # Always as many words: SeedSequence takes missing ones for zeros.
+    words = (seed, epoch, *place, *(0,) * (3 - len(place)))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+
+
 def torch_generator(seed: int, purpose: str, index: int) -> torch.Generator:
     """A generator of the CPU."""
     generator = torch.Generator()

@@ -1,21 +1,24 @@
 """.cvl files for random access by the thousand: mapped into memory, opened once, decoded chunks kept within a budget.
 
-Owns: which files and chunks stay in memory, and putting slices together. Does not know: randomness, tensors, models.
+Owns: which files and chunks stay in memory, the arithmetic of slices on the 4n+1 grid, drawing one and putting it
+together. Does not know: tensors, models.
 """
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cvcodec.bitstream import BitstreamReader, ChunkInfo, Header, Trailer
+from cvcodec.bitstream import BitstreamReader, Header, Trailer
 from cvcodec.codec.headers import open_reader
 from cvcodec.codec.latent_file import latents_of
 from cvcodec.errors import InputError, UsageError
@@ -24,6 +27,38 @@ from cvcodec.fileio import naming_damage
 _KEPT_PTS = 4096  # chunks; half a kilobyte each
 
 Floats = NDArray[np.floating[Any]]
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Latents [start, stop) and the frames, first and one past the last, that they decode to.
+
+    As a clip of its own, whose first latent then stands for one frame, the last of the f that it stood for (f being the
+    temporal factor): n latents from t on are frames ft to f(t + n - 1) of the video, whatever t is.
+    """
+
+    start: int
+    stop: int
+    first_frame: int
+    end_frame: int
+
+
+def slice_at(start: int, length: int, factor: int = 4) -> Slice:
+    """The slice of `length` latents from `start` on. ValueError for an empty or a negative one."""
+    if start < 0 or length < 1:
+        raise ValueError(f"a slice begins at 0 or later and holds something: {start = }, {length = }")
+    return Slice(start, start + length, factor * start, factor * (start + length - 1) + 1)
+
+
+def draw_slice(generator: np.random.Generator, latents: int, length: int | None, factor: int = 4) -> Slice:
+    """A slice of `length` of `latents` latents, every start as likely; None for all of them. ValueError if too long."""
+    if length is None:
+        return slice_at(0, latents, factor)
+    if length > latents:
+        raise ValueError(f"a slice of {length} latents does not fit a clip of {latents}")
+    return slice_at(int(generator.integers(latents - length + 1)), length, factor)
 
 
 class MappedFile(mmap.mmap):
@@ -54,19 +89,46 @@ def map_file(path: Path) -> MappedFile:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
 
 
+class _Recent(Generic[K, V]):
+    """Values by key, as long as their sizes are no more than `limit` in all; the least recently used go first."""
+
+    def __init__(self, limit: int, size: Callable[[V], int] = lambda value: 1) -> None:
+        self._limit, self._size = limit, size
+        self.values: OrderedDict[K, V] = OrderedDict()
+        self.held = 0
+
+    def get(self, key: K, make: Callable[[], V]) -> V:
+        """The value that is kept, or a new one."""
+        if key in self.values:
+            self.values.move_to_end(key)
+            return self.values[key]
+        return self.keep(key, make())
+
+    def keep(self, key: K, value: V) -> V:
+        """Keep it, unless it alone is too large."""
+        if key not in self.values and self._size(value) <= self._limit:
+            self.values[key] = value
+            self.held += self._size(value)
+            while self.held > self._limit:
+                self.held -= self._size(self.values.popitem(last=False)[1])
+        return value
+
+
 class ChunkCache:
-    """Slices of latents from any number of files. For one process; not for several threads at once.
+    """Slices of latents from any number of files. Not for several threads at once.
 
     open_files: how many files stay mapped. cache_bytes: how much of decoded chunks is kept, least recently used ones
     go first; 0 keeps none. Raises InputError or BitstreamError from every method.
     """
 
     def __init__(self, *, open_files: int = 64, cache_bytes: int = 256 << 20) -> None:
-        self._limit, self._budget = max(1, open_files), cache_bytes
-        self._files: OrderedDict[Path, BitstreamReader] = OrderedDict()
-        self._chunks: OrderedDict[tuple[Path, str, int], Floats] = OrderedDict()
-        self._held = 0
-        self._pts: OrderedDict[tuple[Path, int], NDArray[np.int64]] = OrderedDict()
+        self._settings = {"open_files": open_files, "cache_bytes": cache_bytes}
+        self._files: _Recent[Path, BitstreamReader] = _Recent(max(1, open_files))
+        self._chunks: _Recent[tuple[Path, str, int], Floats] = _Recent(cache_bytes, lambda values: values.nbytes)
+        self._pts: _Recent[tuple[Path, int], NDArray[np.int64]] = _Recent(_KEPT_PTS)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(ChunkCache, **self._settings), ()  # neither maps nor chunks are worth sending
 
     def header(self, path: Path) -> Header:
         """What the file says of itself."""
@@ -84,7 +146,7 @@ class ChunkCache:
 
         def decode(number: int) -> Floats:
             chunk = reader.read_chunk(number, base_only=True)
-            self._keep_pts(path, chunk)
+            self._pts.keep((path, number), chunk.pts)  # they cost as much to read as the latents
             return latents_of(chunk, reader.header) if reader.header.steps else chunk.symbols
 
         return self._slice(path, "latents", decode, start, stop)
@@ -104,19 +166,13 @@ class ChunkCache:
         while position < stop:
             number = trailer.chunk_of_frame(position)
             first = trailer.index[number].first_frame
-            known = self._pts.get((path, number))
-            if known is None:
-                known = self._keep_pts(path, self._reader(path).read_info(number))
-            parts.append(known[position - first : stop - first])
+            pts = self._pts.get((path, number), functools.partial(self._read_pts, path, number))
+            parts.append(pts[position - first : stop - first])
             position += len(parts[-1])
         return np.concatenate(parts)
 
-    def _keep_pts(self, path: Path, info: ChunkInfo) -> NDArray[np.int64]:
-        """Remember the time stamps of a chunk, which cost as much to read as its latents."""
-        self._pts[path, info.index] = info.pts
-        while len(self._pts) > _KEPT_PTS:
-            self._pts.popitem(last=False)
-        return info.pts
+    def _read_pts(self, path: Path, number: int) -> NDArray[np.int64]:
+        return self._reader(path).read_info(number).pts
 
     def _slice(
         self, path: Path, kind: str, decode: Callable[[int], Floats], start: int, stop: int
@@ -124,44 +180,23 @@ class ChunkCache:
         trailer = self.trailer(path)
         if not 0 <= start < stop <= trailer.latents:
             raise IndexError(f"latents {start}:{stop} are not in {path}, it has {trailer.latents}")
-        parts = [
-            self._chunk((path, kind, number), decode)[:, low:high]
-            for number, low, high in _pieces(trailer, start, stop)
-        ]
+
+        def chunk(number: int) -> Floats:
+            with naming_damage(path):
+                return decode(number)
+
+        parts = []
+        while start < stop:
+            number = trailer.chunk_of_latent(start)
+            first = trailer.index[number].first_latent
+            values = self._chunks.get((path, kind, number), functools.partial(chunk, number))
+            parts.append(values[:, start - first : stop - first])
+            start = first + values.shape[1]
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
-    def _chunk(self, key: tuple[Path, str, int], decode: Callable[[int], Floats]) -> Floats:
-        known = self._chunks.get(key)
-        if known is not None:
-            self._chunks.move_to_end(key)
-            return known
-        with naming_damage(key[0]):
-            values = decode(key[2])
-        if values.nbytes <= self._budget:
-            self._chunks[key] = values
-            self._held += values.nbytes
-            while self._held > self._budget:
-                self._held -= self._chunks.popitem(last=False)[1].nbytes
-        return values
-
     def _reader(self, path: Path) -> BitstreamReader:
-        reader = self._files.get(path)
-        if reader is not None:
-            self._files.move_to_end(path)
-            return reader
-        with naming_damage(path):
-            reader = open_reader(map_file(path))
-        self._files[path] = reader
-        while len(self._files) > self._limit:
-            self._files.popitem(last=False)
-        return reader
+        def opened() -> BitstreamReader:
+            with naming_damage(path):
+                return open_reader(map_file(path))
 
-
-def _pieces(trailer: Trailer, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-    """(chunk, first, one past the last latent in it) that [start, stop) consists of."""
-    while start < stop:
-        number = trailer.chunk_of_latent(start)
-        entry = trailer.index[number]
-        end = min(stop, entry.first_latent + entry.latent_count)
-        yield number, start - entry.first_latent, end - entry.first_latent
-        start = end
+        return self._files.get(path, opened)

@@ -17,7 +17,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from cvcodec.dataset.posterior import from_model_space, to_model_space
 from cvcodec.errors import InputError, ModelMismatchError
 
 Mode = Literal["video", "image"]
@@ -122,3 +121,15 @@ def _close(one: float, other: float) -> bool:
 
 def _numbers(channels: int | None, scaling_factor: float, shift_factor: float) -> str:
     return f"{channels} channels, factor {scaling_factor:g}, shift {shift_factor:g}"
+
+
+def to_model_space(latent: Floats, scaling_factor: float, shift_factor: float) -> Floats:
+    """(latent - shift_factor) * scaling_factor, in float64 and rounded once."""
+    scaled: Floats = ((latent.astype(np.float64) - shift_factor) * scaling_factor).astype(np.float32)
+    return scaled
+
+
+def from_model_space(values: Floats, scaling_factor: float, shift_factor: float) -> Floats:
+    """values / scaling_factor + shift_factor: inverse of `to_model_space`."""
+    latent: Floats = (values.astype(np.float64) / scaling_factor + shift_factor).astype(np.float32)
+    return latent

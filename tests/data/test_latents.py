@@ -17,7 +17,6 @@ from cvcodec.codec import EncodeOptions
 from cvcodec.dataset import LatentDataset
 from cvcodec.dataset.batch import run_batch
 from cvcodec.dataset.engines.local import run_local
-from cvcodec.dataset.latents import RESERVED
 from cvcodec.dataset.reader import ChunkCache
 from cvcodec.dataset.sources import find_clips
 from cvcodec.dataset.work import Job, settings_id
@@ -213,7 +212,7 @@ def test_options_that_cannot_be_meant_are_refused(folders: Folders, options: dic
 
 
 def test_the_reserved_names_are_those_of_an_item(folders: Folders) -> None:
-    assert set(LatentDataset(folders["fp32"], pixels="source")[0]) == set(RESERVED)
+    assert set(LatentDataset(folders["fp32"], pixels="source")[0]) == set(LatentDataset.RESERVED)
 
 
 def test_a_file_that_was_cut_is_an_error_that_names_it(folders: Folders, tmp_path: Path) -> None:
@@ -230,6 +229,6 @@ def test_the_cache_keeps_to_its_budget_and_its_number_of_files(folders: Folders)
         for name in ("1", "2", "4"):
             for start in range(7):
                 cache.latents(folder / f"v/{name}.cvl", start, start + 1)
-                assert cache._held == sum(values.nbytes for values in cache._chunks.values()) <= 2 * chunk
-                assert len(cache._files) <= 2
-    assert len(cache._chunks) == 2
+                assert cache._chunks.held == sum(values.nbytes for values in cache._chunks.values.values()) <= 2 * chunk
+                assert len(cache._files.values) <= 2
+    assert len(cache._chunks.values) == 2

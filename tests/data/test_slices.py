@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvcodec.dataset.slices import draw_slice, generator_for, slice_at
+from cvcodec.dataset.keys import epoch_generator
+from cvcodec.dataset.reader import draw_slice, slice_at
 from tests.model.test_mini import small_model
 
 
@@ -28,7 +29,7 @@ def test_a_slice_decodes_to_the_number_of_frames_that_it_says() -> None:
 
 
 def test_every_start_is_drawn_about_as_often_as_any_other() -> None:
-    starts = [draw_slice(generator_for(7, 0, 1, item), 12, 5).start for item in range(4000)]
+    starts = [draw_slice(epoch_generator(7, 0, 1, item), 12, 5).start for item in range(4000)]
     counts = np.bincount(starts, minlength=8)
     assert len(counts) == 8
     # Chi-square with 7 degrees of freedom: 24.3 is passed once in a thousand seeds, and the seed is fixed.
@@ -37,7 +38,7 @@ def test_every_start_is_drawn_about_as_often_as_any_other() -> None:
 
 def test_seed_epoch_and_place_give_the_numbers_and_each_matters() -> None:
     def numbers(*place: int) -> tuple[int, ...]:
-        return tuple(generator_for(*place).integers(0, 2**62, 4).tolist())
+        return tuple(epoch_generator(*place).integers(0, 2**62, 4).tolist())
 
     places = [(0, 0, 1, 0), (1, 0, 1, 0), (0, 1, 1, 0), (0, 0, 2, 0), (0, 0, 1, 1), (0, 0, 1, 0, 1)]
     assert len({numbers(*place) for place in places}) == len(places)
@@ -46,6 +47,6 @@ def test_seed_epoch_and_place_give_the_numbers_and_each_matters() -> None:
 
 def test_a_slice_that_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="does not fit"):
-        draw_slice(generator_for(0, 0, 1), 4, 5)
+        draw_slice(epoch_generator(0, 0, 1), 4, 5)
     with pytest.raises(ValueError, match="holds something"):
         slice_at(0, 0)
