@@ -25,9 +25,8 @@ from cvcodec.errors import InputError, UsageError
 from cvcodec.options import option
 
 if TYPE_CHECKING:
-    from cvcodec.dataset.batch import Summary
+    from cvcodec.dataset.batch import Job, Outcome, Summary, Task
     from cvcodec.dataset.sources import Clip
-    from cvcodec.dataset.work import Job, Outcome, Task
     from cvcodec.model.base import VideoAutoencoder
 
 _WORK = "Work"
@@ -110,10 +109,8 @@ def batch(
 ) -> None:
     """Encode many videos: mirrored .cvl files and an index; run it again to resume, it skips what is done."""
     from cvcodec.checkpoints.registry import load_model
-    from cvcodec.dataset.batch import run_batch
-    from cvcodec.dataset.overlooked import overlooked
-    from cvcodec.dataset.sources import find_clips, parse_shard, shard_of
-    from cvcodec.dataset.work import Job, settings_id
+    from cvcodec.dataset.batch import Job, run_batch, settings_id
+    from cvcodec.dataset.sources import find_clips, overlooked, parse_shard, shard_of
 
     how, chosen = work.options(), given.options(**run.values)
     _check(how)
@@ -151,7 +148,7 @@ def batch(
 def _check(how: WorkOptions) -> None:
     """Before anything is loaded: a wrong address is known at once."""
     if how.engine == "ray":
-        from cvcodec.dataset.engines.ray_address import check_address
+        from cvcodec.dataset.ray_engine import check_address
 
         check_address(how.address)
     if how.engine == "local" and (how.address is not None or how.workers is not None):
@@ -169,10 +166,10 @@ def _engine(
 
     def work(tasks: Sequence[Task]) -> Iterator[Outcome]:
         if how.engine == "local":
-            from cvcodec.dataset.engines.local import run_local
+            from cvcodec.dataset.local_engine import run_local
 
             return run_local(tasks, job, model, devices=how.devices, on_frames=monitor.frames, **shared)
-        from cvcodec.dataset.engines.ray import run_ray
+        from cvcodec.dataset.ray_engine import run_ray
 
         return run_ray(tasks, job, model, address=how.address, workers=how.workers, **shared)
 

@@ -1,6 +1,7 @@
-"""A run over many clips: what is known before it, what is written down during it, what is left behind by it.
+"""A run over many clips: what is known before it, one clip at a time, what is left behind by it.
 
-Owns: the index and its journal, the list of failures. Does not know: who encodes (engines), how (work), terminals.
+Owns: when an output counts as done, retries, its atomic place; the index and its journal, the list of failures. Does
+not know: who encodes (`local_engine`, `ray_engine`), terminals. What concerns one clip can be sent to another machine.
 
 While a run goes on, its index lies in `index.jsonl.partial`, a line for each clip that is done, in the order in which
 they ended; a run that was killed is resumed from it. At the end the lines are sorted and the file gets its name, so
@@ -10,26 +11,264 @@ folder; shards have an index each. What other runs wrote into it stays in it, as
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
+from cvcodec.codec import EncodeOptions, EncodeResult
+from cvcodec.codec.encode import encode_stream
+from cvcodec.codec.encode_options import describe_damage
+from cvcodec.codec.headers import open_reader
 from cvcodec.dataset.index import (
+    BATCH_KEY,
     FAILURES_NAME,
     INDEX_NAME,
     Record,
+    describe,
     dump_line,
-    dump_lines,
+    identities_of,
     index_files,
     merge_records,
-    parse_line,
+    parse_lines,
     shard_name,
 )
+from cvcodec.dataset.shared_encoder import SharedEncoder
 from cvcodec.dataset.sources import Clip
-from cvcodec.dataset.work import Job, Outcome, Task
-from cvcodec.errors import OutputError
+from cvcodec.errors import BitstreamError, CheckpointError, CvcodecError, InputError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, make_folder, partial_path
+from cvcodec.model.base import VideoAutoencoder
+
+Status = Literal["encoded", "skipped", "failed"]
+
+PIECE_BYTES, PIECES = 1 << 20, 256
+"""A source is known again by all of its bytes, if these are no more than so many pieces, else by so many pieces from
+its start to its end. Size, start and end would not do: uncompressed video that was rendered anew keeps all three."""
+
+_RETRY_DELAY_S = 0.5
+
+
+class Stopped(Exception):
+    """The run was interrupted; the clip counts as not begun."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What every clip of a run is encoded with."""
+
+    out: str
+    """The output folder, absolute."""
+    options: EncodeOptions
+    settings: str
+    """Identity of model and options, see `settings_id`."""
+    overwrite: bool = False
+    """Encode again what was made from another source or with other settings, instead of failing."""
+    retries: int = 1
+    latent_space_id: str | None = None
+    """Of the model; None: not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A clip, and what the index says of its output."""
+
+    clip: Clip
+    known: Record | None = None
+    further_retries: int = 0
+    """Beyond those of the job: a worker that is lost may live on for a while, and its lock on the output with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a clip ended."""
+
+    clip: Clip
+    status: Status
+    record: Record | None = None
+    """Of the index; None where it failed."""
+    error: str | None = None
+    attempts: int = 0
+    seconds: float = 0.0
+    notices: tuple[str, ...] = ()
+    video_bytes: int | None = None
+    """Of an output made now, copied streams excluded."""
+    source_video_bytes: int | None = None
+    """Of the source's own packets of the same frames, where it was read now."""
+
+    @property
+    def damage(self) -> str | None:
+        """What a person should know of a damaged source, in a sentence; None for an intact one, and where there is no
+        output."""
+        record = self.record or {}
+        return describe_damage(*(int(record.get(name) or 0) for name in ("decode_errors", "concealed_frames")))
+
+    @property
+    def pixels(self) -> int:
+        """Width * height * frames that were encoded."""
+        if self.record is None or self.status != "encoded":
+            return 0
+        return int(self.record["width"] * self.record["height"] * self.record["frames"])
+
+
+def settings_id(model: VideoAutoencoder, options: EncodeOptions) -> str:
+    """16 hex digits: everything that decides which latents a source becomes, devices and threads aside."""
+    values = asdict(options) | {"reader": options.reader.arguments()}
+    for name in ("device", "threads", "metadata"):
+        del values[name]
+    if options.latents != "quantised":
+        del values["quality"], values["rdo"]
+    if not model.config.enhancement_channels:
+        del values["layers"]
+    values |= {"latent_space_id": model.latent_space_id, "config": model.config.digest()}
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def source_id(path: str | os.PathLike[str]) -> str:
+    """32 hex digits: size of a file and its content, of large files pieces of it. Raises InputError."""
+    try:
+        with open(path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            digest = hashlib.blake2b(str(size).encode(), digest_size=16)
+            last = size - PIECE_BYTES
+            spread = (number * last // (PIECES - 1) for number in range(PIECES))
+            for start in spread if size > PIECE_BYTES * PIECES else range(0, size, PIECE_BYTES):
+                file.seek(start)
+                digest.update(file.read(PIECE_BYTES))
+    except OSError as error:
+        raise InputError(f"{os.fspath(path)} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def encode_clip(
+    task: Task,
+    job: Job,
+    encoder: SharedEncoder,
+    *,
+    on_frames: Callable[[int, int | None], None] = lambda done, total: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Outcome:
+    """Encode a clip unless that is done already. What goes wrong with it is in the outcome, never raised.
+
+    on_frames: is given frames done and expected; it may raise `Stopped`, which passes through.
+    """
+    clip, begun = task.clip, time.monotonic()
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            found = _existing(task, job)
+            if found is not None:
+                return Outcome(clip=clip, status="skipped", record=found, seconds=time.monotonic() - begun)
+            record, result = _encode(task, job, encoder, on_frames)
+            return Outcome(
+                clip=clip,
+                status="encoded",
+                record=record,
+                attempts=attempts,
+                seconds=time.monotonic() - begun,
+                notices=result.notices,
+                video_bytes=result.size_bytes - result.copied_bytes,
+                source_video_bytes=result.source_bytes,
+            )
+        except Stopped:
+            raise
+        except (UsageError, CheckpointError) as error:
+            message, hopeless = str(error), True  # the same however often it is tried
+        except (CvcodecError, OSError) as error:
+            message, hopeless = str(error), False
+        except Exception as error:  # noqa: BLE001  # a defect that one clip of thousands meets must not end the run
+            message, hopeless = f"this is a defect in cvcodec, please report it: {type(error).__name__}: {error}", False
+        if hopeless or attempts > job.retries + task.further_retries:
+            spent = time.monotonic() - begun
+            return Outcome(
+                clip=clip, status="failed", error=" ".join(message.split()), attempts=attempts, seconds=spent
+            )
+        sleep(_RETRY_DELAY_S * 2 ** (attempts - 1))
+
+
+def _existing(task: Task, job: Job) -> Record | None:
+    """The index record of an output that is there and up to date. UsageError for one that is not, unless it may be
+    replaced."""
+    clip = task.clip
+    target = Path(job.out) / clip.output
+    if not target.is_file():
+        return None
+    wanted = {"source_id": _identity(task), "settings": job.settings}
+    known = task.known or {}
+    # The file's name appears only when it is complete, so a look at its size is enough.
+    if known.items() >= {**wanted, "size_bytes": target.stat().st_size}.items():
+        return {**known, **_stamp(clip.source), "source": clip.source, "columns": _columns(task)}
+    try:
+        with target.open("rb") as file:
+            made: Mapping[str, str] = identities_of(open_reader(file).header.metadata)
+        found = "from another source" if made.get("source_id") != wanted["source_id"] else "with other settings"
+        if all(made.get(name) == value for name, value in wanted.items()):
+            record = describe(target, Path(job.out), source=clip.source, columns=_columns(task))
+            return {**record, **_stamp(clip.source)}
+    except BitstreamError as error:
+        found = f"and is damaged ({error})"
+    if not job.overwrite:
+        raise UsageError(f"{target} exists, made {found}; use -y to encode it again, or another --out")
+    return None
+
+
+def _stamp(source: str) -> Record:
+    """By which a source is taken for what it was, without being read. Raises InputError."""
+    try:
+        status = os.stat(source)
+    except OSError as error:
+        raise InputError(f"{source} cannot be read: {error.strerror}") from error
+    return {"source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
+
+
+def _identity(task: Task) -> str:
+    """`source_id` of the clip; the one that the index knows, where nothing was written since."""
+    known, source = task.known or {}, task.clip.source
+    if known.get("source_id") and known.items() >= {**_stamp(source), "source": source}.items():
+        return str(known["source_id"])
+    return source_id(source)
+
+
+def _columns(task: Task) -> dict[str, str]:
+    """Those of the manifest; where none named the clip, those that the index knows."""
+    if task.clip.columns is not None:
+        return dict(task.clip.columns)
+    return dict((task.known or {}).get("columns") or {})
+
+
+def _encode(
+    task: Task, job: Job, encoder: SharedEncoder, on_frames: Callable[[int, int | None], None]
+) -> tuple[Record, EncodeResult]:
+    clip = task.clip
+    target = Path(job.out) / clip.output
+    stamp = _stamp(clip.source)  # before it is read: what is written meanwhile is another source
+    made = {"source_id": source_id(clip.source), "settings": job.settings}
+    options = replace(job.options, metadata={**job.options.metadata, BATCH_KEY: made})
+    make_folder(target.parent)
+    # A partial file of a fixed name, so that a run that was killed leaves nothing that the next one does not finish.
+    with atomic_output(target, overwrite=job.overwrite, inputs=[clip.source], keep_partial=True) as sink:
+        try:
+            if target.exists() and not job.overwrite:  # since we looked, before we had the lock
+                raise OutputError(f"{target} has just been written by another process")
+            with encoder.stream():
+                result = encode_stream(
+                    clip.source,
+                    sink,
+                    model=encoder,
+                    options=options,
+                    on_progress=lambda frames, size, total: on_frames(frames, total),
+                )
+        except BaseException:
+            partial_path(target).unlink(missing_ok=True)  # ours alone: the lock on it is still held
+            raise
+    record = describe(target, Path(job.out), source=clip.source, columns=_columns(task))
+    return {**record, **stamp}, result
+
 
 Engine = Callable[[Sequence[Task]], Iterator[Outcome]]
 """Encodes tasks in any order, and gives one outcome for each. Closing the iterator ends the work."""
@@ -67,9 +306,10 @@ def run_batch(
     for path in (name, listed):  # before anything is encoded
         if path.is_dir():
             raise OutputError(f"{path} is a folder, where a run writes a file; rename it, or use another --out")
-    known = merge_records(folder, {file: _records(file) for file in index_files(folder)})
+    known = merge_records(folder, {file: parse_lines(file.read_bytes()) for file in index_files(folder)})
     # What other runs wrote stays in it, but not what a later run put into another index since.
-    own = {record["path"]: known[record["path"]] for record in _records(name)} if name.is_file() else {}
+    listed_here = parse_lines(name.read_bytes()) if name.is_file() else []
+    own = {record["path"]: known[record["path"]] for record in listed_here}
     counts = {"encoded": 0, "skipped": 0, "damaged": 0}
     failures: list[Outcome] = []
     with atomic_output(name, overwrite=True, keep_partial=True, resume=True) as journal:
@@ -94,7 +334,7 @@ def run_batch(
             raise
         journal.seek(0)
         journal.truncate()
-        journal.writelines(dump_lines(own[path] for path in sorted(own) if (folder / path).is_file()))
+        journal.writelines(dump_line(own[path]) for path in sorted(own) if (folder / path).is_file())
     failures.sort(key=lambda outcome: outcome.clip.output)
     _write_failures(listed, failures)
     return Summary(counts["encoded"], counts["skipped"], tuple(failures), name, counts["damaged"])
@@ -115,20 +355,13 @@ def _warn_of_others(
             return
 
 
-def _records(file: Path) -> Iterator[Record]:
-    for line in file.read_bytes().splitlines():
-        record = parse_line(line)
-        if record is not None:
-            yield record
-
-
 def _read_journal(journal: BinaryIO) -> list[Record]:
     """The lines of an interrupted run; half a line at its end is cut off."""
     data = journal.read()
     complete = data[: data.rfind(b"\n") + 1]
     journal.seek(len(complete))
     journal.truncate()
-    return [record for line in complete.splitlines() if (record := parse_line(line)) is not None]
+    return parse_lines(complete)
 
 
 def _write_failures(path: Path, failures: Iterable[Outcome]) -> None:

@@ -27,7 +27,7 @@ from cvcodec.bitstream import BitstreamReader, Header
 from cvcodec.bitstream.header import dump_header
 from cvcodec.codec.headers import open_reader
 from cvcodec.codec.latent_file import latents_of
-from cvcodec.dataset.index import check_one_space, dump_lines, parse_line, read_index
+from cvcodec.dataset.index import check_one_space, dump_line, parse_lines, read_index
 from cvcodec.dataset.reader import ChunkCache
 from cvcodec.dataset.shards import (
     DESCRIPTION,
@@ -210,7 +210,7 @@ def export_shards(
                     on_clip(done + count, len(records))
             done += count
             listing.append({"path": name, "samples": count, "size_bytes": (folder / name).stat().st_size})
-            index.writelines(dump_lines(listing[-1:]))
+            index.write(dump_line(listing[-1]))
     for name in older.difference(entry["path"] for entry in listing):
         (folder / name).unlink(missing_ok=True)
     total = sum(entry["size_bytes"] for entry in listing)
@@ -220,8 +220,7 @@ def export_shards(
 def _listed(folder: Path) -> set[str]:
     """The shards of an earlier export into this folder: files that it wrote itself, and no others."""
     listing = folder / SHARDS_NAME
-    lines = listing.read_bytes().splitlines() if listing.is_file() else []
-    names = {str(record["path"]) for line in lines if (record := parse_line(line)) is not None}
+    names = {str(record["path"]) for record in parse_lines(listing.read_bytes() if listing.is_file() else b"")}
     return {name for name in names if re.fullmatch(r"shard-\d{6,}\.tar", name)}
 
 

@@ -17,6 +17,7 @@ Does not know: how they are written during a run (dataset).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -200,12 +201,13 @@ def _read_records(file: Path, needed: Collection[str]) -> Iterator[Record]:
         yield record
 
 
-def parse_line(line: str | bytes) -> Record | None:
-    """The record of a line; None for anything else, such as the half of a line that a killed run left."""
-    try:
-        return _parse(line)
-    except ValueError:
-        return None
+def parse_lines(text: bytes) -> list[Record]:
+    """The records among the lines; anything else, such as the half of a line that a killed run left, is passed over."""
+    found = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):
+            found.append(_parse(line))
+    return found
 
 
 def _parse(line: str | bytes) -> Record:
@@ -235,12 +237,6 @@ def is_place_below(path: str) -> bool:
     parts = re.split(r"[/\\]", path)
     rooted = not parts[0] or Path(path).drive or Path(path).is_absolute()
     return not rooted and ".." not in parts and parts[-1] not in ("", ".") and "\0" not in path
-
-
-def dump_lines(records: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
-    """One line a record, keys in a fixed order."""
-    for record in records:
-        yield dump_line(record)
 
 
 def dump_line(record: Mapping[str, Any]) -> bytes:

@@ -5,9 +5,8 @@ once); decoding a piece of a file to (T, H, W, 3) uint8 scaled to a bounded size
 memory or as memory-mapped .npy files in a folder, where least recently used pieces go first.
 Does not know: crops, augmentation, batches.
 
-A manifest is a table (see `dataset.tables`): column `path` (or `file`, where there is no `path`; relative to the
-manifest) is required; `split` (`train`, `val`; rows with another word are left out) and `source` are optional. A .txt
-list has one path a line.
+Manifests are those of a batch (`sources`); their columns `split` (`train`, `val`; rows with another word are left out)
+and `source` are optional.
 Without a `split`, whole sources are held out by a hash of their name: clips of one film must not be on both sides. The
 source of a file without a `source` column is its folder inside the given one, or the file itself at the top level.
 """
@@ -31,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cvcodec.dataset.tables import TABLE_SUFFIXES, read_table, read_text
+from cvcodec.dataset.sources import is_manifest, read_manifest, walk
 from cvcodec.errors import CvcodecError, InputError
 from cvcodec.fileio import IMAGE_SUFFIXES, VIDEO_SUFFIXES, refuse_address, replacing
 from cvcodec.video.frame import Frame
@@ -94,11 +93,9 @@ def find_sources(entries: Sequence[str | Path], val_fraction: float) -> list[Sou
             sources = _from_folder(root, val_fraction)
         elif not root.is_file():
             refuse_address(str(entry))
-            raise InputError(f"no such data: {root}; wanted a folder, a .txt list or a .tsv or .csv manifest")
-        elif root.suffix.lower() in TABLE_SUFFIXES:
+            raise InputError(f"no such data: {root}; wanted a folder, a .txt list or a manifest (.tsv, .csv, .jsonl)")
+        elif is_manifest(root):
             sources = _from_manifest(root, val_fraction)
-        elif root.suffix.lower() == ".txt":
-            sources = _from_list(root, val_fraction)
         else:
             sources = iter([Source(root, "train", root.name)])
         for source in sources:
@@ -142,28 +139,20 @@ def training_files(sources: Sequence[Source], reporter: Reporter) -> list[MediaF
 
 
 def _from_folder(root: Path, val_fraction: float) -> Iterator[Source]:
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and path.is_file():
-            inside = path.relative_to(root).parent
-            group = str(path.relative_to(root) if inside == Path() else inside)
-            yield Source(path, _split_of(group, val_fraction), group)
-
-
-def _from_list(listing: Path, val_fraction: float) -> Iterator[Source]:
-    for line in read_text(listing).splitlines():
-        name = line.strip()
-        if name and not name.startswith("#"):
-            yield Source(listing.parent / name, _split_of(name, val_fraction), name)
+    for parent, names in walk(root):
+        for name in names:
+            path = parent / name
+            if path.suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES and not name.startswith("."):
+                group = str(path.relative_to(root) if parent == root else parent.relative_to(root))
+                yield Source(path, _split_of(group, val_fraction), group)
 
 
 def _from_manifest(manifest: Path, val_fraction: float) -> Iterator[Source]:
-    for _, row in read_table(manifest, ("path", "file")):
-        name = row["path" if "path" in row else "file"].strip()
-        if not name:
-            continue
-        group = row.get("source", "").strip() or name
-        split = row.get("split", "").strip().lower() or _split_of(group, val_fraction)
-        yield Source(manifest.parent / name, split, group)
+    for row in read_manifest(manifest):
+        columns = row.columns or {}
+        group = columns.get("source", "").strip() or row.name
+        split = columns.get("split", "").strip().lower() or _split_of(group, val_fraction)
+        yield Source(manifest.parent / row.path, split, group)
 
 
 def _split_of(group: str, val_fraction: float) -> str:

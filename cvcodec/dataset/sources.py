@@ -1,23 +1,39 @@
 """Folders, globs, files and manifests -> the clips of a run, each with its place in the output folder.
 
-Owns: what counts as a video, the mirrored names, the share of one shard of many. Does not know: whether a file really
-is a video, how manifests are written (`manifests`).
+Owns: what counts as a video, lists of them and what may stand there, the mirrored names, the share of one shard of
+many, and what looks as if it were to be read but is not. Does not know: whether a file really is a video.
+
+A manifest is a .csv or .tsv file with a header, or .jsonl with an object a line: column `path` (or `file`, where there
+is no `path`) names the video, relative to the manifest; `output` its place if it shall not be mirrored; every other
+column is carried over to the index. A .txt file has one path a line, and comments that begin with `#`. Tables are read
+by `tables`.
 """
 
 from __future__ import annotations
 
 import glob
+import json
 import os
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from cvcodec.dataset.index import SUFFIX, is_run_file
-from cvcodec.dataset.manifests import MANIFEST_SUFFIXES, OUTPUT, Row, read_manifest
+from cvcodec.dataset.tables import TABLE_SUFFIXES, read_table, read_text
 from cvcodec.errors import InputError, UsageError
-from cvcodec.fileio import PARTIAL_SUFFIX, VIDEO_SUFFIXES
+from cvcodec.fileio import PARTIAL_SUFFIX, VIDEO_SUFFIXES, refuse_address
+
+MANIFEST_SUFFIXES = TABLE_SUFFIXES | {".jsonl", ".txt"}
+
+PATH, FILE, OUTPUT = "path", "file", "output"
+
+_OF_A_VIDEO = frozenset({".txt", ".json", ".caption", ".srt", ".vtt"})
+_OF_A_FOLDER = TABLE_SUFFIXES | {".jsonl"}
+_LIKE_PATHS = ("video", "video_path", "videos", "video_file", "filename", "file_name")
+_EXAMPLES = 3
 
 
 @dataclass(frozen=True)
@@ -41,7 +57,7 @@ class _Found:
 
     @property
     def chosen(self) -> str:
-        """The place that was chosen for it; empty where it is mirrored."""
+        """The place that a row chose; empty where it is mirrored."""
         return "" if self.row is None else self.row.output
 
 
@@ -62,7 +78,7 @@ def find_clips(sources: Sequence[str | os.PathLike[str]]) -> list[Clip]:
         for found in _expand(source, named=len(folders) > 1):
             empty = False
             _add(clips.setdefault(found.clip.source, []), found)
-        if empty and _is_manifest(Path(source)):
+        if empty and is_manifest(Path(source)):
             raise InputError(f"{source} lists no clips; wanted a row for each video")
         if empty:
             raise InputError(f"{source}: no videos are there; wanted {' '.join(sorted(VIDEO_SUFFIXES))}")
@@ -106,7 +122,8 @@ def parse_shard(text: str) -> tuple[int, int]:
     raise UsageError(f"{text!r} is no shard; wanted i/n with i from 0 to n - 1, such as 0/16")
 
 
-def _is_manifest(path: Path) -> bool:
+def is_manifest(path: Path) -> bool:
+    """Whether it is a file that is taken for a list of videos."""
     return path.suffix.lower() in MANIFEST_SUFFIXES and path.is_file()
 
 
@@ -116,7 +133,7 @@ def _expand(source: str, *, named: bool) -> Iterator[_Found]:
     path = Path(source)
     if path.is_dir():
         yield from _from_folder(path.resolve(), named=named)
-    elif _is_manifest(path):
+    elif is_manifest(path):
         yield from _from_manifest(path.resolve())
     elif path.is_file():
         yield _Found(Clip(_located(path), path.name))
@@ -128,14 +145,14 @@ def _expand(source: str, *, named: bool) -> Iterator[_Found]:
 
 def _from_folder(folder: Path, *, named: bool) -> Iterator[_Found]:
     place = PurePosixPath(folder.name) if named else PurePosixPath()
-    for parent, files in _walk(folder):
+    for parent, files in walk(folder):
         for name in sorted(files):
             if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
                 file = parent / name
                 yield _Found(Clip(str(file), (place / file.relative_to(folder).as_posix()).as_posix()))
 
 
-def _walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
     """Every folder below with its files, through symbolic links too, but each once: links may lead in circles.
 
     Links come last, so that what also lies here under its own name keeps it.
@@ -231,3 +248,123 @@ def _check_folders(clip: Clip, taken: Mapping[str, Clip]) -> None:
 
 def _replaced(place: str) -> str:
     return PurePosixPath(place).with_suffix(SUFFIX).as_posix()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One video of a manifest."""
+
+    where: str
+    """Name of the manifest and number of the line, for messages."""
+    name: str
+    """Of the video, as given."""
+    output: str
+    """The place that the row gives its .cvl file; empty: it gives none."""
+    columns: Mapping[str, str] | None
+    """The other columns; None in a .txt file, which can have none."""
+
+    @property
+    def path(self) -> Path:
+        """Relative to the manifest, if it is relative."""
+        return Path(os.path.expanduser(self.name))
+
+
+def read_manifest(manifest: Path) -> Iterator[Row]:
+    """The rows of a manifest, in order. Raises InputError, which names the line, for what cannot be meant."""
+    for number, values in _lines(manifest):
+        where = f"{manifest.name}, line {number}"
+        name = PATH if PATH in values else FILE
+        text = values.get(name, "").strip()
+        if not text:
+            others = ", ".join(column for column in values if column not in (PATH, FILE))
+            has = f"; it has {others[:200]}" if others else ""
+            raise InputError(f"{where}: no {PATH}; a manifest has a column `{PATH}`{has}")
+        try:
+            refuse_address(text)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        if Path(text).name in ("", ".."):
+            raise InputError(f"{where}: {name} {text!r} is a folder; wanted a video")
+        columns = {column: value for column, value in values.items() if column not in (name, OUTPUT)}
+        said = None if manifest.suffix.lower() == ".txt" else columns
+        yield Row(where, text, _output(values.get(OUTPUT, "").strip(), where), said)
+
+
+def _output(given: str, where: str) -> str:
+    if not given:
+        return ""
+    given = given.replace(os.sep, "/")
+    place = PurePosixPath(given)
+    if place.is_absolute() or ".." in place.parts:
+        raise InputError(f"{where}: {OUTPUT} {given!r} leads out of the output folder")
+    # What begins with a dot is hidden: from shells, and from those who read the output folder.
+    if given.endswith("/") or not place.parts or any(part.startswith(".") for part in place.parts):
+        raise InputError(
+            f"{where}: {OUTPUT} {given!r} names no file; wanted one such as dogs/1{SUFFIX}, with no dot before a name"
+        )
+    return place.as_posix() if place.suffix == SUFFIX else place.as_posix() + SUFFIX
+
+
+def _lines(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    kind = manifest.suffix.lower()
+    if kind in TABLE_SUFFIXES:
+        yield from read_table(manifest, (PATH, FILE))
+        return
+    # splitlines() would also end lines at U+2028 in a caption
+    for number, line in enumerate(re.split("\r?\n", read_text(manifest)), 1):
+        if not line.strip():
+            continue
+        if kind == ".jsonl":
+            yield number, _object(line, f"{manifest.name}, line {number}")
+        elif not line.lstrip().startswith("#"):
+            yield number, {PATH: line}
+
+
+def _object(line: str, where: str) -> dict[str, str]:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{where} is no JSON object")
+    for name in (PATH if PATH in values else FILE, OUTPUT):
+        if not isinstance(values.get(name), str | None):
+            raise InputError(f"{where}: {name} is {json.dumps(values[name])}, wanted text")
+    return {name: _text(value) for name, value in values.items()}
+
+
+def _text(value: object) -> str:
+    """A JSON value as the text of a column; null is what an empty field of a table is."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def overlooked(clips: Sequence[Clip], sources: Sequence[str | os.PathLike[str]]) -> Iterator[str]:
+    """A sentence for each kind. `sources`: what `find_clips` was given, for a list that is named is read."""
+    columns = {column for clip in clips for column in clip.columns or ()}
+    if named := [column for column in _LIKE_PATHS if column in columns]:
+        yield f"videos are those of column `{PATH}` or `{FILE}`; kept in the index and not read: {_few(named)}"
+    if files := list(_beside(clips, {os.path.realpath(source) for source in sources})):
+        yield (
+            f"{len(files)} files beside videos are not read ({_few(files)}); captions are columns of a manifest, "
+            f"which is a source that is named: a .csv with `{PATH}`, or .jsonl"
+        )
+
+
+def _beside(clips: Sequence[Clip], given: set[str]) -> Iterator[str]:
+    """Names of files in the clips' folders that are called as a clip is, or are a table."""
+    stems: dict[Path, set[str]] = defaultdict(set)
+    for clip in clips:
+        if clip.columns is None:
+            stems[Path(clip.source).parent].add(Path(clip.source).stem)
+    for folder, known in stems.items():
+        for entry in sorted(os.listdir(folder)) if folder.is_dir() else ():
+            name, suffix = os.path.splitext(entry)
+            mine = suffix.lower() in _OF_A_FOLDER or (suffix.lower() in _OF_A_VIDEO and name in known)
+            if mine and os.path.realpath(folder / entry) not in given:
+                yield entry
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_EXAMPLES]) + (", ..." if len(names) > _EXAMPLES else "")

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from cvcodec.codec import EncodeOptions
-from cvcodec.dataset.batch import run_batch
-from cvcodec.dataset.engines.local import run_local
+from cvcodec.dataset.batch import Job, run_batch, settings_id
+from cvcodec.dataset.local_engine import run_local
 from cvcodec.dataset.sources import find_clips
-from cvcodec.dataset.work import Job, settings_id
 from cvcodec.model.base import VideoAutoencoder
 from tests.dataset.small import save_small_model, write_clip
 

@@ -15,11 +15,10 @@ from torch.utils.data import DataLoader
 import cvcodec
 from cvcodec.codec import EncodeOptions
 from cvcodec.dataset import LatentDataset
-from cvcodec.dataset.batch import run_batch
-from cvcodec.dataset.engines.local import run_local
+from cvcodec.dataset.batch import Job, run_batch, settings_id
+from cvcodec.dataset.local_engine import run_local
 from cvcodec.dataset.reader import ChunkCache
 from cvcodec.dataset.sources import find_clips
-from cvcodec.dataset.work import Job, settings_id
 from cvcodec.errors import InputError, TruncatedError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.video import VideoReader

@@ -19,12 +19,11 @@ import pytest
 
 import cvcodec
 from cvcodec.codec import EncodeOptions, ReaderOptions, encode_file
-from cvcodec.dataset import work
-from cvcodec.dataset.batch import Summary, run_batch
-from cvcodec.dataset.engines.local import run_local
+from cvcodec.dataset import batch
+from cvcodec.dataset.batch import Job, Outcome, Summary, Task, run_batch, settings_id
 from cvcodec.dataset.index import read_index
+from cvcodec.dataset.local_engine import run_local
 from cvcodec.dataset.sources import find_clips, shard_of
-from cvcodec.dataset.work import Job, Outcome, Task, settings_id
 from cvcodec.errors import InputError, OutputError
 from cvcodec.fileio import atomic_output
 from cvcodec.model.base import VideoAutoencoder
@@ -195,7 +194,7 @@ def test_a_clip_is_tried_again_as_often_as_asked(
 ) -> None:
     write_clip(tmp_path / "v/x.mkv")
     calls: list[float] = []
-    real = work.encode_stream
+    real = batch.encode_stream
 
     def unreliable(*args: Any, **kwargs: Any) -> Any:
         calls.append(time.monotonic())
@@ -203,8 +202,8 @@ def test_a_clip_is_tried_again_as_often_as_asked(
             raise InputError("the network is away")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(work, "encode_stream", unreliable)
-    monkeypatch.setattr(work, "_RETRY_DELAY_S", 0.01)
+    monkeypatch.setattr(batch, "encode_stream", unreliable)
+    monkeypatch.setattr(batch, "_RETRY_DELAY_S", 0.01)
     _, (outcome,) = encode(model, tmp_path / "v", tmp_path / "out", retries=2)
     assert (outcome.status, outcome.attempts) == ("encoded", 3)
 
@@ -230,14 +229,14 @@ def test_a_folder_where_a_list_belongs_is_refused_before_anything_is_encoded(
 def test_a_defect_that_one_clip_meets_does_not_end_the_run(
     model: VideoAutoencoder, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = work.encode_stream
+    real = batch.encode_stream
 
     def defective(source: str, *args: Any, **kwargs: Any) -> Any:
         if "clip 2" in source:
             raise ZeroDivisionError("by nought")
         return real(source, *args, **kwargs)
 
-    monkeypatch.setattr(work, "encode_stream", defective)
+    monkeypatch.setattr(batch, "encode_stream", defective)
     summary, _ = encode(model, videos, tmp_path)
     assert summary.encoded == 5
     assert "ZeroDivisionError: by nought" in str(summary.failures[0].error)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from cvcodec.bitstream import BitstreamReader
-from cvcodec.dataset import work
+from cvcodec.dataset import batch
 from cvcodec.dataset.batch import run_batch
-from cvcodec.dataset.engines.local import run_local
+from cvcodec.dataset.local_engine import run_local
 from cvcodec.dataset.sources import find_clips
 from cvcodec.model.base import VideoAutoencoder
 from tests.dataset.small import break_a_packet, save_small_model, write_clip
@@ -89,13 +89,13 @@ def test_a_source_is_known_by_its_whole_content_or_by_many_pieces_of_it(
     path = tmp_path / "x.y4m"
     data = np.random.default_rng(0).bytes(300_000)
     path.write_bytes(data)
-    monkeypatch.setattr(work, "PIECE_BYTES", limit)
-    known = work.source_id(path)
+    monkeypatch.setattr(batch, "PIECE_BYTES", limit)
+    known = batch.source_id(path)
     for start, length in ((0, 1), (100_000, 300_000 // 255), (299_999, 1)):
         path.write_bytes(data[:start] + bytes(length) + data[start + length :])
-        assert work.source_id(path) != known
+        assert batch.source_id(path) != known
     path.write_bytes(data)
-    assert work.source_id(path) == known
+    assert batch.source_id(path) == known
 
 
 def test_a_source_that_nothing_was_written_to_is_not_read_again(
@@ -109,8 +109,8 @@ def test_a_source_that_nothing_was_written_to_is_not_read_again(
         read.append(path)
         return real(path)
 
-    real = work.source_id
-    monkeypatch.setattr(work, "source_id", spy)
+    real = batch.source_id
+    monkeypatch.setattr(batch, "source_id", spy)
     assert encode(model, videos, out)[0].skipped == 6
     assert not read
     touched = min(videos.rglob("*.mkv"))

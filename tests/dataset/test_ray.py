@@ -20,13 +20,11 @@ from typing import Any
 
 import pytest
 
-from cvcodec.dataset import work
-from cvcodec.dataset.batch import Summary, run_batch
-from cvcodec.dataset.engines import ray as engine
-from cvcodec.dataset.engines import ray_address
-from cvcodec.dataset.engines.ray_address import check_address
+from cvcodec.dataset import batch
+from cvcodec.dataset import ray_engine as engine
+from cvcodec.dataset.batch import Outcome, Summary, Task, run_batch
+from cvcodec.dataset.ray_engine import check_address
 from cvcodec.dataset.sources import find_clips
-from cvcodec.dataset.work import Outcome, Task
 from cvcodec.errors import DeviceError, MissingDependencyError
 from cvcodec.fileio import partial_path
 from cvcodec.model.base import VideoAutoencoder
@@ -243,10 +241,10 @@ def test_the_clip_of_a_lost_worker_waits_for_the_lock_that_it_left(
     model: VideoAutoencoder, videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fcntl = pytest.importorskip("fcntl")
-    monkeypatch.setattr(work, "_RETRY_DELAY_S", 0.001)
+    monkeypatch.setattr(batch, "_RETRY_DELAY_S", 0.001)
     ghost = ExitStack()
     waited: list[str] = []
-    real = work.encode_clip
+    real = batch.encode_clip
 
     def encode_clip(task: Task, *arguments: Any) -> Outcome:
         lock = partial_path(tmp_path / "ray" / task.clip.output)
@@ -353,7 +351,7 @@ def test_a_server_that_speaks_as_rays_does_is_taken_for_one() -> None:
     ],
 )
 def test_who_is_no_cluster_is_told_at_once(monkeypatch: pytest.MonkeyPatch, answer: bytes | None, reason: str) -> None:
-    monkeypatch.setattr(ray_address, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(engine, "_PATIENCE_S", 0.3)
     with listener(answer) as address, pytest.raises(DeviceError, match=f"{address}: {reason}.*give another --address"):
         check_address(address)
 

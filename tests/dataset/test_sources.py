@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from cvcodec.dataset.overlooked import overlooked
-from cvcodec.dataset.sources import find_clips, parse_shard, shard_of
+from cvcodec.dataset.sources import find_clips, overlooked, parse_shard, shard_of
 from cvcodec.errors import InputError, UsageError
 
 

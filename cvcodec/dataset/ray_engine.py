@@ -1,7 +1,8 @@
 """The engine of a Ray cluster: an actor with the model on every GPU, or on a share of every node's processors.
 
-Owns: actors, handing out clips, and what happens to the clips of an actor that is lost. Does not know: what is done
-with a clip (`dataset.work`). The sources and the output folder must have the same paths on every node; weights travel
+Owns: whether a cluster answers, which is known within seconds (Ray itself tries for minutes, in silence), actors,
+handing out clips, and what happens to those of an actor that is lost. Does not know: what is done
+with a clip (`batch`). The sources and the output folder must have the same paths on every node; weights travel
 from here, once to each node.
 """
 
@@ -10,13 +11,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import platform
+import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
-from cvcodec.dataset.engines.ray_address import check_address
+from cvcodec.dataset.batch import Job, Outcome, Task, encode_clip
 from cvcodec.dataset.shared_encoder import SharedEncoder
-from cvcodec.dataset.work import Job, Outcome, Task, encode_clip
 from cvcodec.errors import DeviceError, MissingDependencyError
 from cvcodec.model.base import VideoAutoencoder
 
@@ -33,6 +35,13 @@ _CPUS = 2  # of a worker without a GPU
 _RETRIES_AFTER_LOSS = 6
 """Half a minute in all. What a lost worker began may still be locked: its processes outlive it by some seconds where
 only its node's daemon died, its locks by more on a network file system."""
+
+_PATIENCE_S = 10.0  # for the connection, and again for its first answer
+_FOUND_BY_RAY = ("", "auto", "local")
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+"""How a client of gRPC begins: HTTP/2's connection preface and an empty SETTINGS frame (RFC 9113, section 3.4)."""
+_SETTINGS = 4
+"""Type of the frame that a server must send first; the fourth byte of it."""
 
 
 class Encoder:
@@ -191,3 +200,40 @@ class _Run:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def check_address(address: str | None) -> None:
+    """DeviceError, after 20 seconds at most, unless a server of Ray's kind is at `address`; None: at RAY_ADDRESS.
+
+    Where neither says a place, Ray looks among the programs of this machine, which is quick.
+    """
+    place = address or os.environ.get("RAY_ADDRESS", "")
+    if place in _FOUND_BY_RAY:
+        return
+    parts = urlsplit(place if "://" in place else f"//{place}")
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host, port = None, None
+    if not host or not port:
+        raise DeviceError(f"{place!r} is no address of a Ray cluster; wanted HOST:PORT, such as 10.0.0.1:6379, or auto")
+    try:
+        reason = _refusal(host, port)
+    except OSError as error:
+        reason = "no answer in time" if isinstance(error, TimeoutError) else error.strerror or str(error)
+    if reason:
+        raise DeviceError(
+            f"no Ray cluster answers at {place}: {reason}; start one (ray start --head), or give another --address"
+        )
+
+
+def _refusal(host: str, port: int) -> str:
+    """What is wrong with who answers; empty: nothing."""
+    with socket.create_connection((host, port), timeout=_PATIENCE_S) as connection:
+        if os.environ.get("RAY_USE_TLS", "0") not in ("", "0"):
+            return ""  # it would not answer in the clear
+        connection.sendall(_PREFACE)
+        first = b""
+        while len(first) < 4 and (more := connection.recv(9)):
+            first += more
+    return "" if first[3:4] == bytes((_SETTINGS,)) else "something else listens there"

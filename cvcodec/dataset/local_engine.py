@@ -1,6 +1,6 @@
 """The engine of one machine: threads in this process, one copy of the model on each device.
 
-Owns: threads, devices, stopping them. Does not know: what is done with a clip (`dataset.work`).
+Owns: threads, devices, stopping them. Does not know: what is done with a clip (`batch`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from cvcodec.dataset.batch import Job, Outcome, Stopped, Task, encode_clip
 from cvcodec.dataset.shared_encoder import SharedEncoder
 from cvcodec.dataset.sources import Clip
-from cvcodec.dataset.work import Job, Outcome, Stopped, Task, encode_clip
 from cvcodec.errors import UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.system import host
