@@ -1,7 +1,6 @@
 """`python benchmarks/borders.py CLIPS...`: what windows do to the frames beside their borders.
 
 Owns: coding a clip with windows and again in one window, and PSNR by a frame's place relative to the nearest border.
-Does not know: how windows are cut (`windows`).
 
 A border lies in front of the first frame that a window keeps, after the first window. Place -1 is the last frame before
 it, place 0 the first after it. Two questions are answered, both on frames rounded as a decoder rounds them, with
@@ -78,12 +77,12 @@ class Borders:
 
     def by_place(self, values: NDArray[np.float64], reach: int) -> dict[int, float]:
         """Mean of `values` over all borders, for places -reach to reach - 1."""
-        found = {}
+        means = {}
         for place in range(-reach, reach):
             frames = [first + place for first in self.firsts if 0 <= first + place < self.frames]
             if frames:
-                found[place] = float(values[frames].mean())
-        return found
+                means[place] = float(values[frames].mean())
+        return means
 
     def dips_db(self, values: NDArray[np.float64]) -> list[float]:
         """Of each border: PSNR of its neighbours minus PSNR of the frames on both sides of it; positive is a dip."""
@@ -319,8 +318,8 @@ def _with_summaries(results: Sequence[Borders]) -> Iterator[tuple[Borders, dict[
 
 
 def _average(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return sum(known) / len(known) if known else None
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else None
 
 
 def _db(value: float | None) -> str:

@@ -115,12 +115,12 @@ def compare(
             "video_from_images": video.decode(of_stills),
         }
     codes = {name: denormalise(output, 8) for name, output in outputs.items()}
-    wanted = {name: x if output.shape == x.shape else x[:, :, ::GROUP] for name, output in codes.items()}
+    sources = {name: x if output.shape == x.shape else x[:, :, ::GROUP] for name, output in codes.items()}
     numbers = Numbers(
         clip=clip.name,
         video_model=_name(video),
         image_model=_name(image),
-        **{f"psnr_db_{name}": float(psnr(wanted[name], output, peak=255)) for name, output in codes.items()},
+        **{f"psnr_db_{name}": float(psnr(sources[name], output, peak=255)) for name, output in codes.items()},
     )
     shown = {name: _pictures(codes[name]) for name in ("video", "image", "image_decoder", "image_by_video")}
     return numbers, Pictures(clip=_pictures(x), **shown)

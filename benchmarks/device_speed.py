@@ -1,6 +1,6 @@
 """How fast a device encodes and decodes, and how much of its memory that takes, for `gpu_run`.
 
-Owns: the measurement. Does not know: command lines, reports, what is computed correctly (`device_checks`).
+Owns: the measurement.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """What the measurements share: synthetic clips, models to measure, timing, tables.
 
 Owns: all that a benchmark needs besides what it measures.
-Does not know: any one measurement.
 """
 
 from __future__ import annotations
@@ -201,10 +200,10 @@ def number(value: float | None, digits: int = 2, suffix: str = "") -> str:
 
 def size_argument(text: str) -> tuple[int, int]:
     """`1280x720` to (1280, 720), for argparse."""
-    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip())
-    if not found or min(int(found[1]), int(found[2])) < 1:
+    match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text.strip())
+    if not match or min(int(match[1]), int(match[2])) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; wanted WIDTHxHEIGHT, such as 1280x720")
-    return int(found[1]), int(found[2])
+    return int(match[1]), int(match[2])
 
 
 def list_argument(parse: Callable[[str], Any]) -> Callable[[str], list[Any]]:

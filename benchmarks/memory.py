@@ -2,7 +2,6 @@
 
 Owns: running `cvcodec encode` and `cvcodec decode` as programs on synthetic clips of different length, and the peak of
 resident memory that the operating system reports for each.
-Does not know: what the programs do.
 
 The peak is `ru_maxrss` of `wait4`. A process inherits the peak of the one that starts it, so each program is started
 by a small interpreter of its own, not by this one, which has torch in memory.
@@ -104,13 +103,13 @@ def measure(
 
 def ratios(runs: Sequence[Run]) -> dict[tuple[str, int, int], float]:
     """For each command and size: the peak for the longest clip over the peak for the shortest."""
-    found: dict[tuple[str, int, int], float] = {}
+    by_case: dict[tuple[str, int, int], float] = {}
     for key in dict.fromkeys((run.command, run.width, run.height) for run in runs):
         group = sorted(
             (run for run in runs if (run.command, run.width, run.height) == key), key=lambda run: run.clip_seconds
         )
-        found[key] = group[-1].peak_bytes / group[0].peak_bytes
-    return found
+        by_case[key] = group[-1].peak_bytes / group[0].peak_bytes
+    return by_case
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -174,13 +173,13 @@ def _default_weights(folder: Path) -> str:
 
 
 def _show(runs: Sequence[Run], model: str) -> None:
-    found = ratios(runs)
+    by_case = ratios(runs)
     rows = []
     for run in runs:
         longest = run.clip_seconds == max(
             other.clip_seconds for other in runs if (other.width, other.height) == (run.width, run.height)
         )
-        ratio = found[run.command, run.width, run.height] if longest else None
+        ratio = by_case[run.command, run.width, run.height] if longest else None
         rows.append(
             (
                 run.command,

@@ -1,7 +1,6 @@
 """The baseline without a network: a PCA of 4x8x8 patches, unquantised; frame 0 is a patch of its own, repeated.
 
 Owns: fitting on videos, reconstruction with the first few components, the fitted factors that come with the package.
-Does not know: models, metrics.
 
 The stored factors were fitted on the videos that the bundled weights learned from (short side 256, first 33 frames),
 so that no other data is needed to draw or measure the baseline.

@@ -11,7 +11,6 @@ Owns: counting the same integers four ways, and the time that ours takes:
 
 zstd and order-0 see the whole clip at once; ours sees a chunk at a time. All count the symbols that the codec stores
 at that quality with its default choice of symbols.
-Does not know: how symbols are coded.
 """
 
 from __future__ import annotations
@@ -125,14 +124,14 @@ def measure(
         )
 
 
-def markdown(found: Sequence[Sizes]) -> str:
+def markdown(sizes: Sequence[Sizes]) -> str:
     """A line for each quality: means over clips, and the worst clip."""
     lines = [
         "| quality | bytes/zstd -19 | worst clip | bytes/order-0 entropy | worst clip | time/encode's |",
         "|---:|---:|---:|---:|---:|---:|",
     ]
-    for quality in dict.fromkeys(entry.quality for entry in found):
-        group = [entry for entry in found if entry.quality == quality]
+    for quality in dict.fromkeys(entry.quality for entry in sizes):
+        group = [entry for entry in sizes if entry.quality == quality]
         zstd = [entry.against_zstd for entry in group]
         order0 = [entry.against_order0 for entry in group]
         share = sum(entry.coding_seconds for entry in group) / sum(entry.encode_seconds for entry in group)
@@ -166,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     check_block(options.update, BLOCK)
     set_threads(options.threads)
-    found: list[Sizes] = []
+    every: list[Sizes] = []
     with tempfile.TemporaryDirectory(prefix="cvcodec-bench-") as name:
         for clip in options.clips:
             for sizes in measure(
@@ -177,7 +176,7 @@ def _run(options: argparse.Namespace) -> int:
                 frames=options.frames,
                 threads=options.threads,
             ):
-                found.append(sizes)
+                every.append(sizes)
                 if options.json:
                     report.emit(dataclasses.asdict(sizes))
                 else:
@@ -185,7 +184,7 @@ def _run(options: argparse.Namespace) -> int:
                         f"{sizes.clip} q {sizes.quality:g}: {sizes.payload_bytes} bytes, {sizes.against_zstd:.3f} of "
                         f"zstd -19, {sizes.against_order0:.3f} of order-0, {100 * sizes.time_share:.1f} % of the time"
                     )
-    table = markdown(found)
+    table = markdown(every)
     if not options.json:
         sys.stdout.write(table + "\n")
     update_block(options.update, BLOCK, table)

@@ -1,7 +1,7 @@
 """Quality by a frame's position in the group of frames that its latent stands for: where it differs, pictures pulse.
 
 Frame 0 is a latent of its own and has no position; frames 1 to 4, 5 to 8 and so on have positions 1 to 4.
-Owns: the means, their spread, the table. Does not know: how anything is measured.
+Owns: the means, their spread, the table.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ Means = tuple[float | None, ...]
 
 def by_position(values: Iterable[float], group: int) -> Means:
     """Means over the frames of a clip, in order from frame 0 on; what is not finite is left out."""
-    found: list[list[float]] = [[] for _ in range(group)]
+    by_place: list[list[float]] = [[] for _ in range(group)]
     for index, value in enumerate(values):
         if index and math.isfinite(value):
-            found[(index - 1) % group].append(value)
-    return tuple(statistics.fmean(part) if part else None for part in found)
+            by_place[(index - 1) % group].append(value)
+    return tuple(statistics.fmean(part) if part else None for part in by_place)
 
 
 def mean(clips: Sequence[Means]) -> Means:
@@ -31,8 +31,8 @@ def mean(clips: Sequence[Means]) -> Means:
 
 def spread(means: Means) -> float | None:
     """Largest less smallest; None where no two positions have values."""
-    known = [value for value in means if value is not None]
-    return max(known) - min(known) if len(known) > 1 else None
+    values = [value for value in means if value is not None]
+    return max(values) - min(values) if len(values) > 1 else None
 
 
 def relative_spread(means: Means) -> float | None:

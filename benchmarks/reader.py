@@ -141,8 +141,8 @@ class Files(Dataset[Tensor]):
 
     def __getitem__(self, item: int) -> Tensor:
         def choose(latents: int) -> slice:
-            chosen = draw_slice(epoch_generator(0, 0, ITEM, item), latents, self.length)
-            return slice(chosen.start, chosen.stop)
+            drawn = draw_slice(epoch_generator(0, 0, ITEM, item), latents, self.length)
+            return slice(drawn.start, drawn.stop)
 
         return self.read(self.paths[item % len(self.paths)], choose).float()
 
@@ -165,8 +165,8 @@ def read_safetensors(path: Path, choose: Callable[[int], slice]) -> Tensor:
 
     with safe_open(path, framework="pt") as file:
         part = file.get_slice("latents")
-        found: Tensor = part[:, choose(part.get_shape()[1])]
-        return found
+        latent: Tensor = part[:, choose(part.get_shape()[1])]
+        return latent
 
 
 class WebDatasetShards(IterableDataset[Tensor]):
@@ -182,8 +182,8 @@ class WebDatasetShards(IterableDataset[Tensor]):
         shards = webdataset.WebDataset(self.paths, shardshuffle=len(self.paths), empty_check=False)
         for sample in shards.repeat().shuffle(1000).decode():
             latent = sample[LATENTS]
-            chosen = draw_slice(generator, latent.shape[1], self.length)
-            yield torch.from_numpy(latent[:, chosen.start : chosen.stop].astype(np.float32))
+            drawn = draw_slice(generator, latent.shape[1], self.length)
+            yield torch.from_numpy(latent[:, drawn.start : drawn.stop].astype(np.float32))
 
 
 # ---------------------------------------------------------------------------------------------------- timing
@@ -209,9 +209,9 @@ def measure(data: Any, workers: int, *, seconds: float, skip: int) -> tuple[floa
     count = size = 0
     begun = time.perf_counter()
     while (spent := time.perf_counter() - begun) < seconds:
-        found = next(slices)
+        latent = next(slices)
         count += 1
-        size += found.numel() * found.element_size()
+        size += latent.numel() * latent.element_size()
     return count / spent, size / 1e6 / spent
 
 
@@ -250,21 +250,21 @@ def run(options: argparse.Namespace) -> list[Row]:
         make_clips(folder, model, clips=options.clips, frames=options.frames, size=options.size)
         _export(folder)
         compared = list(readers(folder, options.latents, options.clips))
-        found: dict[tuple[str, int], list[tuple[float, float]]] = {}
+        speeds: dict[tuple[str, int], list[tuple[float, float]]] = {}
         for turn in range(options.repeats):
             for name, _, data, skip in compared:
                 for workers in options.workers:
                     report.say(f"{turn + 1} of {options.repeats}: {name}, {workers} workers")
                     measured = measure(data, workers, seconds=options.seconds, skip=skip)
-                    found.setdefault((name, workers), []).append(measured)
+                    speeds.setdefault((name, workers), []).append(measured)
         return [
             Row(
                 reader=name,
                 disk_mb=sum(path.stat().st_size for path in place.iterdir() if path.suffix != ".jsonl") / 1e6,
                 slices_per_s={
-                    workers: median(slices for slices, _ in found[name, workers]) for workers in options.workers
+                    workers: median(slices for slices, _ in speeds[name, workers]) for workers in options.workers
                 },
-                mb_per_s={workers: median(size for _, size in found[name, workers]) for workers in options.workers},
+                mb_per_s={workers: median(size for _, size in speeds[name, workers]) for workers in options.workers},
             )
             for name, place, _, _ in compared
         ]

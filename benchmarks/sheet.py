@@ -1,6 +1,6 @@
 """Pictures in rows and columns with captions, for docs.
 
-Owns: layout, cutting out a part, writing the file. Does not know: what the pictures show.
+Owns: layout, cutting out a part, writing the file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Short clips, the way this project reports quality: short side 256, the first 33 frames or all if there are fewer.
 
 Owns: which files of a data set are taken, scaling, the lossless file that real encodes start from.
-Does not know: models, metrics.
 """
 
 from __future__ import annotations

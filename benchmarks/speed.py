@@ -209,8 +209,8 @@ def _clips(options: argparse.Namespace, model_name: str, folder: Path) -> list[t
     """Video files and how many of their frames to use."""
     if options.clip is not None:
         with VideoReader(options.clip) as reader:
-            wanted = options.frames or (_FEW_FRAMES if options.quick else _MANY_FRAMES)
-            return [(options.clip, _count(reader, wanted))]
+            most = options.frames or (_FEW_FRAMES if options.quick else _MANY_FRAMES)
+            return [(options.clip, _count(reader, most))]
     sizes = options.size or _SIZES["official" if model_name == "official" else "mini"]
     if options.quick and options.size is None:
         sizes = sizes[:1]

@@ -96,7 +96,7 @@ def interpolate(points: Sequence[tuple[float, float]], rate: float) -> float | N
 
 
 def _by_rate(points: Sequence[tuple[float, float]]) -> Curve | None:
-    """Quality over log-rate."""
+    """The curve of quality over the logarithm of the rate; None for a single point."""
     ordered = dict(sorted((float(np.log(rate)), quality) for rate, quality in points))
     return Curve(list(ordered), list(ordered.values())) if len(ordered) > 1 else None
 

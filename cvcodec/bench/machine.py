@@ -33,7 +33,7 @@ def machine_facts(device: torch.device) -> dict[str, Any]:
 
 
 def describe_machine(facts: Mapping[str, Any]) -> str:
-    """`machine_facts` as a sentence."""
+    """The same in a sentence, for captions."""
     bf16 = facts["bf16_instructions"] or "no"
     device = f", {facts['device_name'] or facts['device']}" if facts["device"] != "cpu" else ""
     load = "" if facts["load_1min"] is None else f", load {facts['load_1min']}"
@@ -57,5 +57,5 @@ def _cpu_name() -> str:
         listing = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
         listing = ""
-    found = re.search(r"^model name\s*:\s*(.+)$", listing, re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
+    name = re.search(r"^model name\s*:\s*(.+)$", listing, re.MULTILINE)
+    return name[1].strip() if name else platform.processor() or platform.machine()

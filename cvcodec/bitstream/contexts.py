@@ -67,7 +67,7 @@ def zigzag(residuals: Ints) -> Ints:
 
 
 def unzigzag(values: Ints) -> Ints:
-    """Inverse of `zigzag`."""
+    """0, 1, 2, 3, ... -> 0, -1, 1, -2, ..."""
     return (values >> 1) ^ -(values & 1)
 
 

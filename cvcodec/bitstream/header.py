@@ -102,7 +102,7 @@ class Header:
     scaling_factor: float = 1.0
     """A diffusion model sees (latent - shift_factor) * scaling_factor; the file's latents are not scaled."""
     shift_factor: float = 0.0
-    """See scaling_factor."""
+    """What is subtracted before scaling."""
     pixel_range: tuple[float, float] = (-1.0, 1.0)
     """What code values 0 and 2**bit_depth - 1 are mapped to at the model's input."""
 

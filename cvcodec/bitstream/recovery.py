@@ -59,12 +59,12 @@ class PartialFile:
 
     @property
     def latents(self) -> int:
-        """Latents in intact chunks."""
+        """How many the intact chunks hold."""
         return self.ledger.latents
 
     @property
     def frames(self) -> int:
-        """Frames in intact chunks."""
+        """How many the intact chunks stand for."""
         return self.ledger.frames
 
 

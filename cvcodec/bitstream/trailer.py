@@ -46,13 +46,13 @@ class IndexEntry:
     first_frame: int
     frame_count: int
     first_pts: int
-    """Smallest pts."""
+    """The smallest of the chunk, in units of the time base."""
     last_pts: int
-    """Largest pts."""
+    """The largest."""
 
     @property
     def end(self) -> int:
-        """Where the record ends."""
+        """One past the last byte of the record."""
         return self.offset + self.size
 
     @property

@@ -119,11 +119,11 @@ class Cursor:
 
     @property
     def left(self) -> int:
-        """Bytes not read yet."""
+        """How many bytes have not been read yet."""
         return len(self.data) - self.position
 
     def take(self, size: int) -> bytes:
-        """The next `size` bytes."""
+        """The next `size` bytes, or an error where there are fewer."""
         if size > self.left:
             raise BitstreamError(f"{self.what} is malformed: wants {size} more bytes, has {self.left}")
         piece = self.data[self.position : self.position + size]
@@ -131,7 +131,7 @@ class Cursor:
         return piece
 
     def rest(self) -> bytes:
-        """Everything not read yet."""
+        """All that has not been read yet."""
         return self.take(self.left)
 
     def uvarint(self, limit: int, name: str) -> int:
@@ -170,7 +170,7 @@ class Cursor:
         return values
 
     def svarints(self, count: int, name: str) -> list[int]:
-        """`count` signed varints."""
+        """`count` signed varints, as `uvarints` reads unsigned ones."""
         return [unzigzag(value) for value in self.uvarints(count, name)]
 
     def end(self) -> None:
@@ -202,7 +202,7 @@ def compress(
 
     min_match: the shortest match, in bytes; None for the level's own. thin: each byte stands for at most 256.
     """
-    chosen = {"min_match": min_match, "window_log": THIN_WINDOW_LOG if thin else None}
+    asked = {"min_match": min_match, "window_log": THIN_WINDOW_LOG if thin else None}
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level,
         source_size=len(data),
@@ -211,7 +211,7 @@ def compress(
         write_content_size=True,
         write_checksum=False,
         write_dict_id=False,
-        **{name: value for name, value in chosen.items() if value is not None},
+        **{name: value for name, value in asked.items() if value is not None},
     )
     return zstandard.ZstdCompressor(compression_params=parameters, dict_data=_dictionary(dictionary)).compress(data)
 

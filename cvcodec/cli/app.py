@@ -1,6 +1,6 @@
 """The `cvcodec` program: its commands, and the one place where errors become a line and an exit code.
 
-Owns: registration of commands, `--version`, signals, exit codes. Does not know: what commands do.
+Owns: registration of commands, `--version`, signals, exit codes.
 
 Exit codes: 0 done; those of the error tree (see `cvcodec.errors`); 2 also for a command line typer refuses; 130 and
 128 + N when stopped by Ctrl-C or by signal N; 1 for a closed pipe, and for a defect of ours, which asks for a report.
@@ -71,7 +71,7 @@ app.add_typer(train.app, name="train")
 
 
 def main() -> NoReturn:
-    """The console script."""
+    """Run the program and end the process: the console script."""
     # Python takes its handlers back before it takes down its modules, and an interrupt would then change the exit code
     # of what is done.
     atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)

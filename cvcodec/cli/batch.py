@@ -75,11 +75,10 @@ class WorkOptions:
 def batch(
     sources: Annotated[
         list[str],
-        typer.Argument(
-            metavar="SOURCES...",
-            parser=options.parse_source,
-            help="Videos, folders, quoted globs, or manifests (.csv and .tsv with a column `path`, .jsonl, .txt).",
-            show_default=False,
+        options.argument(
+            "SOURCES...",
+            "Videos, folders, quoted globs, or manifests (.csv and .tsv with a column `path`, .jsonl, .txt).",
+            options.parse_source,
         ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the .cvl files and their index.")],
@@ -112,27 +111,27 @@ def batch(
     from cvcodec.dataset.batch import Job, run_batch, settings_id
     from cvcodec.dataset.sources import find_clips, overlooked, parse_shard, shard_of
 
-    how, chosen = work.options(), given.options(**run.values)
-    _check(how)
-    options.check_quantiser(chosen.latents, given)
-    part = parse_shard(how.shard) if how.shard is not None else None
-    found = find_clips(sources)
-    for text in overlooked(found, sources):
+    by, encode = work.options(), given.options(**run.values)
+    _check(by)
+    options.check_quantiser(encode.latents, given)
+    part = parse_shard(by.shard) if by.shard is not None else None
+    every = find_clips(sources)
+    for text in overlooked(every, sources):
         report.note(text)
-    clips = shard_of(found, part)
+    clips = shard_of(every, part)
     model = load_model(weights or DEFAULT_MODEL)
-    options.check_layers(chosen.layers, model)
+    options.check_layers(encode.layers, model)
     job = Job(
         out=str(out.resolve()),
-        options=chosen,
-        settings=settings_id(model, chosen),
+        options=encode,
+        settings=settings_id(model, encode),
         overwrite=overwrite,
-        retries=how.retries,
+        retries=by.retries,
         latent_space_id=model.latent_space_id,
     )
     with _watch(len(clips), hidden=quiet or json) as monitor:
         told = _Told(monitor, json=json)
-        engine = _engine(how, job, model, monitor, told)
+        engine = _engine(by, job, model, monitor, told)
         summary = run_batch(clips, job, engine, shard=part, on_outcome=told.outcome, on_notice=told.warn)
     told.repeat()
     if not (json or quiet):
@@ -160,8 +159,7 @@ def _check(how: WorkOptions) -> None:
 def _engine(
     how: WorkOptions, job: Job, model: VideoAutoencoder, monitor: _Monitor, told: _Told
 ) -> Callable[[Sequence[Task]], Iterator[Outcome]]:
-    """What does the work."""
-
+    """The engine that the options ask for, as `run_batch` calls it."""
     shared: dict[str, Any] = {"jobs": how.jobs, "batch": how.batch, "on_notice": told.note}
 
     def work(tasks: Sequence[Task]) -> Iterator[Outcome]:
@@ -190,11 +188,11 @@ class _Told:
         report.note(text, console=self._monitor.console)
 
     def warn(self, text: str) -> None:
-        """A yellow one."""
+        """The same as a warning."""
         report.warn(text, console=self._monitor.console)
 
     def outcome(self, outcome: Outcome) -> None:
-        """A clip has ended."""
+        """Count a clip that has ended, and say what it has to say."""
         self._monitor.finished(outcome)
         if outcome.video_bytes and outcome.source_video_bytes:
             self.sizes["ours"] += outcome.video_bytes
@@ -264,7 +262,7 @@ class _Monitor:
             self._active[clip.output] = done, total
 
     def finished(self, outcome: Outcome) -> None:
-        """A clip has ended."""
+        """Count a clip that has ended."""
         with self._lock:
             self._active.pop(outcome.clip.output, None)
             self._counts[outcome.status] += 1

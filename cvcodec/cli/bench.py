@@ -28,7 +28,7 @@ _WHAT = "What is compared"
 _CLIPS = "Clips"
 
 TABLE_QUALITIES = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 75.0, 80.0, 90.0, 100.0)
-"""Of `--quality-table`."""
+"""Those that `--quality-table` tries."""
 
 QUALITY_BLOCK, RATE_BLOCK = "bench: quality", "bench: rate"
 """Names of the blocks that `--update` replaces."""
@@ -58,7 +58,7 @@ def _list_of(parse: Callable[[str], tuple[Any, ...]], text: str, *, default: str
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedOptions:
-    """What is compared."""
+    """The models and encoders, and at which points of their curves."""
 
     against: tuple[str, ...] | None = _list_of(
         parse_names,
@@ -119,7 +119,7 @@ class BenchOptions:
 def bench(
     clips: Annotated[
         list[Path],
-        typer.Argument(metavar="CLIPS...", parser=options.parse_file, help="Videos.", show_default=False),
+        options.argument("CLIPS...", "Videos.", options.parse_file),
     ],
     *,
     compared: Given[ComparedOptions],
@@ -223,10 +223,12 @@ def _imported(source: str) -> VideoAutoencoder:
     from cvcodec.checkpoints.checkpoint import instantiate, make_checkpoint
     from cvcodec.checkpoints.foreign import import_model
 
-    found = import_model(source)
-    for text in found.notes:
+    imported = import_model(source)
+    for text in imported.notes:
         report.note(f"{source}: {text}")
-    checkpoint = make_checkpoint(found.config, found.state_dict, statistics=found.statistics, card=found.card)
+    checkpoint = make_checkpoint(
+        imported.config, imported.state_dict, statistics=imported.statistics, card=imported.card
+    )
     return instantiate(checkpoint, name=Path(source.rstrip("/")).name)
 
 

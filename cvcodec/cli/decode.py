@@ -24,20 +24,14 @@ _OF_PREVIEW = ("frames", "container", "kinds", "tags", "threads")
 def decode(
     source: Annotated[
         str,
-        typer.Argument(
-            metavar="IN.cvl",
-            parser=options.parse_source,
-            help="The file to decode; - for standard input.",
-            show_default=False,
-        ),
+        options.argument("IN.cvl", "The file to decode; - for standard input.", options.parse_source),
     ],
     destination: Annotated[
         str,
-        typer.Argument(
-            metavar="OUT",
-            help="A video (.mp4, .mkv, .mov, .webm, .y4m), an image, or a numbered sequence (frames/%05d.png); "
+        options.argument(
+            "OUT",
+            "A video (.mp4, .mkv, .mov, .webm, .y4m), an image, or a numbered sequence (frames/%05d.png); "
             "- for standard output, as Matroska unless --format says otherwise.",
-            show_default=False,
         ),
     ],
     *,

@@ -24,12 +24,12 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 def parse_target(text: str) -> tuple[str, float]:
     """`psnr=32`, `lpips=0.15`, `size=2M` (bytes) or `bitrate=200k` (bits per second) to a kind and a number, with k, M
     and G for thousands and Ki, Mi and Gi for 1024s. Raises typer.BadParameter."""
-    found = re.fullmatch(r"\s*(psnr|lpips|size|bitrate)\s*=\s*(\d+\.?\d*|\.\d+)\s*([kmg]i?)?\s*", text.lower())
-    if not found or (found[3] and found[1] in ("psnr", "lpips")) or not float(found[2]):
+    match = re.fullmatch(r"\s*(psnr|lpips|size|bitrate)\s*=\s*(\d+\.?\d*|\.\d+)\s*([kmg]i?)?\s*", text.lower())
+    if not match or (match[3] and match[1] in ("psnr", "lpips")) or not float(match[2]):
         raise typer.BadParameter(
             f"{text!r} is not a target; wanted psnr=32 (dB), lpips=0.15, size=2M (bytes) or bitrate=200k (bit/s)"
         )
-    return found[1], float(found[2]) * _UNITS[found[3] or ""]
+    return match[1], float(match[2]) * _UNITS[match[3] or ""]
 
 
 _Target = Annotated[
@@ -48,13 +48,9 @@ _Target = Annotated[
 def encode(
     source: Annotated[
         str,
-        typer.Argument(
-            metavar="IN", parser=options.parse_source, help="A video; - for standard input.", show_default=False
-        ),
+        options.argument("IN", "A video; - for standard input.", options.parse_source),
     ],
-    destination: Annotated[
-        str, typer.Argument(metavar="OUT.cvl", help="The file to write; - for standard output.", show_default=False)
-    ],
+    destination: Annotated[str, options.argument("OUT.cvl", "The file to write; - for standard output.")],
     *,
     weights: options.Weights = None,
     given: Given[EncodeOptions],
@@ -91,7 +87,7 @@ def encode(
     options.check_cvl_name(destination, "encode")
     _check_target(target, given, piped=piped, resume=resume)
     options.check_quantiser(chosen.latents, given)
-    goal, found = None if target is None else Target(*target), None
+    goal, tried = None if target is None else Target(*target), None
     model = load_model(weights or DEFAULT_MODEL)
     options.check_layers(chosen.layers, model)
     with ExitStack() as stack:
@@ -103,8 +99,8 @@ def encode(
             if result.resumed_frames:
                 report.note(f"{result.resumed_frames} frames were taken over from the interrupted encode")
         else:
-            result, found = encode_to_target(source, destination, goal, model=model, options=chosen, **common)
-            chosen = dataclasses.replace(chosen, quality=found.quality)
+            result, tried = encode_to_target(source, destination, goal, model=model, options=chosen, **common)
+            chosen = dataclasses.replace(chosen, quality=tried.quality)
     if json:
         record = {"command": "encode", "source": source, "output": destination, "model": model.name}
         stored = {
@@ -114,7 +110,7 @@ def encode(
         }
         report.emit({**record, **stored, **result.to_dict()}, to_stderr=is_standard_stream(destination))
     elif not quiet:
-        _tell(destination, goal, found, result)
+        _tell(destination, goal, tried, result)
     if strict and result.damage is not None:
         raise InputError(f"{result.damage}; {destination} was written, --strict asks to fail")
 
@@ -130,10 +126,10 @@ def _check_target(target: Any, given: Given[EncodeOptions], *, piped: bool, resu
         raise UsageError("--target chooses the quality anew: it and --resume exclude each other, give --quality")
 
 
-def _tell(destination: str, goal: Target | None, found: Found | None, result: EncodeResult) -> None:
+def _tell(destination: str, goal: Target | None, tried: Found | None, result: EncodeResult) -> None:
     """What a person reads at the end."""
-    if goal is not None and found is not None:
-        report.say(f"quality {found.quality:g}: {goal.describe(found.predicted)} expected, {goal.describe()} wanted")
+    if goal is not None and tried is not None:
+        report.say(f"quality {tried.quality:g}: {goal.describe(tried.predicted)} expected, {goal.describe()} wanted")
     report.say(
         f"{destination}: {result.frames} frames of {result.width}x{result.height}, "
         f"{report.format_size(result.size_bytes)}, {result.bpp:.4f} bpp, {result.megapixels_per_s:.2f} Mpixel/s"

@@ -39,7 +39,7 @@ def parse_metrics(text: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureOptions:
-    """What is measured."""
+    """The metrics, and which frames belong together."""
 
     metrics: tuple[str, ...] = option(
         ("psnr", "ssim", "lpips"),
@@ -80,18 +80,11 @@ class FileOptions:
 def evaluate(
     reference: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[REF | IN | FILE.cvl]",
-            parser=options.parse_file,
-            help="A video, or a .cvl file.",
-            show_default=False,
-        ),
+        options.argument("[REF | IN | FILE.cvl]", "A video, or a .cvl file.", options.parse_file),
     ] = None,
     reconstruction: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[RECON]", parser=options.parse_file, help="A video to compare with REF.", show_default=False
-        ),
+        options.argument("[RECON]", "A video to compare with REF.", options.parse_file),
     ] = None,
     original: Annotated[
         Path | None,
@@ -175,7 +168,7 @@ def _picture_kind(chosen: FileOptions) -> str | None:
 
 
 def _measuring(chosen: MeasureOptions, device: str) -> dict[str, Any]:
-    """Arguments of `evaluate`."""
+    """What all comparisons are told of metrics, as arguments of `evaluate`."""
     from cvcodec.quality.lpips import Lpips
     from cvcodec.system.device import select_device
 

@@ -63,16 +63,11 @@ class ExportOptions:
 def export(
     source: Annotated[
         Path,
-        typer.Argument(
-            metavar="FILE.cvl|DIR",
-            parser=options.parse_file,
-            help="A .cvl file; for shards a folder or its index.",
-            show_default=False,
-        ),
+        options.argument("FILE.cvl|DIR", "A .cvl file; for shards a folder or its index.", options.parse_file),
     ],
     destination: Annotated[
         Path,
-        typer.Argument(metavar="OUT", help="A .safetensors or .npy file; for shards a folder.", show_default=False),
+        options.argument("OUT", "A .safetensors or .npy file; for shards a folder."),
     ],
     *,
     given: Given[ExportOptions],

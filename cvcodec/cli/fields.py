@@ -1,7 +1,6 @@
 """Options of a command from the fields of option classes: every field that `cvcodec.options.option` made is one.
 
-Owns: what typer is told of a field, and the way back from a command line to an object of the class. Does not know:
-what options do.
+Owns: what typer is told of a field, and the way back from a command line to an object of the class.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ class _Option:
     hint: Any
     default: Any
     of: Mapping[str, Any]
-    """What `cvcodec.options.option` noted."""
+    """What `cvcodec.options.option` noted at the field."""
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -74,7 +73,7 @@ class _Option:
         return there if value or not otherwise else otherwise
 
     def value(self, given: Any) -> Any:
-        """Of the field."""
+        """What the field becomes by what typer gave."""
         if self.is_switch:
             return self.default if given else ()
         return given
@@ -124,8 +123,8 @@ class Given(Generic[T]):
 
     def refuse(self, why: str, *names: str, others: Mapping[str, bool] | None = None) -> None:
         """UsageError for what was given of the options of these fields, and of `others`, that would change nothing."""
-        found = [option for option in self._read if option.name in names and option.name in self.values]
-        given = {option.flag(self.values[option.name]): True for option in found}
+        useless = [option for option in self._read if option.name in names and option.name in self.values]
+        given = {option.flag(self.values[option.name]): True for option in useless}
         options.refuse(given | dict(others or {}), why)
 
 

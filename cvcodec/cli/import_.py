@@ -31,14 +31,9 @@ def parse_rate(text: str) -> Fraction:
 def import_latents(
     source: Annotated[
         Path,
-        typer.Argument(
-            metavar="LATENTS",
-            parser=options.parse_file,
-            help="A .safetensors or .npy file of latents.",
-            show_default=False,
-        ),
+        options.argument("LATENTS", "A .safetensors or .npy file of latents.", options.parse_file),
     ],
-    destination: Annotated[Path, typer.Argument(metavar="OUT.cvl", help="The file to write.", show_default=False)],
+    destination: Annotated[Path, options.argument("OUT.cvl", "The file to write.")],
     *,
     target: Annotated[
         Literal["raw", "sd21", "svd", "videocrafter2", "sd3"] | None,

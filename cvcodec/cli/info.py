@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def info(
     source: Annotated[
         Path,
-        typer.Argument(metavar="FILE.cvl", parser=options.parse_file, help="The file.", show_default=False),
+        options.argument("FILE.cvl", "The file.", options.parse_file),
     ],
     check: Annotated[
         bool, typer.Option("--check", help="Read everything as decode does, up to the latents; no model needed.")

@@ -1,6 +1,6 @@
 """`cvcodec models`: add, list, show, remove.
 
-Owns: options, tables and JSON lines. Does not know: files and formats (registry, importers), exit codes (main).
+Owns: options, tables and JSON lines.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _Confirmed = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 class StoredType(StrEnum):
-    """How weights are stored."""
+    """Types that weights can be stored as; without one, the source's."""
 
     fp16 = "fp16"
     fp32 = "fp32"
@@ -53,9 +53,7 @@ def add(
     ],
     more_clips: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="[CLIPS]...", help="More clips for --calibrate, so that a shell pattern works.", show_default=False
-        ),
+        options.argument("[CLIPS]...", "More clips for --calibrate, so that a shell pattern works."),
     ] = None,
     *,
     name: Annotated[
@@ -283,8 +281,8 @@ def _expand_clips(paths: list[Path]) -> list[Path]:
         if path.is_dir():
             inside = sorted(item for item in path.iterdir() if item.suffix.lower() in VIDEO_SUFFIXES)
             if not inside:
-                wanted = " ".join(sorted(VIDEO_SUFFIXES))
-                raise UsageError(f"--calibrate {path}: the folder holds no video files ({wanted})")
+                suffixes = " ".join(sorted(VIDEO_SUFFIXES))
+                raise UsageError(f"--calibrate {path}: the folder holds no video files ({suffixes})")
             clips += inside
         elif path.is_file():
             clips.append(path)

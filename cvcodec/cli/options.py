@@ -1,15 +1,12 @@
-"""What several commands share: the syntax of values, refusals, and options that are fields of no options class.
-
-Does not know: what options do.
-"""
+"""What several commands share: the syntax of values, refusals, and options that are fields of no options class."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -110,6 +107,11 @@ def check_cvl_name(destination: str | Path, command: str) -> None:
     path = Path(destination)
     if path.suffix.lower() in VIDEO_SUFFIXES:
         raise UsageError(f"{command} writes a .cvl file, not {path}; name it {path.stem}.cvl")
+
+
+def argument(metavar: str, help: str, parser: Callable[[str], Any] | None = None) -> Any:
+    """A positional argument of a command, whose help says nothing of a default."""
+    return typer.Argument(metavar=metavar, help=help, parser=parser, show_default=False)
 
 
 Weights = Annotated[

@@ -1,7 +1,6 @@
 """What a person or a program sees: messages and progress on standard error, JSON lines on standard output.
 
 Owns: consoles, which show every string as it is, the one-line form of messages, the progress bar, JSON emission.
-Does not know: what is measured or why.
 """
 
 from __future__ import annotations

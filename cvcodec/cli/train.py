@@ -1,6 +1,6 @@
 """`cvcodec train`: image-vae, video-vae, finetune, plot, ablations.
 
-Owns: an option for every field of the training config. Does not know: how training works.
+Owns: an option for every field of the training config.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _train_command(job: Job) -> Callable[..., None]:
             raise typer.Exit(128 + signal.SIGINT)
 
     hints = typing.get_type_hints(TrainConfig)
-    argument = typer.Argument(metavar="[CONFIG]", help=_CONFIG_HELP, show_default=False)
+    argument = options.argument("[CONFIG]", _CONFIG_HELP)
     parameters = [
         inspect.Parameter(
             "config_file",

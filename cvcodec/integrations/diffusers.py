@@ -11,7 +11,7 @@ Latte's) gets its latents decoded as one video, in however many pieces it hands 
 As in diffusers, `encode` and `decode` neither scale nor shift: the pipeline does, with `config`. Only a model that was
 made compatible with the pipeline's own VAE gives sensible pictures. A pipeline that is loaded takes only modules with
 diffusers' own base class, so this one has it too, and torch's where diffusers is not installed.
-Owns: this surface. Does not know: pipelines.
+Owns: this surface.
 """
 
 from __future__ import annotations

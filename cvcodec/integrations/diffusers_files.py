@@ -3,8 +3,7 @@
     vae/config.json                           the numbers that pipelines read, and the name of the class
     vae/diffusion_pytorch_model.safetensors   a weights file of ours (`cvcodec.checkpoints.checkpoint`)
 
-Owns: what `from_pretrained` means by its arguments, what `save_pretrained` leaves. Does not know: pipelines, what
-lies in other projects' files (importers).
+Owns: what `from_pretrained` means by its arguments, what `save_pretrained` leaves.
 """
 
 from __future__ import annotations

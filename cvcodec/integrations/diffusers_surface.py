@@ -1,6 +1,6 @@
 """The small things that diffusers' pipelines read of a VAE: its config, its outputs, its distribution.
 
-Owns: their names and their arithmetic. Does not know: models, files, pipelines.
+Owns: their names and their arithmetic.
 """
 
 from __future__ import annotations

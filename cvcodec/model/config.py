@@ -68,7 +68,7 @@ class ModelConfig:
     scaling_factor: float = 1.0
     """model space = (latent - shift_factor) * scaling_factor; only around a diffusion model, never inside encode."""
     shift_factor: float = 0.0
-    """See scaling_factor."""
+    """What is subtracted before scaling."""
 
     window_latents: int = 16
     """Default length of a temporal window: latents kept per chunk."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 RGB = 3
-"""Channels of pixels."""
+"""How many channels pixels have."""
 
 _PIXEL_LIMIT = 8.0
 """Noise and ringing lead out of [-1, 1], but never so far; pictures in 0 to 255 do, unless they are black."""
@@ -18,12 +18,12 @@ _PIXEL_LIMIT = 8.0
 def check_pixels(pixels: object, *, ranks: tuple[int, ...] = (5,)) -> None:
     """ValueError, one sentence, for what cannot be meant as pixels: another type, shape or range."""
     axes = " or ".join({4: "(B, 3, H, W)", 5: "(B, 3, T, H, W)"}[rank] for rank in ranks)
-    wanted = f"wanted a float tensor {axes} in [-1, 1]: 8-bit values are pixels.float() / 127.5 - 1"
-    tensor = _checked(pixels, "pixels are", RGB, ranks, wanted)
+    form = f"wanted a float tensor {axes} in [-1, 1]: 8-bit values are pixels.float() / 127.5 - 1"
+    tensor = _checked(pixels, "pixels are", RGB, ranks, form)
     if not (tensor.is_meta or torch.compiler.is_compiling()):  # nobody could look at the values
         reach = float(tensor.detach().abs().amax())
         if reach > _PIXEL_LIMIT:
-            raise ValueError(f"pixels reach {reach:g}; {wanted}")
+            raise ValueError(f"pixels reach {reach:g}; {form}")
 
 
 def check_latent(latent: object, channels: int, *, ranks: tuple[int, ...] = (5,)) -> None:
@@ -32,13 +32,13 @@ def check_latent(latent: object, channels: int, *, ranks: tuple[int, ...] = (5,)
     _checked(latent, "latents are", channels, ranks, f"wanted a float tensor {axes}")
 
 
-def _checked(value: object, what: str, channels: int, ranks: tuple[int, ...], wanted: str) -> Tensor:
+def _checked(value: object, what: str, channels: int, ranks: tuple[int, ...], form: str) -> Tensor:
     if not isinstance(value, Tensor):
-        raise ValueError(f"{what} {type(value).__module__}.{type(value).__qualname__}; {wanted}")
+        raise ValueError(f"{what} {type(value).__module__}.{type(value).__qualname__}; {form}")
     if value.ndim not in ranks or value.shape[1] != channels or not value.numel():
-        raise ValueError(f"{what} {tuple(value.shape)}; {wanted}")
+        raise ValueError(f"{what} {tuple(value.shape)}; {form}")
     if not value.is_floating_point():
-        raise ValueError(f"{what} {value.dtype}; {wanted}")
+        raise ValueError(f"{what} {value.dtype}; {form}")
     return value
 
 

@@ -300,12 +300,12 @@ class EnhancementDecoder(nn.Module):
         """What a latent (B*t, C + E, h, w) asks of the patches; present, steps: as for `MiniDecoder.forward`."""
         base, enhancement = frames.float().split([self.base_channels, frames.shape[1] - self.base_channels], 1)
         with torch.autocast(frames.device.type, enabled=False):
-            wanted = (enhancement + self.conv_base.exact(base, latents)).permute(0, 2, 3, 1)
+            coded = (enhancement + self.conv_base.exact(base, latents)).permute(0, 2, 3, 1)
         order = {"group": self.group, "size": self.spatial_factor, "inner": self.patch}
         return EnhancementCorrection(
-            wanted=wanted,
-            half_steps=_each_frame(wanted.new_zeros(1) if steps is None else steps, wanted, latents) / 2,
-            share=_each_frame(wanted.new_ones(1) if present is None else present, wanted, latents),
+            coded=coded,
+            half_steps=_each_frame(coded.new_zeros(1) if steps is None else steps, coded, latents) / 2,
+            share=_each_frame(coded.new_ones(1) if present is None else present, coded, latents),
             kept=torch.sigmoid(self.caution.float()),
             project=reordered(self.project.weight.float(), dim=1, **order),
             restore=reordered(self.restore.weight.float(), dim=0, **order),
@@ -319,10 +319,10 @@ class EnhancementDecoder(nn.Module):
 class EnhancementCorrection:
     """`EnhancementDecoder` for one latent, to be applied strip by strip."""
 
-    wanted: Tensor
+    coded: Tensor
     """Projections that were coded, (B*t, h, w, E) fp32."""
     half_steps: Tensor
-    """(B*t or 1, 1, 1, E or 1): within so much of `wanted` they lay; 0 where nothing was rounded."""
+    """(B*t or 1, 1, 1, E or 1): within so much of `coded` they lay; 0 where nothing was rounded."""
     share: Tensor
     """(B*t or 1, 1, 1, 1): 0 where the layer is to be ignored, else 1."""
     kept: Tensor
@@ -340,7 +340,7 @@ class EnhancementCorrection:
             # Of the first group only the last frame is shown, and the encoder saw it as the whole group.
             first = seen[:, :1, :, :, -1:].expand(-1, -1, -1, -1, self.group, -1)
             seen = torch.cat([first, seen[:, 1:]], 1).flatten(0, 1).flatten(-2)
-            missing = self.wanted[:, rows] - F.linear(coarser(seen, self.factor), self.project)
+            missing = self.coded[:, rows] - F.linear(coarser(seen, self.factor), self.project)
             moved = missing - missing.sign() * self.half_steps * self.kept
             moved = moved * (missing.abs() > self.half_steps) * self.share
             return finer(F.linear(moved, self.restore), self.factor)

@@ -1,7 +1,6 @@
 """Windows and tiles that memory holds: smaller ones where an estimate says so beforehand, or where it runs out.
 
 Owns: the estimate, the order in which sizes shrink, trying again after running out.
-Does not know: how much memory there is (the caller passes it), models, where the use of smaller sizes is recorded.
 
 The estimate is deliberately simple, pixels of one model call times bytes per pixel: the same arguments give the same
 sizes on every machine.

@@ -1,7 +1,6 @@
 """The tiles of the official CV-VAE inference, reproduced (docs/cv-vae.md, section 3.2).
 
 Owns: the strides and overlaps that follow from a tile's size, sequential in-place blending with neighbours.
-Does not know: chunks in time (`plan`), models, streams, files.
 
 Each tile is blended first with the already blended tile above, then with the already blended tile at its left; on
 encoding, the moments are blended, log-variance unclamped.

@@ -2,7 +2,6 @@
 
 Owns: how sides grow to multiples of the spatial factor, where tiles lie, their cross-fade weights, and the accumulation
 into one output.
-Does not know: models, devices, time (every tile holds all T of its clip).
 
 Padding repeats the edge, so that any size reaches the model uncut, on every dtype (uint8 frames included), which
 torch's own replicate padding does not.

@@ -1,7 +1,6 @@
 """What windows and tiles are made of: the numbers that a file's header keeps.
 
 Owns: the three specs and what makes them valid.
-Does not know: pixels, tensors, models, JSON.
 """
 
 from __future__ import annotations

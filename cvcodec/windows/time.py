@@ -2,7 +2,6 @@
 
 Owns: the arithmetic between frames and latents (docs/cv-vae.md, section 1.5), the time axis of a clip, pulling pieces
 from a source and joining them into the clip of one window.
-Does not know: windows, tiles, models, files.
 
 Latent 0 is frame 0 alone; latent j >= 1 stands for frames f(j-1)+1 ... fj, f being the temporal factor (4). With f = 1
 (image models) latents and frames are the same thing, so every formula here also serves them.

@@ -174,9 +174,9 @@ def test_what_the_base_layer_tells_is_taken_away_and_given_back(model: MiniAutoe
         below.conv_base.weight += change
         latent = old.layers.transpose(1, 2).flatten(0, 1)
         moved = new.layers.transpose(1, 2).flatten(0, 1)
-        wanted = below.correction(moved, 3, None, None).wanted
+        wanted = below.correction(moved, 3, None, None).coded
         below.conv_base.weight.copy_(before)
-        torch.testing.assert_close(wanted, below.correction(latent, 3, None, None).wanted, atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(wanted, below.correction(latent, 3, None, None).coded, atol=1e-4, rtol=1e-4)
     finally:
         below.conv_base.weight.copy_(before)
         above.conv_base.weight.copy_(rest)
@@ -229,7 +229,7 @@ def test_projections_within_the_bounds_of_their_symbols_are_left_and_others_move
     step = 0.5
     rounded = torch.cat([layers[:, :4], (layers[:, 4:] / step).round() * step], 1)
     components = layer.restore.weight / 16
-    wanted = layer.correction(rounded.transpose(1, 2).flatten(0, 1), 4, None, None).wanted[1:].flatten(0, 2)
+    wanted = layer.correction(rounded.transpose(1, 2).flatten(0, 1), 4, None, None).coded[1:].flatten(0, 2)
 
     def projections(steps: torch.Tensor | None) -> torch.Tensor:
         found = patches(new.decode(rounded, steps=steps), 4).unflatten(0, (4, -1))[1:] @ components * 4
