@@ -146,6 +146,19 @@ def test_a_third_party_package_is_imported_only_where_it_belongs(path: Path) -> 
             assert package in allowed, f"{path.name}:{line}: {module_of(path)} imports {package}"
 
 
+def test_the_bitstream_is_built_from_the_bottom_up() -> None:
+    order = [
+        *("format", "wire", "header", "contexts", "entropy", "rate_distortion"),
+        *("chunk", "records", "trailer", "recovery", "file", "__init__"),
+    ]
+    assert sorted(order) == sorted(path.stem for path in (PACKAGE / "bitstream").glob("*.py"))
+    for place, module in enumerate(order):
+        for line, name in imports_of(PACKAGE / "bitstream" / f"{module}.py"):
+            if name.startswith("cvcodec.bitstream."):
+                below = name.split(".")[2]
+                assert below in order[:place], f"{module}.py:{line}: {module} must not import {below}"
+
+
 def test_the_file_format_needs_no_torch() -> None:
     code = "import sys, cvcodec.bitstream; print(sorted({'torch', 'av'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
