@@ -72,14 +72,14 @@ def evaluate(
     UsageError on an unknown metric, alignment or frame to keep; InputError when no frame matches or sizes differ;
     MissingDependencyError when LPIPS is asked for and has no weights.
     """
-    chosen = tuple(name for name in METRICS if name in metrics)
+    measured = tuple(name for name in METRICS if name in metrics)
     if unknown := sorted(set(metrics) - set(METRICS)):
         raise UsageError(f"unknown metric {', '.join(unknown)}; known: {', '.join(METRICS)}")
     if not (keep is None or keep == "worst" or isinstance(keep, int)):
         raise UsageError(f"cannot keep frame {keep!r}; wanted an index or 'worst'")
     if align not in ALIGNMENTS:
         raise UsageError(f"unknown alignment {align!r}; known: {', '.join(ALIGNMENTS)}")
-    if "lpips" not in chosen:
+    if "lpips" not in measured:
         lpips = None
     elif lpips is None:
         lpips = Lpips.load()
@@ -87,7 +87,7 @@ def evaluate(
         reference=reference_name,
         test=test_name,
         compared=compared or f"frames of {test_name} against frames of {reference_name}, at their own size",
-        metrics=chosen,
+        metrics=measured,
         matrix=matrix_name(matrix) or "bt709",
         alignment=align,
         lpips_name=lpips.name if lpips is not None else None,

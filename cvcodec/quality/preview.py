@@ -60,9 +60,9 @@ class LinearPreview:
         latent = model.encode(clips).mean.double()
         # A latent is shown as the mean of its frames: the first frame, then groups of `group`.
         means = [part.mean(dim=2) for part in (clips[:, :, :1], *clips[:, :, 1:].split(group, dim=2))]
-        wanted = [F.pixel_unshuffle(F.avg_pool2d(mean, factor // detail), detail) for mean in means]
+        targets = [F.pixel_unshuffle(F.avg_pool2d(mean, factor // detail), detail) for mean in means]
         rows = latent.permute(0, 2, 3, 4, 1).flatten(0, 3)
-        columns = torch.stack(wanted, dim=2).double().permute(0, 2, 3, 4, 1).flatten(0, 3)
+        columns = torch.stack(targets, dim=2).double().permute(0, 2, 3, 4, 1).flatten(0, 3)
         rows_mean, columns_mean = rows.mean(0), columns.mean(0)
         rows, columns = rows - rows_mean, columns - columns_mean
         gram = rows.T @ rows

@@ -65,7 +65,7 @@ class Rate:
 
     @property
     def bitrate_bps(self) -> float | None:
-        """Bits per second."""
+        """8 * size_bytes over the video's seconds."""
         return 8 * self.size_bytes / self.duration_s if self.duration_s else None
 
 
@@ -100,7 +100,7 @@ class Report:
 
     @property
     def frames(self) -> int:
-        """Pairs compared."""
+        """How many pairs were compared."""
         return len(self.pts)
 
     @property

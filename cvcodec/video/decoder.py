@@ -355,7 +355,7 @@ class FrameDecoder:
         self.container.close()
 
     def close(self) -> None:
-        """Close container and source."""
+        """Close container and source; the codec's threads come to rest before."""
         self._release()
         self.source.close()
 

@@ -49,12 +49,12 @@ class Frame:
 
     @property
     def width(self) -> int:
-        """Columns."""
+        """Columns of the pixels."""
         return int(self.pixels.shape[1])
 
     @property
     def height(self) -> int:
-        """Rows."""
+        """Rows of the pixels."""
         return int(self.pixels.shape[0])
 
 

@@ -103,7 +103,7 @@ class OutputFile:
         return bool(seekable()) if callable(seekable) else hasattr(self._raw, "seek")
 
     def write(self, data: Any) -> int:
-        """All of `data`."""
+        """All of `data`, however many writes a pipe makes of it."""
         view = memoryview(data)
         if not self._dead:
             done = 0
@@ -136,7 +136,7 @@ class OutputFile:
                 self.write(block)
 
     def finish(self) -> None:
-        """`close`. Raises OutputError."""
+        """`close`, with OutputError for what goes wrong then."""
         with self._named():
             self.close()
 
@@ -153,7 +153,7 @@ class OutputFile:
             raise OutputError(f"cannot write {self.label!r}: {reason(error)}") from error
 
     def kill(self) -> None:
-        """Swallow all further writes."""
+        """Swallow all further writes: what is half written is given up."""
         self._dead = True
 
     def close(self) -> None:

@@ -59,11 +59,11 @@ def stream_bytes(path: str | os.PathLike[str], *, stream: int | None = None) -> 
     last = end = 0
     with InputFile(name) as source, source.open() as container:
         real = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-        chosen = real[stream or 0] if (stream or 0) < len(real) else None
-        needed = _counter(chosen)
-        timeline = Timeline(-1 if chosen is None else chosen.index, lambda _: None)
+        counted = real[stream or 0] if (stream or 0) < len(real) else None
+        needed = _counter(counted)
+        timeline = Timeline(-1 if counted is None else counted.index, lambda _: None)
         for packet in timeline.mended(packets(container, source.name)):
-            if chosen is None or packet.stream.index != chosen.index:
+            if counted is None or packet.stream.index != counted.index:
                 others += packet.size
                 continue
             video += packet.size
@@ -76,12 +76,12 @@ def stream_bytes(path: str | os.PathLike[str], *, stream: int | None = None) -> 
                 if begin is None:
                     begin = last = end = time
                 begin, last, end = min(begin, time), max(last, time), max(end, time + (packet.duration or 0))
-        if chosen is None:
+        if counted is None:
             return StreamBytes(0, others, None, None, None)
-        base = as_fraction(chosen.time_base) or Fraction(1, 1000)
+        base = as_fraction(counted.time_base) or Fraction(1, 1000)
         duration = None
-        if chosen.duration and not timeline.joints:
-            duration = chosen.duration * base
+        if counted.duration and not timeline.joints:
+            duration = counted.duration * base
         elif begin is not None:
             # A last packet of unknown length is as long as the others.
             span = Fraction(end - begin) if end > last or frames < 2 else Fraction(last - begin, frames - 1) * frames
@@ -89,7 +89,7 @@ def stream_bytes(path: str | os.PathLike[str], *, stream: int | None = None) -> 
         return StreamBytes(
             video - needed.user_data + needed.headers,
             others,
-            chosen.frames or frames or None,
+            counted.frames or frames or None,
             duration,
             None if begin is None else last * base,
             needed.user_data,
@@ -105,10 +105,10 @@ def _counter(stream: Any) -> PictureBytes:
 
 def packets(container: Any, name: str) -> Iterator[Any]:
     """The packets of all streams in file order, up to damage that ends reading. Raises InputError."""
-    found = container.demux()
+    demuxed = container.demux()
     while True:
         try:
-            packet = next(found, None)
+            packet = next(demuxed, None)
         except av.error.FFmpegError:
             return
         except OSError as error:

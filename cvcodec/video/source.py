@@ -82,25 +82,25 @@ def is_sequence(path: str) -> bool:
 def number_in(name: str) -> re.Match[str]:
     """Where the number is in the name of an image sequence; all else stands for itself, `%` too. Raises UsageError
     unless there is exactly one."""
-    found = list(SEQUENCE_PATTERN.finditer(name))
-    if len(found) != 1:
-        raise UsageError(f"{name!r} has {len(found)} numbers, an image sequence has one, such as 'frame_%05d.png'")
-    return found[0]
+    numbers = list(SEQUENCE_PATTERN.finditer(name))
+    if len(numbers) != 1:
+        raise UsageError(f"{name!r} has {len(numbers)} numbers, an image sequence has one, such as 'frame_%05d.png'")
+    return numbers[0]
 
 
 def numbered(pattern: str, number: int) -> str:
     """The path of one image of a sequence. Raises UsageError as `number_in`."""
     folder, name = os.path.split(pattern)
-    found = number_in(name)
-    return os.path.join(folder, name[: found.start()] + found[0] % number + name[found.end() :])
+    number_at = number_in(name)
+    return os.path.join(folder, name[: number_at.start()] + number_at[0] % number + name[number_at.end() :])
 
 
 def _image2_pattern(pattern: str) -> str:
     """A sequence as FFmpeg's image2 takes it: doubled where `%` is no number, and a colon before it no protocol."""
     folder, name = os.path.split(pattern)
-    found = number_in(name)
-    before, after = os.path.join(folder, name[: found.start()]), name[found.end() :]
-    return "file:" + before.replace("%", "%%") + found[0] + after.replace("%", "%%")
+    number_at = number_in(name)
+    before, after = os.path.join(folder, name[: number_at.start()]), name[number_at.end() :]
+    return "file:" + before.replace("%", "%%") + number_at[0] + after.replace("%", "%%")
 
 
 def refuse_pipe(path: str | os.PathLike[str], reader: str) -> None:
@@ -117,8 +117,8 @@ def sequence_files(pattern: str) -> tuple[int, int]:
     Raises InputError where there are none, or where a number is missing between the first and the last, and UsageError
     as `number_in`."""
     path = Path(pattern)
-    found = number_in(path.name)
-    matcher = re.compile(re.escape(path.name[: found.start()]) + r"(\d+)" + re.escape(path.name[found.end() :]))
+    number_at = number_in(path.name)
+    matcher = re.compile(re.escape(path.name[: number_at.start()]) + r"(\d+)" + re.escape(path.name[number_at.end() :]))
     try:
         names = set(os.listdir(path.parent))
     except OSError as error:
@@ -390,15 +390,15 @@ def tile_grids(container: Any) -> list[TileGrid]:
     """The grids of an input container."""
     with captured_log(av.logging.VERBOSE):
         text: str = container.dumps_format()
-    found = []
+    grids = []
     for group in re.split(r"^  (?=Stream )", text, flags=re.MULTILINE)[1:]:
         head = group.splitlines()[0]
         if size := re.match(r"Stream group #\S+: Tile Grid: .* (\d+)x(\d+)(?: |$)", head):
             turn = re.search(r"^      Display Matrix: rotation of (-?[\d.]+) degrees", group, re.MULTILINE)
             tiles = re.findall(r"^    Stream #\d+:(\d+)", group, re.MULTILINE)
             rotation = round(float(turn[1])) if turn else 0
-            found.append(TileGrid(int(size[1]), int(size[2]), rotation, tuple(map(int, tiles)), "(default)" in head))
-    return [grid for grid in found if grid.streams]
+            grids.append(TileGrid(int(size[1]), int(size[2]), rotation, tuple(map(int, tiles)), "(default)" in head))
+    return [grid for grid in grids if grid.streams]
 
 
 def _description(stream: Any) -> str:

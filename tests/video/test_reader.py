@@ -285,7 +285,7 @@ def test_pipes_read_like_files(
     assert len(whole) == 7
     with VideoReader(make.Unseekable(data)) as reader:  # type: ignore[arg-type]
         assert same(list(reader), whole)
-        assert reader._source.spooled is spooled
+        assert reader._source.seekable is spooled
     cut = read(make.Unseekable(data), start=Fraction(2, 25), frames=3)
     assert [f.pts for f in cut] == [f.pts for f in whole[2:5]]
     assert same(read(io.BytesIO(data)), whole)
