@@ -41,7 +41,7 @@ from cvcodec.bitstream import BitstreamReader, BitstreamWriter, Chunk
 from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_QUALITY, EncodeOptions, encode_file
 from cvcodec.codec.headers import make_quantizer
-from cvcodec.codec.latent_file import latents_of
+from cvcodec.codec.layers import latents_of
 from cvcodec.dataset import IterableLatentDataset, LatentDataset
 from cvcodec.dataset.keys import epoch_generator
 from cvcodec.dataset.latents import ITEM

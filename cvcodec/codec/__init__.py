@@ -1,13 +1,13 @@
 """Video file -> .cvl -> video file: the glue, with one clip in memory whatever the length.
 
     encode   VideoReader -> frames -> windows -> encoder -> latents -> symbols -> BitstreamWriter   (`encode`)
-    decode   BitstreamReader -> symbols -> latents -> windows -> decoder -> frames -> VideoWriter   (`decode`, `feed`)
+    decode   BitstreamReader -> symbols -> latents -> windows -> decoder -> frames -> VideoWriter   (`decode`, `input`)
     open     a file as an array of latents and frames                                               (`latent_file`)
 
 `encode_options`, `decode_options` and `video_options` say what is asked for; they are there without torch.
 `headers` says what of a source goes into a file, `resume` goes on with the partial file of an interrupted encode,
-`chunks` and `salvage` give what is needed of an intact file and of a damaged one; `notices` collects what
-a person should read.
+`input` and `salvage` give what is needed of an intact file and of a damaged one; `session` has what a run
+has from beginning to end, `notices` collects what a person should read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cvcodec.codec.encode_options import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeO
 from cvcodec.codec.video_options import ReaderOptions, WriterOptions
 
 if TYPE_CHECKING:
-    from cvcodec.codec.decode import Decoder, decode_file
+    from cvcodec.codec.decode import Decoder, decode_file, decode_stream
     from cvcodec.codec.encode import encode_file, encode_stream
     from cvcodec.codec.latent_file import LatentFile
 
@@ -36,6 +36,7 @@ __all__ = [
     "ReaderOptions",
     "WriterOptions",
     "decode_file",
+    "decode_stream",
     "encode_file",
     "encode_stream",
 ]
@@ -44,6 +45,7 @@ _HOMES = {
     "Decoder": "cvcodec.codec.decode",
     "LatentFile": "cvcodec.codec.latent_file",
     "decode_file": "cvcodec.codec.decode",
+    "decode_stream": "cvcodec.codec.decode",
     "encode_file": "cvcodec.codec.encode",
     "encode_stream": "cvcodec.codec.encode",
 }

@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from cvcodec.codec.run_options import RunOptions
 from cvcodec.codec.video_options import WriterOptions
 from cvcodec.options import option
-
-if TYPE_CHECKING:
-    from cvcodec.codec.salvage import LostFrames
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +30,26 @@ class DecodeOptions(RunOptions):
     layers: Literal["base", "all"] = option("all", "base: decode from the base layer alone, of files that have two.")
     salvage: bool = option(False, "Decode what is intact of a damaged file, and say which frames are lost.")
     """At its own times, instead of refusing it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LostFrames:
+    """Consecutive frames for which there is no intact chunk."""
+
+    first_frame: int
+    frame_count: int | None
+    """None: to an end that is not known, because the trailer is lost too; perhaps there are none."""
+    start_s: float | None
+    """Where the intact frames before end, in seconds from the beginning; None where there are none."""
+    end_s: float | None
+    """Where the intact frames behind begin; None where there are none."""
+
+    def describe(self) -> str:
+        """`17 to 56`, or `77 and later`."""
+        if self.frame_count is None:
+            return f"{self.first_frame} and later"
+        last = self.first_frame + self.frame_count - 1
+        return f"{self.first_frame} to {last}" if self.frame_count > 1 else str(last)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,32 +9,33 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from cvcodec.bitstream import Header
 from cvcodec.bitstream.format import MAGIC
+from cvcodec.bitstream.wire import Writable
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec.encode_options import DEFAULT_MODEL, EncodeOptions, EncodeResult
 from cvcodec.codec.notices import Notices
-from cvcodec.codec.output import CvlOutput, Progress
+from cvcodec.codec.output import CvlOutput
 from cvcodec.codec.plans import choose_plan, memory_errors, plan_of
 from cvcodec.codec.resume import PartialSink
-from cvcodec.codec.runner import ClipEncoder, ModelRunner, frames_to_tensor
+from cvcodec.codec.runner import ClipEncoder, frames_to_tensor
+from cvcodec.codec.session import Progress, Session
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import atomic_output, is_standard_stream, open_input, partial_path
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.passthrough.recorder import Recorder
-from cvcodec.system.device import available_memory, set_threads
+from cvcodec.system.device import available_memory
 from cvcodec.system.threads import ReadAhead
 from cvcodec.video import Frame, VideoInfo
 from cvcodec.video.reader import ReaderAhead
+from cvcodec.video.source import VideoSource
 from cvcodec.windows.plan import Plan
 
 StrPath = str | os.PathLike[str]
@@ -45,7 +46,7 @@ _AHEAD_FRAMES = 128  # and no more than that, or small pictures would fill memor
 
 
 def encode_file(
-    source: Any,
+    source: VideoSource,
     destination: StrPath,
     *,
     model: VideoAutoencoder | StrPath = DEFAULT_MODEL,
@@ -86,8 +87,8 @@ def refuse_coded(path: StrPath) -> None:
 
 
 def encode_stream(
-    source: Any,
-    sink: Any,
+    source: VideoSource,
+    sink: Writable,
     *,
     model: VideoAutoencoder | ClipEncoder,
     options: EncodeOptions | None = None,
@@ -98,8 +99,9 @@ def encode_stream(
 
     model: a model, or one already on its device, whose own device and precision then count.
     """
-    options, started, notices = options or EncodeOptions(), time.perf_counter(), Notices(on_notice)
-    set_threads(options.threads)
+    options = options or EncodeOptions()
+    session = Session(options, on_notice)
+    notices = session.notices
     recorder = Recorder(notices, kinds=options.kinds, tags=options.tags)
     with closing(ReaderAhead(source, on_packet=recorder.on_packet, **options.reader.arguments())) as ahead:
         reader, info = ahead.reader, ahead.reader.info
@@ -107,10 +109,10 @@ def encode_stream(
         notices.extend(reader.notices)
         # Begins to read while the model is prepared.
         frames = ahead.frames(most_bytes=_AHEAD_BYTES, most_frames=_AHEAD_FRAMES, least_frames=2 * _PIECE_FRAMES)
-        runner = _runner(model, options, notices)
+        runner = session.runner(model) if isinstance(model, VideoAutoencoder) else model
         plan = _choose_plan(runner, info, options, sink, notices)
         with CvlOutput(sink, reader, runner.model, plan, options, recorder, notices, on_progress) as output:
-            encode = _LayerEncoder(runner, output.header)
+            encode = session.timed(partial(_encode_layers, runner, output.header))
             # Joined in a thread of their own, while the model runs: afterwards the entropy coder would be in the way.
             clips = ReadAhead(_clips(output.needed(frames)), limit=_most_clips(info), name="frame-joiner")
             with clips:
@@ -118,39 +120,20 @@ def encode_stream(
                     output.put(latents[0].float().cpu().numpy())
             output.finish()
         notices.extend(reader.notices)
-        return output.result(
-            seconds=time.perf_counter() - started,
-            model_seconds=encode.seconds,
-            precision=runner.precision,
-            device=str(runner.device),
-        )
+        return output.result(session.facts(runner))
 
 
-class _LayerEncoder:
+def _encode_layers(runner: ClipEncoder, header: Header, clip: Tensor) -> Tensor:
     """Clip (1, 3, T, H, W) of code values -> what a file keeps of its moments, (1, C [+ E] [+ C], t, h, w)."""
-
-    def __init__(self, runner: ClipEncoder, header: Header) -> None:
-        self._runner, self._header = runner, header
-        self.seconds = 0.0
-        """Spent in the model so far."""
-
-    def __call__(self, clip: Tensor) -> Tensor:
-        begun = time.perf_counter()
-        header = self._header
-        moments = self._runner.encode(clip, header.bit_depth)
-        self.seconds += time.perf_counter() - begun
-        mean, logvar, enhancement = moments.tensor_split([header.latent_channels, 2 * header.latent_channels], dim=1)
-        kept = [mean, *([enhancement] if header.enhancement else []), *([logvar] if header.logvar else [])]
-        return mean if len(kept) == 1 else torch.cat(kept, dim=1)
+    moments = runner.encode(clip, header.bit_depth)
+    mean, logvar, enhancement = moments.tensor_split([header.latent_channels, 2 * header.latent_channels], dim=1)
+    kept = [mean, *([enhancement] if header.enhancement else []), *([logvar] if header.logvar else [])]
+    return mean if len(kept) == 1 else torch.cat(kept, dim=1)
 
 
-def _runner(model: VideoAutoencoder | ClipEncoder, options: EncodeOptions, notices: Notices) -> ClipEncoder:
-    if not isinstance(model, VideoAutoencoder):
-        return model
-    return ModelRunner(model, device=options.device, precision=options.precision, on_notice=notices)
-
-
-def _choose_plan(runner: ClipEncoder, info: VideoInfo, options: EncodeOptions, sink: Any, notices: Notices) -> Plan:
+def _choose_plan(
+    runner: ClipEncoder, info: VideoInfo, options: EncodeOptions, sink: Writable, notices: Notices
+) -> Plan:
     """The windows that were asked for, or that memory allows; those of a partial file that is continued."""
     config = runner.model.config
     choose = partial(

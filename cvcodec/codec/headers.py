@@ -19,16 +19,18 @@ from cvcodec.bitstream import ENHANCEMENT, BitstreamReader, ColorTags, Enhanceme
 from cvcodec.bitstream.wire import Readable
 from cvcodec.checkpoints.checkpoint import default_statistics
 from cvcodec.codec.encode_options import LatentsKind, Layers
+from cvcodec.codec.notices import Notices
 from cvcodec.codec.plans import header_fields, plan_of
 from cvcodec.codec.runner import Rounding
 from cvcodec.codec.video_options import ReaderOptions
-from cvcodec.errors import BitstreamError, UsageError
+from cvcodec.errors import BitstreamError, ModelMismatchError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quantization import LatentStatistics, Quantizer
 from cvcodec.video import Color, ContentLight, MasteringDisplay, VideoInfo
 from cvcodec.video.convert import BACKGROUNDS, chroma_of
 from cvcodec.windows.plan import Plan
 from cvcodec.windows.space import padded_size
+from cvcodec.windows.specs import Window
 
 T = TypeVar("T")
 
@@ -201,6 +203,35 @@ def open_reader(source: Readable) -> BitstreamReader:
     reader = BitstreamReader(source)
     check_header(reader.header)
     return reader
+
+
+def check_model(model: VideoAutoencoder, header: Header, notices: Notices) -> None:
+    """ModelMismatchError unless `model` shares the file's latent space; another decoder is only reported."""
+    space = getattr(model, "latent_space_id", None)
+    name = getattr(model, "name", None) or model.config.family
+    if space != header.latent_space_id:
+        raise ModelMismatchError(
+            f"{name} has latent space {space}, the file was made in {header.latent_space_id} by {header.model}; "
+            f"use --weights with that model (cvcodec models list)"
+        )
+    if header.decoder_hash and getattr(model, "decoder_hash", None) != header.decoder_hash:
+        notices(
+            f"{name} has another decoder ({model.decoder_hash}) than {header.model} had ({header.decoder_hash}); "
+            "pixels will differ"
+        )
+    config = model.config
+    # A video model decodes a single latent to a single frame, so it may decode pictures.
+    pictures = header.windows == "context" and header.decode_window == Window(kept=1)
+    factor = config.temporal_factor if config.is_video and not (pictures and header.temporal_factor == 1) else 1
+    got = (header.latent_channels, header.temporal_factor, header.spatial_factor)
+    wanted = (config.latent_channels, factor, config.spatial_factor)
+    if got != wanted:
+        names = "latent channels, temporal factor and spatial factor"
+        raise BitstreamError(f"{names} of the file are {got}, those of {name} {wanted}")
+    if header.enhancement_channels not in (0, config.enhancement_channels):
+        raise BitstreamError(
+            f"the file has {header.enhancement_channels} enhancement channels, {name} has {config.enhancement_channels}"
+        )
 
 
 def info_from_header(header: Header) -> VideoInfo:

@@ -19,74 +19,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cvcodec.bitstream import BitstreamReader, Chunk, Header
-from cvcodec.codec.headers import open_reader, rounding_of
+from cvcodec.codec.headers import check_model, open_reader, rounding_of
+from cvcodec.codec.layers import check_chunk_place, enhancement_of, latents_of, layers_of
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.plans import memory_errors, plan_of
 from cvcodec.codec.runner import ModelRunner, denormalise, tensor_to_frames
-from cvcodec.errors import BitstreamError, ModelMismatchError, UsageError
+from cvcodec.errors import UsageError
 from cvcodec.fileio import naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.windows.space import crop_space
-from cvcodec.windows.specs import Window
 from cvcodec.windows.time import frames_of_latents, latents_of_frames, trim_frames
 
+Values = NDArray[np.float32]
+
 _KEPT_CHUNKS = 4  # decoded chunks remembered: neighbouring slices and the context of a window hit the same ones
-
-
-def latents_of(chunk: Chunk, header: Header) -> NDArray[np.float32]:
-    """The latents of a chunk, its base layer, (C, t, h, w) float32: the same bits on every machine."""
-    quantizer = header.quantizer
-    return quantizer.dequantize(chunk.symbols) if quantizer is not None else chunk.symbols.astype(np.float32)
-
-
-def enhancement_of(chunk: Chunk, header: Header) -> NDArray[np.float32]:
-    """Its enhancement layer, (E, t, h, w) float32, E = 0 where it has none or was read without; as exact."""
-    if chunk.enhancement is None:
-        return np.empty((0, chunk.latent_count, *header.latent_size), np.float32)
-    quantizer = header.enhancement_quantizer
-    return quantizer.dequantize(chunk.enhancement) if quantizer is not None else chunk.enhancement.astype(np.float32)
-
-
-def layers_of(chunk: Chunk, header: Header) -> NDArray[np.float32]:
-    """Both, (C + E, t, h, w): what a decoder reads."""
-    base = latents_of(chunk, header)
-    return base if chunk.enhancement is None else np.concatenate([base, enhancement_of(chunk, header)])
-
-
-def check_model(model: VideoAutoencoder, header: Header, notices: Notices) -> None:
-    """ModelMismatchError unless `model` shares the file's latent space; another decoder is only reported."""
-    space = getattr(model, "latent_space_id", None)
-    name = getattr(model, "name", None) or model.config.family
-    if space != header.latent_space_id:
-        raise ModelMismatchError(
-            f"{name} has latent space {space}, the file was made in {header.latent_space_id} by {header.model}; "
-            f"use --weights with that model (cvcodec models list)"
-        )
-    if header.decoder_hash and getattr(model, "decoder_hash", None) != header.decoder_hash:
-        notices(
-            f"{name} has another decoder ({model.decoder_hash}) than {header.model} had ({header.decoder_hash}); "
-            "pixels will differ"
-        )
-    config = model.config
-    # A video model decodes a single latent to a single frame, so it may decode pictures.
-    pictures = header.windows == "context" and header.decode_window == Window(kept=1)
-    factor = config.temporal_factor if config.is_video and not (pictures and header.temporal_factor == 1) else 1
-    got = (header.latent_channels, header.temporal_factor, header.spatial_factor)
-    wanted = (config.latent_channels, factor, config.spatial_factor)
-    if got != wanted:
-        names = "latent channels, temporal factor and spatial factor"
-        raise BitstreamError(f"{names} of the file are {got}, those of {name} {wanted}")
-    if header.enhancement_channels not in (0, config.enhancement_channels):
-        raise BitstreamError(
-            f"the file has {header.enhancement_channels} enhancement channels, {name} has {config.enhancement_channels}"
-        )
-
-
-def check_chunk_place(first_latent: int, first_frame: int, temporal_factor: int) -> None:
-    """BitstreamError unless the chunk's first frame is the one that its first latent stands for."""
-    wanted = frames_of_latents(first_latent, first_latent, temporal_factor)[0]
-    if first_frame != wanted:
-        raise BitstreamError(f"the chunk of latent {first_latent} begins at frame {first_frame}, wanted {wanted}")
 
 
 class LatentFile:
@@ -119,11 +65,13 @@ class LatentFile:
                     f"{os.fspath(path)} cannot be sought, so it cannot be sliced; decode it as a stream instead"
                 )
             with naming_damage(path):
-                self._check_index()
+                for entry in self._reader.index:
+                    check_chunk_place(entry.first_latent, entry.first_frame, self._reader.header.temporal_factor)
         except BaseException:
             self._stack.close()
             raise
-        self.header: Header = self._reader.header
+        assert self._reader.trailer is not None  # the index was found at the end
+        self.header, self._trailer = self._reader.header, self._reader.trailer
         self._chunks: OrderedDict[tuple[int, bool], Chunk] = OrderedDict()
         self._model, self._device, self._precision = model, device, precision
         self._runner: ModelRunner | None = None
@@ -133,23 +81,15 @@ class LatentFile:
         self.logvar = LatentView(self, self.read_logvar, channels)
         self.frames = FrameView(self)
 
-    def _check_index(self) -> None:
-        for entry in self._reader.index:
-            check_chunk_place(entry.first_latent, entry.first_frame, self._reader.header.temporal_factor)
-
     @property
     def latent_count(self) -> int:
         """t, the number of latents."""
-        trailer = self._reader.trailer
-        assert trailer is not None
-        return trailer.latents
+        return self._trailer.latents
 
     @property
     def frame_count(self) -> int:
         """T, the number of frames."""
-        trailer = self._reader.trailer
-        assert trailer is not None
-        return trailer.frames
+        return self._trailer.frames
 
     @property
     def reader(self) -> BitstreamReader:
@@ -171,69 +111,53 @@ class LatentFile:
 
     def read_latents(self, start: int, stop: int) -> NDArray[np.float32]:
         """Latents [start, stop), (C, t, h, w) float32: the base layer. Touches only the chunks they are in."""
-        return self._read(start, stop, latents_of, self.header.latent_channels, base_only=True)
+        base = self._layer(latents_of, base_only=True)
+        return self._read(start, stop, base, self.header.latent_channels)
 
     def read_enhancement(self, start: int, stop: int) -> NDArray[np.float32]:
         """The enhancement layer of latents [start, stop), (E, t, h, w) float32. UsageError where the file has none."""
         if self.header.enhancement is None:
             raise UsageError("the file has no enhancement layer; encode with --layers all, by a model that has two")
-        return self._read(start, stop, enhancement_of, self.header.enhancement_channels)
+        return self._read(start, stop, self._layer(enhancement_of), self.header.enhancement_channels)
 
     def read_layers(self, start: int, stop: int) -> NDArray[np.float32]:
         """Both layers of latents [start, stop), (C + E, t, h, w) float32: what a decoder reads."""
-        return self._read(start, stop, layers_of, self.header.latent_channels + self.header.enhancement_channels)
-
-    def _read(
-        self,
-        start: int,
-        stop: int,
-        values_of: Callable[[Chunk, Header], NDArray[np.float32]],
-        channels: int,
-        *,
-        base_only: bool = False,
-    ) -> NDArray[np.float32]:
-        header, trailer = self.header, self._reader.trailer
-        assert trailer is not None
-        if not 0 <= start <= stop <= trailer.latents:
-            raise IndexError(f"latents {start}:{stop} are not in the file, it has {trailer.latents}")
-        out = np.empty((channels, stop - start, *header.latent_size), np.float32)
-        position = start
-        while position < stop:
-            chunk = self.chunk(trailer.chunk_of_latent(position), base_only=base_only)
-            end = min(stop, chunk.end_latent)
-            values = values_of(chunk, header)[:, position - chunk.first_latent : end - chunk.first_latent]
-            out[:, position - start : end - start] = values
-            position = end
-        return out
+        channels = self.header.latent_channels + self.header.enhancement_channels
+        return self._read(start, stop, self._layer(layers_of), channels)
 
     def read_logvar(self, start: int, stop: int) -> NDArray[np.float32]:
         """Log-variance of latents [start, stop), (C, t, h, w) float32. UsageError where the file keeps none."""
-        header, trailer = self.header, self._reader.trailer
-        assert trailer is not None
-        if not header.logvar:
+        if not self.header.logvar:
             raise UsageError("the file keeps no log-variance; encode with --store-logvar")
-        if not 0 <= start <= stop <= trailer.latents:
-            raise IndexError(f"latents {start}:{stop} are not in the file, it has {trailer.latents}")
-        parts = [np.empty((header.latent_channels, 0, *header.latent_size), np.float32)]
+        return self._read(start, stop, self._reader.read_logvar, self.header.latent_channels)
+
+    def _layer(
+        self, values_of: Callable[[Chunk, Header], Values], *, base_only: bool = False
+    ) -> Callable[[int], Values]:
+        return lambda number: values_of(self.chunk(number, base_only=base_only), self.header)
+
+    def _read(self, start: int, stop: int, values_of: Callable[[int], Values], channels: int) -> Values:
+        """Latents [start, stop) of what `values_of` gives for the number of a chunk."""
+        if not 0 <= start <= stop <= self.latent_count:
+            raise IndexError(f"latents {start}:{stop} are not in the file, it has {self.latent_count}")
+        out = np.empty((channels, stop - start, *self.header.latent_size), np.float32)
         position = start
         while position < stop:
-            number = trailer.chunk_of_latent(position)
-            first = trailer.index[number].first_latent
-            values = self._reader.read_logvar(number)[:, position - first : stop - first]
-            parts.append(values)
+            number = self._trailer.chunk_of_latent(position)
+            first = self._trailer.index[number].first_latent
+            values = values_of(number)[:, position - first : stop - first]
+            out[:, position - start : position - start + values.shape[1]] = values
             position += values.shape[1]
-        return np.concatenate(parts, axis=1)
+        return out
 
     def pts(self, start: int, stop: int) -> NDArray[np.int64]:
         """Time stamps of frames [start, stop), in units of `header.time_base`."""
-        trailer = self._reader.trailer
-        assert trailer is not None
-        if not 0 <= start <= stop <= trailer.frames:
-            raise IndexError(f"frames {start}:{stop} are not in the file, it has {trailer.frames}")
+        if not 0 <= start <= stop <= self.frame_count:
+            raise IndexError(f"frames {start}:{stop} are not in the file, it has {self.frame_count}")
         parts = [np.zeros(0, np.int64)]
         position = start
         while position < stop:
-            info = self._reader.read_info(trailer.chunk_of_frame(position))
+            info = self._reader.read_info(self._trailer.chunk_of_frame(position))
             parts.append(info.pts[position - info.first_frame : min(stop, info.end_frame) - info.first_frame])
             position = min(stop, info.end_frame)
         return np.concatenate(parts)

@@ -2,13 +2,13 @@
 
 Owns: the header, the thread that makes symbols and bytes beside the model, when frames are shown, and taking over the
 chunks of a partial file that is continued.
-Does not know: models' insides, windows, how frames are read. Its mirror for decoding is `chunks`.
+Does not know: models' insides, windows, how frames are read. Its mirror for decoding is `input`.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, BitstreamWriter, Chunk, Header
+from cvcodec.bitstream.wire import Writable
 from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
 from cvcodec.codec.headers import make_header, reader_metadata
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.requantise import quantised
 from cvcodec.codec.resume import PartialSink
+from cvcodec.codec.session import Progress, RunFacts
 from cvcodec.errors import InputError, NumericalError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import LOGVAR_RANGE
@@ -31,9 +33,6 @@ from cvcodec.system.threads import WriteBehind
 from cvcodec.video import Frame, VideoReader
 from cvcodec.windows.plan import Plan
 from cvcodec.windows.time import frames_of_latents
-
-Progress = Callable[[int, int, int | None], None]
-"""Is given frames and bytes done so far, and the number of frames expected in all where that is known."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class CvlOutput:
 
     def __init__(
         self,
-        sink: Any,
+        sink: Writable,
         reader: VideoReader,
         model: VideoAutoencoder,
         plan: Plan,
@@ -135,8 +134,8 @@ class CvlOutput:
         self._writer.close(damage if any(damage.values()) else None)
         self._size = self._writer.bytes_written
 
-    def result(self, **facts: Any) -> EncodeResult:
-        """What was written, with what the encode knows: seconds, model_seconds, precision, device."""
+    def result(self, facts: RunFacts) -> EncodeResult:
+        """What was written, with what the session knows."""
         info, reader = self._reader.info, self._reader
         result = EncodeResult(
             frames=self._frames,

@@ -6,13 +6,14 @@ Owns: that the result is the same, byte for byte. Does not know: models, frames.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import BitstreamWriter
 from cvcodec.bitstream.rate_distortion import STRENGTH, choose_symbols
+from cvcodec.bitstream.wire import Writable
 from cvcodec.codec.encode_options import Layers, RateDistortion
 from cvcodec.codec.headers import open_reader, stored_layers
 from cvcodec.errors import NumericalError, UsageError
@@ -28,7 +29,7 @@ _STRENGTHS: dict[RateDistortion, tuple[float, float]] = {
 
 def requantise(
     source: BinaryIO,
-    sink: Any,
+    sink: Writable,
     *,
     model: VideoAutoencoder,
     quality: float,

@@ -11,8 +11,8 @@ from typing import BinaryIO
 from cvcodec.bitstream import BitstreamReader, Chunk, Trailer
 from cvcodec.bitstream.chunk import unpack_logvar
 from cvcodec.bitstream.format import CHNK, LVAR
-from cvcodec.codec.feed import ChunkFeed
 from cvcodec.codec.headers import open_reader
+from cvcodec.codec.input import Run
 from cvcodec.errors import BitstreamError
 from cvcodec.passthrough.player import Player
 from cvcodec.passthrough.records import COPIED_TYPES
@@ -24,7 +24,7 @@ def verify(source: BinaryIO) -> tuple[BitstreamReader, Trailer]:
     """Read `source`, a file or a pipe, to its end. Raises BitstreamError for the first fault in it."""
     reader = open_reader(source)
     player = Player()
-    feed = ChunkFeed(_chunks(reader, player), reader.header)
+    feed = Run(_chunks(reader, player), reader.header)
     latent = 0
     while feed.read(latent, latent + _AT_ONCE) is not None:
         latent += _AT_ONCE

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from cvcodec.bitstream import BitstreamReader, Header
 from cvcodec.bitstream.header import dump_header
 from cvcodec.codec.headers import open_reader
-from cvcodec.codec.latent_file import latents_of
+from cvcodec.codec.layers import latents_of
 from cvcodec.dataset.index import check_one_space, dump_line, parse_lines, read_index
 from cvcodec.dataset.reader import ChunkCache
 from cvcodec.dataset.shards import (

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cvcodec.bitstream import BitstreamReader, Header, Trailer
 from cvcodec.codec.headers import open_reader
-from cvcodec.codec.latent_file import latents_of
+from cvcodec.codec.layers import latents_of
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import naming_damage
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cvcodec.bitstream import Header
-from cvcodec.codec.headers import info_from_header
-from cvcodec.codec.latent_file import LatentFile, check_model
+from cvcodec.codec.headers import check_model, info_from_header
+from cvcodec.codec.latent_file import LatentFile
 from cvcodec.codec.notices import Notices
 from cvcodec.codec.runner import denormalise
 from cvcodec.errors import UsageError

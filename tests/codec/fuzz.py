@@ -30,7 +30,7 @@ from cvcodec.bitstream.records import pack_record
 from cvcodec.bitstream.trailer import Ledger, pack_trailer
 from cvcodec.bitstream.wire import Cursor, put_sized_block, put_uvarint, take_sized_block
 from cvcodec.cli.info import describe
-from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, LatentFile, WriterOptions, encode_file
+from cvcodec.codec import DecodeOptions, EncodeOptions, LatentFile, WriterOptions, decode_stream, encode_file
 from cvcodec.codec.verify import verify
 from cvcodec.dataset import LatentDataset
 from cvcodec.errors import CvcodecError
@@ -260,7 +260,7 @@ _CHANGES: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
 
 def _decode(source: Any, container: str, *, salvage: bool = False) -> None:
     options = DecodeOptions(device="cpu", precision="fp32", salvage=salvage, writer=WriterOptions(container=container))
-    Decoder(source, model=PatchModel(), options=options).write(io.BytesIO())
+    decode_stream(source, io.BytesIO(), model=PatchModel(), options=options)
 
 
 def _open(path: Path) -> None:

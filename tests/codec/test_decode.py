@@ -19,10 +19,11 @@ from cvcodec.codec import (
     Decoder,
     EncodeOptions,
     WriterOptions,
-    decode,
     decode_file,
+    decode_stream,
     encode_file,
     encode_stream,
+    video_output,
 )
 from cvcodec.errors import (
     BitstreamError,
@@ -68,14 +69,14 @@ def test_pictures_are_the_same_whichever_thread_makes_them(
     data: bytes, small: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     makers: set[str] = set()
-    convert = decode.tensor_to_frames
+    convert = video_output.tensor_to_frames
 
     def noted(clip: torch.Tensor, bit_depth: int) -> Any:
         makers.add(threading.current_thread().name)
         return convert(clip, bit_depth)
 
-    monkeypatch.setattr(decode, "_SMALL_WINDOW_BYTES", small)
-    monkeypatch.setattr(decode, "tensor_to_frames", noted)
+    monkeypatch.setattr(video_output, "_SMALL_WINDOW_BYTES", small)
+    monkeypatch.setattr(video_output, "tensor_to_frames", noted)
     (tmp_path / "a.cvl").write_bytes(data)
     decode_file(tmp_path / "a.cvl", tmp_path / "b.mkv", model=PatchModel(), options=FFV1)
     assert makers == {"pixel-converter" if small else threading.main_thread().name}
@@ -163,7 +164,7 @@ def test_a_model_may_be_chosen_by_what_the_header_says(data: bytes) -> None:
 
 def test_a_pipe_in_and_a_pipe_out_carry_a_whole_video(data: bytes) -> None:
     sink = Sink()
-    result = Decoder(Pipe(data), model=PatchModel(), options=FFV1).write(sink)
+    result = decode_stream(Pipe(data), sink, model=PatchModel(), options=FFV1)
     assert result.frames == len(PICTURES)
     frames = read_rgb(io.BytesIO(bytes(sink.data)))
     np.testing.assert_array_equal([frame.pixels for frame in frames], PICTURES)
@@ -300,7 +301,7 @@ def test_a_decode_says_which_colours_of_the_source_it_makes_coarser(pixel_format
     video.seek(0)
     encode_stream(video, file, model=PatchModel(), options=EncodeOptions(**CPU))
     file.seek(0)
-    result = Decoder(file, model=PatchModel(), options=DecodeOptions(**CPU)).write(io.BytesIO())
+    result = decode_stream(file, io.BytesIO(), model=PatchModel(), options=DecodeOptions(**CPU))
     found = [notice for notice in result.notices if "stored as 4:2:0" in notice]
     assert found == ([] if told is None else [f"the source's colours are {told} and are stored as 4:2:0; --chroma "
                                               f"{told.replace(':', '')} keeps them"])  # fmt: skip

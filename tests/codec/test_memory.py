@@ -18,12 +18,11 @@ PROGRAM = """
 import ctypes, json, resource, sys
 from fractions import Fraction
 import numpy as np
-from cvcodec.codec import WriterOptions
-from cvcodec.codec import DecodeOptions, EncodeOptions, decode, decode_file, encode, encode_file
+from cvcodec.codec import DecodeOptions, EncodeOptions, WriterOptions, decode_file, encode, encode_file, video_output
 from cvcodec.video import Color, Frame, VideoWriter
 from tests.codec.models import tiny_mini
 
-encode._AHEAD_BYTES = decode._BEHIND_BYTES = 1 << 20
+encode._AHEAD_BYTES = video_output._BEHIND_BYTES = 1 << 20
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: huge pages count what nobody has used
 folder, short, long = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 model = tiny_mini()

@@ -124,13 +124,13 @@ def test_frames_are_right_where_the_decoder_does_not_see_the_gap(make: Any, tmp_
 
 def test_times_of_what_is_lost_and_trims(data: bytes) -> None:
     decoder, frames = salvaged(flipped(data, 2))
-    result = decoder._chunks.lost
+    result = decoder.input.lost
     assert [(lost.first_frame, lost.frame_count) for lost in result] == [(13, 8)]
     assert result[0].start_s == pytest.approx((PTS[13] - PTS[0]) / 1000)
     assert result[0].end_s == pytest.approx((PTS[21] - PTS[0]) / 1000)
     decoder, frames = salvaged(flipped(data, 0, 2), start=1.2)
     assert [frame.pts * decoder.header.time_base * 1000 for frame in frames] == [t for t in PTS if t >= PTS[0] + 1200]
-    assert decoder._chunks.lost == []
+    assert decoder.input.lost == []
     decoder, frames = salvaged(flipped(data, 2), frames=15)
     assert len(frames) == 15
 

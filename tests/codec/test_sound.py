@@ -13,11 +13,11 @@ import torch
 from cvcodec.bitstream import BitstreamReader
 from cvcodec.codec import (
     DecodeOptions,
-    Decoder,
     EncodeOptions,
     ReaderOptions,
     WriterOptions,
     decode_file,
+    decode_stream,
     encode_file,
     encode_stream,
 )
@@ -90,7 +90,7 @@ def test_a_trimmed_decode_takes_the_sound_of_its_time(trim: dict[str, Any], pipe
     encode_file(str(source), coded, model=reversible(), options=LOSSLESS)
     file: Any = Pipe(coded.read_bytes()) if piped else coded.open("rb")
     options = DecodeOptions(device="cpu", writer=FAST, **trim)
-    Decoder(file, model=reversible(), options=options).write(str(target))
+    decode_stream(file, str(target), model=reversible(), options=options)
     shown = times(str(target))
     begin = Fraction(str(trim.get("start", -1)))
     end = shown[-1] + Fraction(1, 25)
@@ -109,7 +109,7 @@ def test_pipes_all_the_way(tmp_path: Path) -> None:
     film(str(source), Track("aac", 44100, seconds=5), frames=75, chapters=True)
     coded, shown = Sink(), Sink()
     encode_stream(Pipe(source.read_bytes()), coded, model=reversible(), options=LOSSLESS)
-    Decoder(Pipe(bytes(coded.data)), model=reversible(), options=DecodeOptions(device="cpu", writer=FAST)).write(shown)
+    decode_stream(Pipe(bytes(coded.data)), shown, model=reversible(), options=DecodeOptions(device="cpu", writer=FAST))
     before, after = streams(str(source), "audio")[0], streams(bytes(shown.data), "audio")[0]
     assert after.packets == before.packets
     assert times(bytes(shown.data)) == times(str(source))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cvcodec.bitstream import BitstreamReader
-from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, ReaderOptions, encode_stream
+from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, ReaderOptions, decode_stream, encode_stream
 from cvcodec.errors import CvcodecError, UsageError
 from tests.codec.clips import Pipe, Watched, noise, write_rgb
 from tests.codec.models import tiny_mini, tiny_official
@@ -131,9 +131,8 @@ def test_a_trim_outside_the_video_is_refused_on_both_sides(tmp_path: Path) -> No
     with pytest.raises(CvcodecError, match="no frames in the range"):
         encode(video, start=100)
     whole = io.BytesIO(encode(video))
-    decoder = Decoder(whole, model=PatchModel(), options=DecodeOptions(device="cpu", start=100))
     with pytest.raises(UsageError, match="no frames lie in the range"):
-        decoder.write(tmp_path / "out.mkv")
+        decode_stream(whole, tmp_path / "out.mkv", model=PatchModel(), options=DecodeOptions(device="cpu", start=100))
     for wrong in ({"start": 2, "end": 1}, {"end": 1, "duration": 1}, {"frames": 0}, {"duration": 0}):
         whole.seek(0)
         with pytest.raises(UsageError):

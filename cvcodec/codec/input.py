@@ -1,0 +1,299 @@
+""".cvl -> latents, and when the frames are shown that they stand for; of a trim, only what it needs.
+
+Owns: which chunks are read, in a thread that decodes the next one's symbols while the model runs, forgetting them when
+they are not needed, the times of frames, and handing the copied streams between chunks to their player.
+Does not know: models, containers. `salvage` is the same for damaged files. Its mirror is `output`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, Chunk, Header
+from cvcodec.bitstream.format import CHNK, MAX_SECONDS
+from cvcodec.codec.decode_options import DecodeOptions, LostFrames
+from cvcodec.codec.headers import info_from_header, open_reader
+from cvcodec.codec.layers import check_chunk_place, layers_of
+from cvcodec.codec.plans import memory_errors, plan_of
+from cvcodec.errors import BitstreamError, DeviceError, UsageError
+from cvcodec.passthrough.player import Player
+from cvcodec.passthrough.streams import Trim
+from cvcodec.system.threads import ReadAhead
+from cvcodec.windows.plan import Plan
+from cvcodec.windows.space import ClipFunction
+from cvcodec.windows.time import frames_of_latents, latents_of_frames
+
+T = TypeVar("T")
+
+_PIXEL_BYTES = 12  # of a decoded pixel, in floats
+PART_FRAMES = 8  # handed on at once: a window of floats is large, its copies are made a few frames at a time
+
+
+@dataclass(frozen=True)
+class FrameTime:
+    """When a frame is shown, in units of the header's time base; `concealed`: the source was damaged there."""
+
+    number: int
+    pts: int
+    duration: int | None
+    concealed: bool
+
+
+Part = tuple[Tensor, list[FrameTime]]
+"""A few frames as the model gave them, (1, 3, T, H, W), and when they are shown."""
+
+
+class Run:
+    """Consecutive chunks in order: `read` gives their latents, `times` has the frames of all chunks read so far.
+
+    latents: which of them to decode; None as the end means the last one. total: how many the video has, where that is
+    known.
+    """
+
+    def __init__(
+        self,
+        chunks: Iterator[Chunk],
+        header: Header,
+        latents: tuple[int, int | None] = (0, None),
+        total: int | None = None,
+    ) -> None:
+        self._chunks, self._header, self.latents, self.total = chunks, header, latents, total
+        self._kept: deque[tuple[int, NDArray[np.float32]]] = deque()  # first latent, layers (C + E, t, h, w)
+        self._last_pts: int | None = None
+        self.times: deque[FrameTime] = deque()
+        """Of frames not yet taken out, in order; the consumer takes them from the left."""
+
+    def read(self, start: int, stop: int) -> Tensor | None:
+        """Latents [start, stop), both layers, as (1, C + E, n, h, w) float32; fewer, or None, at the end. Ascending, no
+        overlap."""
+        while not self._kept or self._end < stop:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                break
+            self._take(chunk)
+        while self._kept and self._kept[0][0] + self._kept[0][1].shape[1] <= start:
+            self._kept.popleft()
+        parts = [values[:, max(0, start - first) : stop - first] for first, values in self._kept if first < stop]
+        if not parts:
+            return None
+        joined = np.concatenate(parts, axis=1) if len(parts) > 1 else np.ascontiguousarray(parts[0])
+        return torch.from_numpy(joined)[None]
+
+    def parts(self, plan: Plan, decode: ClipFunction, say: Callable[[str], None]) -> Iterator[Part]:
+        """What `decode` makes of them, window by window, and a few frames at a time."""
+        number = frames_of_latents(self.latents[0], self.latents[0], self._header.temporal_factor)[0]
+        pieces = plan.decode(decode, self.read, self.latents, self.total, lambda plan, text: say(text))
+        for piece in memory_errors(pieces):
+            for part in piece.split(PART_FRAMES, dim=2):
+                while self.times and self.times[0].number < number:  # of context in front of the trim
+                    self.times.popleft()
+                # Fewer times than frames at the end, where the last frames are repeated.
+                times = [self.times.popleft() for _ in range(min(part.shape[2], len(self.times)))]
+                number += len(times)
+                yield part[:, :, : len(times)], times
+            del piece, part  # gone before the next
+
+    def finish(self) -> None:
+        """Read what is behind the last chunk, so that the end of the file is verified too."""
+        for chunk in self._chunks:
+            raise BitstreamError(f"chunk {chunk.index} lies behind the end of the video")
+
+    @property
+    def _end(self) -> int:
+        first, values = self._kept[-1]
+        return first + int(values.shape[1])
+
+    def _take(self, chunk: Chunk) -> None:
+        check_chunk_place(chunk.first_latent, chunk.first_frame, self._header.temporal_factor)
+        self._kept.append((chunk.first_latent, layers_of(chunk, self._header)))
+        shown = zip(chunk.pts.tolist(), chunk.durations.tolist(), chunk.flags.tolist(), strict=True)
+        for number, (pts, duration, flags) in enumerate(shown, chunk.first_frame):
+            if self._last_pts is not None and pts <= self._last_pts:
+                raise BitstreamError(
+                    f"time stamps do not increase: {pts} follows {self._last_pts} in chunk {chunk.index}"
+                )
+            if abs(pts) * self._header.time_base > MAX_SECONDS:
+                raise BitstreamError(f"time stamp {pts} in chunk {chunk.index} lies beyond {MAX_SECONDS} s")
+            self._last_pts = pts
+            known = None if duration == UNKNOWN else duration
+            self.times.append(FrameTime(number, pts, known, bool(flags & FLAG_CONCEALED)))
+
+
+class CvlInput(ABC):
+    """What a decode reads. First `feed_player`, if there is one, then `parts`.
+
+    lost: frames that are lost, damaged_bytes: bytes that belong to no intact record, so far as the file was read.
+    Raises BitstreamError, and UsageError for a trim that cannot be.
+    """
+
+    def __init__(self, header: Header, options: DecodeOptions) -> None:
+        self.header, self._options = header, options
+        self.info, self.plan = info_from_header(header), plan_of(header)
+        self.lost: list[LostFrames] = []
+        self.bounds = _bounds(options, self.info.start_time, header.time_base)
+        """The trim in time stamps: [first, end)."""
+        self._player: Player | None = None
+
+    @property
+    def trim(self) -> Trim:
+        """The trim in seconds."""
+        return Trim(*(None if math.isinf(pts) else int(pts) * self.header.time_base for pts in self.bounds))
+
+    @property
+    def damaged_bytes(self) -> int:
+        """See above."""
+        return 0
+
+    @property
+    @abstractmethod
+    def expected_frames(self) -> int | None:
+        """Frames that will come, where the index tells; of a trim, those of the chunks it meets."""
+
+    @abstractmethod
+    def feed_player(self, player: Player) -> None:
+        """Give `player` all that precedes the first chunk, and later what lies between chunks."""
+
+    @abstractmethod
+    def runs(self) -> Iterator[Run]:
+        """The chunks that are needed; each run is read to its end before the next."""
+
+    def check_memory(self, available: int | None) -> None:
+        """DeviceError where not even the pixels of a window fit: a few bytes may stand for frames of any size."""
+        frames = self.expected_frames
+        if frames is None or available is None:
+            return
+        width, height = self.header.padded_size
+        at_once = self.plan.frames_at_once(frames)
+        needed = _PIXEL_BYTES * width * height * at_once
+        if needed > available:
+            raise DeviceError(
+                f"{at_once} frames of {width}x{height} are decoded at once and take {needed / 2**30:.1f} GiB, "
+                f"{available / 2**30:.1f} GiB of memory are free; decode on a machine with more"
+            )
+
+    def parts(self, decode: ClipFunction, say: Callable[[str], None]) -> Iterator[Part]:
+        """The frames of the trim as `decode` gives them, latent (1, C + E, t, h, w) -> pixels; once only."""
+        left, (low, high) = self._options.frames, self.bounds
+        for run in self.runs():
+            for pixels, times in run.parts(self.plan, decode, say):
+                begin = sum(time.pts < low for time in times)
+                end = len(times) - sum(time.pts >= high for time in times)
+                if left is not None:
+                    end = min(end, begin + left)
+                    left -= max(0, end - begin)
+                if begin < end:
+                    yield pixels[:, :, begin:end], times[begin:end]
+                if left == 0:
+                    last = times[end - 1]
+                    after = times[end] if end < len(times) else run.times[0] if run.times else None
+                    if self._player is not None:
+                        pts = last.pts + (last.duration or 0) if after is None else after.pts
+                        self._player.stop(pts * self.header.time_base)
+                    return
+                if times and times[-1].pts >= high:
+                    return
+                del pixels
+            run.finish()
+
+
+class FileInput(CvlInput):
+    """An intact file, or a pipe: BitstreamError for any damage. A trim of a file is read by way of its index, all else
+    in order, verified to its end."""
+
+    def __init__(self, source: BinaryIO, options: DecodeOptions) -> None:
+        self._reader, self._base_only = open_reader(source), options.layers == "base"
+        super().__init__(self._reader.header, options)
+        self._whole = self.bounds == (-math.inf, math.inf) and options.frames is None
+        self._in_order: Iterator[Chunk] | None = None
+
+    @property
+    def expected_frames(self) -> int | None:
+        if self._reader.trailer is None:
+            return None
+        first, last = self._frame_range()
+        return last - first if self._options.frames is None else min(self._options.frames, last - first)
+
+    def feed_player(self, player: Player) -> None:
+        self._player = player
+        trailer = self._reader.trailer
+        if trailer is None or self._whole:
+            self._in_order = primed(self._between_records(player))
+            return
+        for record in self._reader.side_records(0, 1):
+            player.feed(record.type, record.payload)
+        chunk = trailer.chunk_of_frame(self._frame_range()[0]) if self.expected_frames else 0
+        for record in self._reader.side_records(1 if player.looks_back else max(1, chunk)):
+            player.feed(record.type, record.payload)
+            if player.passed:
+                break
+
+    def _between_records(self, player: Player) -> Iterator[Chunk]:
+        for record in self._reader.records():
+            if record.type == CHNK:
+                yield self._reader.decode(record, base_only=self._base_only)
+            else:
+                player.feed(record.type, record.payload)
+
+    def runs(self) -> Iterator[Run]:
+        """One, of the chunks that are needed."""
+        trailer = self._reader.trailer
+        if trailer is None or self._whole:
+            chunks = self._in_order or self._reader.chunks(base_only=self._base_only)
+            if trailer is None:  # perhaps a pipe, whose writer may pause: nothing is read before it is needed
+                yield Run(chunks, self.header)
+                return
+            latents = 0, trailer.latents
+        else:
+            first, end = latents_of_frames(*self._frame_range(), self.header.temporal_factor)
+            latents = first, min(end, trailer.latents)
+            start, stop = self.plan.latents_to_read(latents, trailer.latents)
+            index = (trailer.chunk_of_latent(start), trailer.chunk_of_latent(stop - 1) + 1) if start < stop else (0, 0)
+            chunks = (self._reader.read_chunk(number, base_only=self._base_only) for number in range(*index))
+        with ReadAhead(chunks, limit=1, name="chunk-reader") as ahead:
+            yield Run(iter(ahead), self.header, latents, trailer.latents)
+
+    def _frame_range(self) -> tuple[int, int]:
+        """Frames [first, last) of the chunks that the trim meets."""
+        trailer = self._reader.trailer
+        assert trailer is not None
+        low, high = self.bounds
+        met = [entry for entry in trailer.index if entry.first_pts < high and entry.last_pts >= low]
+        return (met[0].first_frame, met[-1].first_frame + met[-1].frame_count) if met else (0, 0)
+
+
+def primed(items: Iterator[T]) -> Iterator[T]:
+    """`items`, the first of which is there already, with all that was done to find it."""
+    return itertools.chain(list(itertools.islice(items, 1)), items)
+
+
+def _bounds(options: DecodeOptions, zero: Fraction, time_base: Fraction) -> tuple[float, float]:
+    """The trim in time stamps: [first, end). zero: where the video's own clock begins."""
+    start, end, duration = options.start, options.end, options.duration
+    if options.frames is not None and options.frames < 1:
+        raise UsageError(f"frames = {options.frames} is not positive")
+    if duration is not None:
+        if end is not None:
+            raise UsageError("end and duration exclude each other")
+        end, start = Fraction(start or 0) + Fraction(duration), start or 0
+    if start is not None and end is not None and end <= start:
+        raise UsageError(f"the trim is empty: it ends at {float(end):g} s and begins at {float(start):g} s")
+
+    def ticks(seconds: Fraction | float | None, otherwise: float) -> float:
+        if seconds is None:
+            return otherwise
+        exact = zero + Fraction(seconds) - Fraction(1, 1_000_000)  # floats are no short decimals
+        return math.ceil(exact / time_base)
+
+    return ticks(start, -math.inf), ticks(end, math.inf)

@@ -1,0 +1,62 @@
+"""What one encode or decode has from beginning to end: its notices, CPU threads, the model on its device, its clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypedDict
+
+from torch import Tensor
+
+from cvcodec.codec.notices import Notices
+from cvcodec.codec.run_options import RunOptions
+from cvcodec.codec.runner import ClipEncoder, ModelRunner
+from cvcodec.model.base import VideoAutoencoder
+from cvcodec.system.device import set_threads
+from cvcodec.windows.space import ClipFunction
+
+Progress = Callable[[int, int, int | None], None]
+"""Is given frames and bytes done so far, and the number of frames expected in all where that is known."""
+
+
+class RunFacts(TypedDict):
+    """What `EncodeResult` and `DecodeResult` both say of a run."""
+
+    seconds: float
+    model_seconds: float
+    precision: str
+    device: str
+
+
+class Session:
+    """One run, from its making on. notices: handed to all that has something to say."""
+
+    def __init__(self, options: RunOptions, on_notice: Callable[[str], None] | None) -> None:
+        self.notices = Notices(on_notice)
+        self._options, self._begun, self._model_seconds = options, time.perf_counter(), 0.0
+        set_threads(options.threads)
+
+    def runner(self, model: VideoAutoencoder) -> ModelRunner:
+        """`model` on the device, in the precision that were asked for."""
+        options = self._options
+        return ModelRunner(model, device=options.device, precision=options.precision, on_notice=self.notices)
+
+    def timed(self, call: ClipFunction) -> ClipFunction:
+        """`call`, whose time counts as the model's."""
+
+        def measured(clip: Tensor) -> Tensor:
+            begun = time.perf_counter()
+            result = call(clip)
+            self._model_seconds += time.perf_counter() - begun
+            return result
+
+        return measured
+
+    def facts(self, runner: ClipEncoder) -> RunFacts:
+        """The run so far."""
+        return {
+            "seconds": time.perf_counter() - self._begun,
+            "model_seconds": self._model_seconds,
+            "precision": runner.precision,
+            "device": str(runner.device),
+        }
