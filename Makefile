@@ -44,7 +44,7 @@ bench: $(VENV)/.demo ## speed of encode and decode on this machine, in Mpixel/s
 	@$(BIN)/python benchmarks/speed.py $(ARGS)
 
 ablations: $(VENV)/.demo ## the paper's Tables 6 and 7 at small scale: DATA=clips/ MINUTES=20 a row
-	@$(BIN)/cvcodec train ablations all $(CONFIG) $(if $(DATA),--data "$(DATA)") --minutes $(MINUTES) $(ARGS)
+	@$(BIN)/python benchmarks/ablations.py all $(CONFIG) $(if $(DATA),--data "$(DATA)") --minutes $(MINUTES) $(ARGS)
 
 grid: $(VENV)/.demo ## docs/grid.jpg: frames of the demo clip as they are, by PCA and by our models
 	@$(BIN)/python benchmarks/demo.py --fetch

@@ -33,7 +33,7 @@ RANK = {component: rank for rank, layer in enumerate(LAYERS) for component in la
 ONLY_IN = {
     "av": {"video", "passthrough"},
     "typer": {"cli"},
-    "rich": {"cli", "training"},
+    "rich": {"cli"},
     "matplotlib": {"bench", "training"},
     "click": set[str](),
 }

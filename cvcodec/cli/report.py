@@ -77,6 +77,12 @@ def say(message: str) -> None:
         stderr_console().print(_one_line(message), soft_wrap=True)
 
 
+def line(text: str) -> None:
+    """One line on standard error as it is, columns included: of a log that somebody watches."""
+    with contextlib.suppress(OSError):
+        stderr_console().print(text, soft_wrap=True)
+
+
 def note(message: str, *, console: Console | None = None) -> None:
     """One plain line on standard error: something done on the user's behalf that is worth saying once."""
     _line("note", "bold cyan", message, console)
@@ -132,8 +138,9 @@ class ProgressMeter(Protocol):
 
 
 @contextlib.contextmanager
-def progress(task: str, total: int | None = None, *, quiet: bool = False) -> Iterator[ProgressMeter]:
-    """A bar with frames, frames per second, time left and size so far, on standard error if that is a terminal.
+def progress(task: str, total: int | None = None, *, quiet: bool = False, unit: str = "fps") -> Iterator[ProgressMeter]:
+    """A bar with frames, frames per second (or what `unit` calls them), time left and size so far, on standard error if
+    that is a terminal.
 
     total: frames expected, None if unknown. Elsewhere, and with `quiet`, the meter does nothing. The bar is cleared
     when the work is done, so that what stays on the screen is what was said.
@@ -141,7 +148,7 @@ def progress(task: str, total: int | None = None, *, quiet: bool = False) -> Ite
     if quiet or not stderr_is_terminal():
         yield _ignore
         return
-    with _bar() as bar:
+    with _bar(unit) as bar:
         _shown.append(bar.console)
         try:
             yield _Bar(bar, bar.add_task(task, total=total, size=""))
@@ -159,7 +166,7 @@ def _ignore(frames: int, size: int | None = None, total: int | None = None) -> N
     """The meter of a run that nobody watches."""
 
 
-def _bar() -> Progress:
+def _bar(unit: str) -> Progress:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -174,7 +181,7 @@ def _bar() -> Progress:
     class SpeedColumn(ProgressColumn):
         def render(self, task: Task) -> Text:
             speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{speed:.1f} fps", style="progress.data.speed")
+            return Text("" if speed is None else f"{speed:.1f} {unit}", style="progress.data.speed")
 
     # With the columns each needs at most; the last are left out first where the screen is too narrow for all.
     columns: tuple[tuple[ProgressColumn, int], ...] = (

@@ -1,4 +1,4 @@
-"""`cvcodec train`: image-vae, video-vae, finetune, plot, ablations.
+"""`cvcodec train`: image-vae, video-vae, finetune, plot, pack, join.
 
 Owns: an option for every field of the training config.
 """
@@ -17,10 +17,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cvcodec.cli import options, report
-from cvcodec.training.ablations import MINUTES, run_ablations
-from cvcodec.training.config import JOB_DEFAULTS, Job, TrainConfig
-from cvcodec.training.config_file import check_values, read_config_file
-from cvcodec.training.recorded import resumed_values
+from cvcodec.training.config import JOB_DEFAULTS, OPTIONS, Job, TrainConfig, check_values, read_config_file
 
 app = typer.Typer(no_args_is_help=True, help="Train a 2D VAE, a compatible video VAE, or any checkpoint further.")
 
@@ -42,16 +39,19 @@ def _train_command(job: Job) -> Callable[..., None]:
         values |= check_values(
             {name: value for name, value in given.items() if value is not None and value != []}, where="options"
         )
+        from cvcodec.training.run_folder import resumed_values
         from cvcodec.training.trainer import train
 
         whole = resumed_values(values) if values.get("resume") else JOB_DEFAULTS[job] | values
-        result = train(job, TrainConfig(**whole))
+        with report.progress("train", unit="steps/s") as meter:
+            result = train(
+                job, TrainConfig.of(**whole), on_line=_tell, on_progress=lambda step, total: meter(step, total=total)
+            )
         if json:
             report.emit({"command": "train", "job": job, **dataclasses.asdict(result)})
         if result.interrupted:
             raise typer.Exit(128 + signal.SIGINT)
 
-    hints = typing.get_type_hints(TrainConfig)
     argument = options.argument("[CONFIG]", _CONFIG_HELP)
     parameters = [
         inspect.Parameter(
@@ -61,19 +61,16 @@ def _train_command(job: Job) -> Callable[..., None]:
             annotation=Annotated[Path | None, argument],
         )
     ]
-    for field in dataclasses.fields(TrainConfig):
-        kind, metavar = _option_type(hints[field.name])
-        default = JOB_DEFAULTS[job].get(field.name, field.default)
+    for name, setting in OPTIONS.items():
+        kind, metavar = _option_type(setting.hint)
         option = typer.Option(
-            help=field.metadata["help"],
-            rich_help_panel=field.metadata["panel"],
+            help=setting.field.metadata["help"],
+            rich_help_panel=setting.group.capitalize(),
             metavar=metavar,
-            show_default=_shown(default),
+            show_default=_shown(JOB_DEFAULTS[job].get(name, setting.field.default)),
         )
         annotation = Annotated[kind, option]  # type: ignore[valid-type]  # made for typer at run time
-        parameters.append(
-            inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        )
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     parameters.append(inspect.Parameter("json", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.Json))
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -90,6 +87,14 @@ def _option_type(hint: Any) -> tuple[Any, str | None]:
     if origin is tuple:
         return list[typing.get_args(hint)[0]] | None, None  # type: ignore[misc]
     return hint | None, None
+
+
+def _tell(event: str, line: str) -> None:
+    """A line of the log; a bar that moves stands for those of steps."""
+    if event == "warning":
+        report.warn(line)
+    elif event != "train" or not report.stderr_is_terminal():
+        report.line(line)
 
 
 def _shown(default: Any) -> str | bool:
@@ -111,7 +116,7 @@ def plot(
     json: options.Json = False,
 ) -> None:
     """Draw loss, bits and PSNR curves of runs as a PNG."""
-    from cvcodec.training.plot import plot_runs
+    from cvcodec.training.log import plot_runs
 
     drawn = plot_runs(runs, output or runs[0] / "curves.png")
     if json:
@@ -155,7 +160,7 @@ def join(
     json: options.Json = False,
 ) -> None:
     """Join the pieces that --state-pieces left: state.pt and model.safetensors in the run folder."""
-    from cvcodec.training.pieces import write_joined
+    from cvcodec.training.run_folder import write_joined
 
     written = write_joined(run)
     if json:
@@ -163,37 +168,3 @@ def join(
     else:
         for path in written:
             typer.echo(path)
-
-
-@app.command("ablations")
-def ablations(
-    which: Annotated[
-        str,
-        typer.Argument(
-            help="A row (none, encoder, decoder, both; first, average, slice, random; 2d-3d, 3d), a table (table6, "
-            "table7, blocks), or all.",
-            metavar="ROW|TABLE|all",
-        ),
-    ],
-    config_file: Annotated[
-        Path | None, typer.Argument(help="Config of the rows, as for video-vae.", metavar="[CONFIG]")
-    ] = None,
-    data: Annotated[list[str] | None, typer.Option("--data", help="As for video-vae.")] = None,
-    image_vae: Annotated[
-        str | None, typer.Option("--image-vae", help="The 2D model of all rows.", show_default="trained first")
-    ] = None,
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for runs and tables.")] = Path("ablations"),
-    minutes: Annotated[float, typer.Option("--minutes", help="CPU time of each row.")] = MINUTES,
-    steps: Annotated[int, typer.Option("--steps", help="Length of each row in steps instead.")] = 0,
-) -> None:
-    """Train the rows of the paper's Tables 6 and 7, and 2D+3D against all-3D, for equal times, and tabulate them.
-
-    What is finished is not trained again: the same command continues a series. Rows are measured on the whole
-    validation split (17 frames, short side 256, latents not quantised). The tables are ablations.md and .json, too.
-    """
-    values = read_config_file(config_file) if config_file is not None else {}
-    given = {"data": data, "image_vae": image_vae, "threads": threads}
-    values |= check_values({name: value for name, value in given.items() if value}, where="options")
-    for line in run_ablations(which, values, output, minutes=minutes, steps=steps):
-        report.show(line)

@@ -1,17 +1,26 @@
-"""The 3D PatchGAN of CV-VAE (spec 4.4), with the state-dict layout of the official training checkpoints.
+"""The 3D PatchGAN of CV-VAE (spec 4.4) and its part in training: a term in the generator's loss, and its own updates.
 
-Owns: the network and its initialisation. Does not know: losses (losses.py), when it is trained.
+Owns: the network, with the state-dict layout of the official training checkpoints, and its initialisation; its
+optimiser, whose rate is constant, as the official one's; when it takes part. Does not know: the other terms.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cvcodec.training import losses
+from cvcodec.training.config import TrainConfig
+from cvcodec.training.distributed import Processes
+from cvcodec.training.objective import Arithmetic, Judged
+
 _TIMESTEP_WIDTH = 512  # of a projection that is in the official state dict and never used
 _GROUPS = 32
 _EPS = 1e-5
+_BETAS = (0.5, 0.9)
 
 
 class DiscriminatorBlock(nn.Module):
@@ -71,3 +80,56 @@ def _halve(x: Tensor) -> Tensor:
     if x.shape[2] % 2:
         x = torch.cat([x[:, :, :1], x], 2)
     return F.avg_pool3d(x, 2)
+
+
+class Adversary:
+    """One for a run with an adversarial weight."""
+
+    def __init__(self, config: TrainConfig, device: torch.device, processes: Processes, arithmetic: Arithmetic) -> None:
+        torch.manual_seed(config.run.seed)
+        self._settings, self._device, self._processes, self._arithmetic = config.loss, device, processes, arithmetic
+        self.discriminator = Discriminator(config.loss.discriminator_width).to(device)
+        self._trained = [parameter for parameter in self.discriminator.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.AdamW(
+            self._trained, lr=config.optimiser.discriminator_rate, betas=_BETAS, weight_decay=0.0
+        )
+
+    def takes_part(self, step: int) -> bool:
+        """Whether step number `step` (from 0) has adversarial losses."""
+        return step + 1 >= self._settings.adversarial_start
+
+    def generator_term(self, judged: Judged, last_layer: Tensor) -> Tensor:
+        """What is added to the loss: weight * adaptive weight * -mean(D(output))."""
+        for parameter in self._trained:
+            parameter.requires_grad_(False)
+        with self._arithmetic():
+            logits = self.discriminator(judged.output)
+        for parameter in self._trained:
+            parameter.requires_grad_(True)
+        generator = losses.generator_loss(logits)
+        weight = torch.ones((), device=self._device)
+        if self._settings.adaptive_weight and last_layer.requires_grad:
+            weight = losses.adaptive_weight(judged.reconstruction_loss, generator, last_layer, self._processes.average)
+        judged.terms |= {"generator": generator.detach(), "adaptive_weight": weight}
+        return self._settings.resolved_adversarial_weight * weight * generator
+
+    def learn(self, judged: Judged) -> Tensor:
+        """One update on the same batch; returns its hinge loss."""
+        with self._arithmetic():
+            real = self.discriminator(judged.target)
+            fake = self.discriminator(judged.output.detach())
+        hinge = losses.discriminator_hinge(real, fake)
+        hinge.backward()
+        self._processes.average_gradients(self._trained)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return hinge.detach()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimiser."""
+        return {"discriminator": self.discriminator.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
+        self.discriminator.load_state_dict(state["discriminator"])
+        self._optimizer.load_state_dict(state["optimizer"])

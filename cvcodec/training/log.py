@@ -1,7 +1,7 @@
-"""What a run says: log.jsonl in the run folder, one line of progress on stderr.
+"""What a run says: log.jsonl in the run folder, the same for people, and curves drawn from it.
 
-Owns: the log's lines (`event`, `step`, `minutes`, then numbers with units in their keys), averages between lines, the
-progress display. Does not know: what the numbers mean.
+Owns: the log's lines (`event`, `step`, `minutes`, then numbers with units in their keys), averages between lines, which
+numbers are drawn where. Does not know: what the numbers mean, who listens.
 """
 
 from __future__ import annotations
@@ -9,15 +9,11 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.text import Text
-
+from cvcodec.errors import InputError, MissingDependencyError, OutputError
 from cvcodec.system.printable import printable
 
 if TYPE_CHECKING:
@@ -25,36 +21,24 @@ if TYPE_CHECKING:
 
 LOG_NAME = "log.jsonl"
 
+_SIZE_INCHES, _DPI = (11.0, 8.0), 110
+_OF_THE_MACHINE = ("seconds", "mpixel_per_s", "data_wait_share", "peak_memory_gb", "learning_rate_factor")
+
+OnLine: TypeAlias = Callable[[str, str], None]
+"""Is told the event of a line of the log, and the line for people."""
+
 
 class RunLog:
-    """Appends to the log and shows progress; silent in all processes but the main one. A context manager."""
+    """Appends to the log; silent in all processes but the main one."""
 
-    def __init__(self, folder: Path, *, active: bool, console: Console | None = None) -> None:
-        self._active = active
-        self._console = console or Console(stderr=True)
+    def __init__(self, folder: Path, *, active: bool, on_line: OnLine | None = None) -> None:
         self._file = (folder / LOG_NAME).open("a", encoding="utf-8") if active else None
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:>5.1f} %"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=self._console,
-            disable=not (active and self._console.is_terminal),
-        )
-        self._task = self._progress.add_task("starting", total=1.0)
+        self._on_line = on_line
         self._sums: dict[str, float | Tensor] = defaultdict(float)
         self._count = 0
 
-    def __enter__(self) -> RunLog:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+    def close(self) -> None:
+        """No line comes any more."""
         if self._file is not None:
             self._file.close()
 
@@ -78,11 +62,11 @@ class RunLog:
         """One line of the log; numbers that are not finite become null."""
         if self._file is None:
             return
-        clean = {key: None if isinstance(v, float) and not math.isfinite(v) else v for key, v in values.items()}
-        self._file.write(json.dumps({"event": event, **_rounded(clean)}) + "\n")
+        clean = {key: _clean(value) if isinstance(value, float) else value for key, value in values.items()}
+        self._file.write(json.dumps({"event": event, **clean}) + "\n")
         self._file.flush()
-        if not self._console.is_terminal or event not in ("train",):
-            self._console.print(Text(printable(_line(event, clean))), soft_wrap=True)
+        if self._on_line is not None:
+            self._on_line(event, _line(event, clean))
 
     def say(self, line: str) -> None:
         """One line for people, and for the log."""
@@ -92,10 +76,24 @@ class RunLog:
         """One line of what is probably not meant."""
         self.write("warning", text=line)
 
-    def show(self, progress: float, description: str) -> None:
-        """Where the run is, in [0, 1]."""
-        if self._active:
-            self._progress.update(self._task, completed=progress, description=description)
+
+def _read_back(values: list[float | Tensor]) -> list[float]:
+    import torch
+
+    tensors = [value.detach().float() for value in values if isinstance(value, torch.Tensor)]
+    read = iter(torch.stack(tensors).tolist() if tensors else ())
+    return [next(read) if isinstance(value, torch.Tensor) else value for value in values]
+
+
+def _clean(value: float) -> float | None:
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _line(event: str, values: Mapping[str, Any]) -> str:
+    if event in ("note", "warning"):
+        return str(values["text"])
+    parts = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()]
+    return f"{event}: {'  '.join(parts)}"
 
 
 def read_log(folder: Path) -> Iterator[dict[str, Any]]:
@@ -108,22 +106,64 @@ def read_log(folder: Path) -> Iterator[dict[str, Any]]:
                 continue
 
 
-def _read_back(values: list[float | Tensor]) -> list[float]:
-    import torch
-
-    tensors = [value.detach().float() for value in values if isinstance(value, torch.Tensor)]
-    read = iter(torch.stack(tensors).tolist() if tensors else ())
-    return [next(read) if isinstance(value, torch.Tensor) else value for value in values]
+# ---------------------------------------------------------------------------------------------------- curves
 
 
-def _rounded(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in values.items()}
+def plot_runs(runs: Sequence[Path], output: Path) -> Path:
+    """Draw run folders' logs into `output`. InputError without logs, MissingDependencyError without matplotlib."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("plots need matplotlib: pip install 'cvcodec[plot]'") from error
+    figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, 2)
+    titles = ("PSNR, dB", "bits per pixel (estimate)", "loss", "terms of the loss")
+    for panel, title in zip(panels.flat, titles, strict=True):
+        panel.set_title(title)
+        panel.set_xlabel("step")
+        panel.grid(alpha=0.3)
+    for run in runs:
+        for (event, name), points in _series(run).items():
+            place = _panel_of(event, name)
+            if place is not None:
+                steps, values = zip(*sorted(points.items()), strict=True)
+                label = f"{printable(run.resolve().name)}: {'held out ' if event == 'validation' else ''}{name}"
+                marker = "o" if event == "validation" else None
+                panels.flat[place].plot(steps, values, marker=marker, markersize=3, linewidth=1, label=label)
+    for panel in panels.flat:
+        if panel.lines:
+            for text in panel.legend(fontsize=6).get_texts():
+                text.set_parse_math(False)  # a folder's name may have dollar signs in it
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(output, format="png", dpi=_DPI)
+    except OSError as error:
+        raise OutputError(f"{output} cannot be written: {error.strerror or error}") from error
+    return output
 
 
-def _line(event: str, values: Mapping[str, Any]) -> str:
-    if event == "note":
-        return str(values["text"])
-    if event == "warning":
-        return f"warning: {values['text']}"
-    parts = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()]
-    return f"{event}: {'  '.join(parts)}"
+def _series(run: Path) -> dict[tuple[str, str], dict[int, float]]:
+    """(event, name) -> step -> value; what a resumed run did again replaces what was lost."""
+    if not (run / LOG_NAME).is_file():
+        raise InputError(f"{run} is no run folder: it has no {LOG_NAME}")
+    series: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+    for line in read_log(run):
+        if line.get("event") in ("train", "validation"):
+            for name, value in line.items():
+                if isinstance(value, int | float) and name not in ("step", "minutes", "progress"):
+                    series[line["event"], name][line["step"]] = float(value)
+    if not series:
+        raise InputError(f"{run / LOG_NAME} holds no numbers yet")
+    return series
+
+
+def _panel_of(event: str, name: str) -> int | None:
+    if name.startswith("psnr_db"):
+        return 0
+    if name.startswith("bits_per_pixel"):
+        return 1
+    if event == "validation" or name in _OF_THE_MACHINE:
+        return None
+    return 2 if name in ("loss", "distortion", "nll_per_frame") else 3

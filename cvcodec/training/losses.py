@@ -1,7 +1,8 @@
-"""The terms of the loss as functions of tensors: spec 4.1 to 4.3, and the distortions of codec training.
+"""The terms of the loss: spec 4.1 to 4.3, the distortions of codec training, and an estimate of the bits.
 
-Owns: the maps psi, the sums and means, the hinge, the adaptive weight; tests hold each to numbers worked out by hand.
-Does not know: models, data, schedules.
+Owns: the maps psi, the sums and means, the hinge, the adaptive weight, as functions of tensors that tests hold to
+numbers worked out by hand; a differentiable estimate of what the entropy coder will spend, used to train and to watch,
+not to report file sizes. Does not know: models, data, schedules.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cvcodec.training.config import Distortion, Mapping2d
 
@@ -19,8 +20,12 @@ GROUP = 4
 """Frames of a group: rho_t of the paper."""
 DB_FLOOR = 3e-5
 """Added to the mean square error before its logarithm: 51 dB, where a clip stops being worth more attention."""
-ADAPTIVE_EPSILON = 1e-4
-ADAPTIVE_LIMIT = 1e4
+_ADAPTIVE_EPSILON, _ADAPTIVE_LIMIT = 1e-4, 1e4
+
+_LEAST_PROBABILITY = 1e-9  # 30 bits: keeps the gradient of an outlier finite
+_INITIAL_SCALE_WEIGHT = -3.0  # softplus gives 0.05 for each of the 13 neighbours
+_BIAS_SCALE = 0.44  # of the learned scale floor, in unit steps
+_SCALE_PER_STEP = 0.05  # least scale of the Laplacian in quantiser steps
 
 
 # ---------------------------------------------------------------------------------------------------- psi
@@ -135,6 +140,56 @@ def adaptive_weight(
     """
     of_reconstruction = average(torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0])
     of_generator = average(torch.autograd.grad(generator, last_layer, retain_graph=True)[0])
-    ratio = of_reconstruction.float().norm() / (of_generator.float().norm() + ADAPTIVE_EPSILON)
-    weight: Tensor = ratio.clamp(0.0, ADAPTIVE_LIMIT).detach()
+    ratio = of_reconstruction.float().norm() / (of_generator.float().norm() + _ADAPTIVE_EPSILON)
+    weight: Tensor = ratio.clamp(0.0, _ADAPTIVE_LIMIT).detach()
     return weight
+
+
+# ---------------------------------------------------------------------------------------------------- rate
+
+
+class RateModel(nn.Module):
+    """Bits per symbol of latents (B, C, t, h, w) quantised with some step, by a small context model: each is Laplacian
+    around a prediction from its causal neighbours of the same channel (3x3 in the latent before, four already coded in
+    this one), with a scale from what those were wrong by."""
+
+    unit_step: Tensor
+    causal: Tensor
+
+    def __init__(self, unit_step: Tensor) -> None:
+        """`unit_step`: (C,), the scale in which the model thinks."""
+        super().__init__()
+        channels = unit_step.numel()
+        self.register_buffer("unit_step", unit_step.detach().clone().view(1, channels, 1, 1, 1))
+        mask = torch.zeros(3, 3)
+        mask[0] = 1
+        mask[1, 0] = 1
+        self.register_buffer("causal", mask, persistent=False)
+        self.mean_before = nn.Parameter(torch.zeros(channels, 1, 3, 3))
+        self.mean_beside = nn.Parameter(torch.zeros(channels, 1, 3, 3))
+        self.scale_before = nn.Parameter(torch.full((channels, 1, 3, 3), _INITIAL_SCALE_WEIGHT))
+        self.scale_beside = nn.Parameter(torch.full((channels, 1, 3, 3), _INITIAL_SCALE_WEIGHT))
+        self.scale_bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, latent: Tensor, step: Tensor) -> Tensor:
+        """Bits of each element of `latent` (B, C, t, h, w), quantised or noisy; `step`: broadcastable to it."""
+        y, width = latent / self.unit_step, step / self.unit_step
+        error = (y - self._context(y, self.mean_before, self.mean_beside)).abs()
+        scale = self._context(error, F.softplus(self.scale_before), F.softplus(self.scale_beside))
+        scale = scale + _BIAS_SCALE * F.softplus(self.scale_bias).view(1, -1, 1, 1, 1) + _SCALE_PER_STEP * width
+        probability = _laplace_cdf((width / 2 - error) / scale) - _laplace_cdf((-width / 2 - error) / scale)
+        return -torch.log2(probability.clamp_min(_LEAST_PROBABILITY))
+
+    def _context(self, y: Tensor, before: Tensor, beside: Tensor) -> Tensor:
+        batch, channels, latents = y.shape[:3]
+        earlier = torch.cat([torch.zeros_like(y[:, :, :1]), y[:, :, :-1]], 2)
+        gathered = F.conv2d(earlier.transpose(1, 2).flatten(0, 1), before, padding=1, groups=channels)
+        gathered = gathered + F.conv2d(
+            y.transpose(1, 2).flatten(0, 1), beside * self.causal, padding=1, groups=channels
+        )
+        unfolded: Tensor = gathered.unflatten(0, (batch, latents))
+        return unfolded.transpose(1, 2)
+
+
+def _laplace_cdf(x: Tensor) -> Tensor:
+    return torch.where(x < 0, 0.5 * torch.exp(x.clamp(max=0)), 1 - 0.5 * torch.exp(-x.clamp(min=0)))

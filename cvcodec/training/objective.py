@@ -32,9 +32,8 @@ from cvcodec.quantization import STEP_OCTAVES_LIMIT, STEP_QUALITIES
 from cvcodec.system.device import to_device
 from cvcodec.training import losses
 from cvcodec.training.config import Distortion, TrainConfig
-from cvcodec.training.loader import Batch
+from cvcodec.training.data import Batch
 from cvcodec.training.profiling import phase
-from cvcodec.training.rate import RateModel
 
 Arithmetic: TypeAlias = Callable[[], AbstractContextManager[object]]
 
@@ -87,21 +86,24 @@ class Objective(nn.Module):
     ) -> None:
         """`unit_step`: (C,). `image_model` is frozen here; it is None where nothing is regularised."""
         super().__init__()
-        self.config = config
+        self.loss, self.quantisation, self.regularisation = config.loss, config.quantisation, config.regularisation
+        self._seed, self._warmup_steps = config.run.seed, 6 * config.optimiser.warmup_steps
         self.step_octaves = nn.Parameter(
-            torch.zeros(len(STEP_QUALITIES), len(unit_step)), requires_grad=config.learn_steps and not config.is_paper
+            torch.zeros(len(STEP_QUALITIES), len(unit_step)),
+            requires_grad=config.quantisation.learn_steps and not config.loss.is_paper,
         )
         self.register_buffer("unit_step", unit_step.detach().clone().float())
         self.unit_step: Tensor
-        self.rate = RateModel(unit_step.float())
-        self.log_variance = nn.Parameter(torch.zeros(()), requires_grad=config.is_paper)
-        self.log_variance_2d = nn.Parameter(torch.zeros(()), requires_grad=config.is_paper)
+        self.rate = losses.RateModel(unit_step.float())
+        self.log_variance = nn.Parameter(torch.zeros(()), requires_grad=config.loss.is_paper)
+        self.log_variance_2d = nn.Parameter(torch.zeros(()), requires_grad=config.loss.is_paper)
         # In a tuple, so that they are no submodules: they are neither trained nor stored.
         self._frozen = (image_model, lpips)
         if image_model is not None:
             image_model.requires_grad_(False).eval()
-        self._uses_decoder_term = image_model is not None and config.regularization in ("decoder", "both")
-        self._uses_encoder_term = image_model is not None and config.regularization in ("encoder", "both")
+        kind = config.regularisation.regularization
+        self._uses_decoder_term = image_model is not None and kind in ("decoder", "both")
+        self._uses_encoder_term = image_model is not None and kind in ("encoder", "both")
 
     @property
     def image_model(self) -> VideoAutoencoder | None:
@@ -111,9 +113,9 @@ class Objective(nn.Module):
     @property
     def trainable(self) -> list[Tensor]:
         """Rate model, steps and log-variances, in a fixed order."""
-        if self.config.is_paper:
+        if self.loss.is_paper:
             return [self.log_variance, self.log_variance_2d]
-        return [*self.rate.parameters(), *([self.step_octaves] if self.config.learn_steps else [])]
+        return [*self.rate.parameters(), *([self.step_octaves] if self.quantisation.learn_steps else [])]
 
     def steps(self, quality: Tensor) -> Tensor:
         """Quantiser steps for each quality (B,): (B, C + E, 1, 1, 1); differentiable where they are learned."""
@@ -127,12 +129,12 @@ class Objective(nn.Module):
         self, model: VideoAutoencoder, batch: Batch[Tensor], *, progress: float, arithmetic: Arithmetic
     ) -> Judged:
         """The loss of a batch. `arithmetic()`: the autocast context in which models run."""
-        return (self._paper if self.config.is_paper else self._codec)(model, batch, progress, arithmetic)
+        return (self._paper if self.loss.is_paper else self._codec)(model, batch, progress, arithmetic)
 
     # ------------------------------------------------------------------------------------------------ codec
 
     def _codec(self, model: VideoAutoencoder, batch: Batch[Tensor], progress: float, arithmetic: Arithmetic) -> Judged:
-        config, x = self.config, batch.pixels
+        x = batch.pixels
         posterior = self._encode(model, x, arithmetic)
         layers, base = posterior.layers, model.config.latent_channels
         quality = to_device(self._qualities(batch), x.device)
@@ -143,14 +145,16 @@ class Objective(nn.Module):
         present = torch.ones_like(quality)
         if model.config.enhancement_channels:
             told["steps"] = step[:, base:, 0, 0, 0]
-            told["present"] = present = 1 - self._chosen(batch, "dropped", config.enhancement_drop, x.device).float()
+            told["present"] = present = (
+                1 - self._chosen(batch, "dropped", self.quantisation.enhancement_drop, x.device).float()
+            )
         with phase("forward: decoder"), arithmetic():
             output = model.decode(latent, **told)
-        per_clip = losses.distortion(config.distortion, x, output, config.position_power)
+        per_clip = losses.distortion(self.loss.distortion, x, output, self.loss.position_power)
         reconstruction = per_clip.mean()
         terms = {"distortion": reconstruction.detach(), "psnr_db": _mean_psnr(x, output)}
-        weight = config.resolved_perceptual_weight
-        if weight and progress >= config.perceptual_start:
+        weight = self.loss.resolved_perceptual_weight
+        if weight and progress >= self.loss.perceptual_start:
             distance = self._perceptual(*self._some_frames(batch, x, output), arithmetic).mean()
             reconstruction = reconstruction + weight * distance
             terms["lpips_vgg"] = distance.detach()
@@ -158,17 +162,17 @@ class Objective(nn.Module):
             by_channel = self.rate(noisy, step).sum((2, 3, 4))
             bits = (by_channel[:, :base].sum(1) + present * by_channel[:, base:].sum(1)) / x[0, 0].numel()
         kl = losses.kl_divergence(posterior.mean, posterior.logvar) / posterior.mean[0].numel()
-        warmup = min(1.0, batch.step / max(1, 6 * config.warmup_steps))
+        warmup = min(1.0, batch.step / max(1, self._warmup_steps))
         rate = (self._rate_weights(x, output, quality) * bits).mean()
-        loss = reconstruction + warmup * rate + config.resolved_kl_weight * kl
+        loss = reconstruction + warmup * rate + self.loss.resolved_kl_weight * kl
         terms |= {"bits_per_pixel": bits.detach().mean(), "kl_per_element_nats": kl.detach()}
         if self._uses_decoder_term:
             term = self._decoder_term(batch, latent[:, :base], arithmetic).mean()
-            loss = loss + config.decoder_regularization * term
+            loss = loss + self.regularisation.decoder_regularization * term
             terms["decoder_2d"] = term.detach()
         if self._uses_encoder_term:
             term = self._encoder_term(model, batch, step[:, :base], arithmetic).mean()
-            loss = loss + config.encoder_regularization * term
+            loss = loss + self.regularisation.encoder_regularization * term
             terms["encoder_2d"] = term.detach()
         return Judged(loss, reconstruction, x, output.float(), terms)
 
@@ -176,14 +180,14 @@ class Objective(nn.Module):
         """distortion(psi(x), D_i(z)) per clip, on all latents or on a new random few of them each step."""
         assert self.image_model is not None
         target, seen = self._mapped(batch, latent)
-        few = self.config.regularization_latents
+        few = self.regularisation.regularization_latents
         if 0 < few < seen.shape[2]:
-            generator = numpy_generator(self.config.seed, "regularised latents", batch.step)
+            generator = numpy_generator(self._seed, "regularised latents", batch.step)
             chosen = to_device(torch.from_numpy(generator.permutation(seen.shape[2])[:few].copy()), latent.device)
             target, seen = target.index_select(2, chosen), seen.index_select(2, chosen)
         with phase("forward: 2D decoder"), arithmetic():
             pictures = decode_pictures(self.image_model, seen)
-        return losses.distortion(self.config.distortion, target, pictures)
+        return losses.distortion(self.loss.distortion, target, pictures)
 
     def _encoder_term(
         self, model: VideoAutoencoder, batch: Batch[Tensor], step: Tensor, arithmetic: Arithmetic
@@ -195,56 +199,55 @@ class Objective(nn.Module):
         noisy = mean + self._uniform(batch, mean, "encoder term noise") * step
         with phase("forward: decoder"), arithmetic():
             output = model.decode(noisy)
-        return losses.distortion(self.config.distortion, batch.pixels, output)
+        return losses.distortion(self.loss.distortion, batch.pixels, output)
 
     def _qualities(self, batch: Batch[Tensor]) -> Tensor:
         """A quality for each clip: the default, one of the usual range, or any."""
-        config = self.config
-        kind, place = uniform(sample_keys(config.seed, "quality", batch.indices), (2,)).unbind(1)
-        low, high = config.noise_quality
+        kind, place = uniform(sample_keys(self._seed, "quality", batch.indices), (2,)).unbind(1)
+        low, high = self.quantisation.noise_quality
         usual = low + (high - low) * place
-        wide = torch.where(kind < config.default_share + config.wide_share, 100 * place, usual)
-        return torch.where(kind < config.default_share, config.default_quality, wide)
+        wide = torch.where(kind < self.quantisation.default_share + self.quantisation.wide_share, 100 * place, usual)
+        return torch.where(kind < self.quantisation.default_share, self.quantisation.default_quality, wide)
 
     def _rate_weights(self, x: Tensor, output: Tensor, quality: Tensor) -> Tensor:
         """(B,): what a bit per pixel of each clip is worth, in the unit of the distortion."""
-        if not self.config.matched_rate:
-            return torch.full_like(quality, self.config.rate_weight)
+        if not self.loss.matched_rate:
+            return torch.full_like(quality, self.loss.rate_weight)
         mse = (output.detach().float() - x).square().flatten(1).mean(1)
-        return matched_weight(self.config.distortion, self.config.matched_rate, quality, mse)
+        return matched_weight(self.loss.distortion, self.loss.matched_rate, quality, mse)
 
     def _chosen(self, batch: Batch[Tensor], purpose: str, share: float, device: torch.device) -> Tensor:
         """(B,) bool: a share of the clips, each by its own index."""
-        return to_device(uniform(sample_keys(self.config.seed, purpose, batch.indices), (1,))[:, 0] < share, device)
+        return to_device(uniform(sample_keys(self._seed, purpose, batch.indices), (1,))[:, 0] < share, device)
 
     def _with_rounded(self, batch: Batch[Tensor], layers: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
-        if not self.config.rounded_share:
+        if not self.quantisation.rounded_share:
             return noisy
-        chosen = self._chosen(batch, "rounded", self.config.rounded_share, layers.device)
+        chosen = self._chosen(batch, "rounded", self.quantisation.rounded_share, layers.device)
         relative = layers.detach() / step.detach()
         rounded = layers + (relative.round() - relative) * step  # straight through; a learned step sees its error
         return torch.where(chosen.view(-1, 1, 1, 1, 1), rounded, noisy)
 
     def _with_samples(self, batch: Batch[Tensor], posterior: Posterior, noisy: Tensor) -> Tensor:
-        if not self.config.sample_share:
+        if not self.quantisation.sample_share:
             return noisy
-        chosen = self._chosen(batch, "sampled", self.config.sample_share, noisy.device)
+        chosen = self._chosen(batch, "sampled", self.quantisation.sample_share, noisy.device)
         base = posterior.mean.shape[1]
         mixed = torch.where(chosen.view(-1, 1, 1, 1, 1), self._sample(batch, posterior), noisy[:, :base])
         return torch.cat([mixed, noisy[:, base:]], 1)
 
     def _some_frames(self, batch: Batch[Tensor], x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
-        count = self.config.perceptual_frames
+        count = self.loss.perceptual_frames
         if not 0 < count < x.shape[2]:
             return x, output
-        generator = numpy_generator(self.config.seed, "perceptual frames", batch.step)
+        generator = numpy_generator(self._seed, "perceptual frames", batch.step)
         chosen = to_device(torch.from_numpy(generator.permutation(x.shape[2])[:count].copy()), x.device)
         return x.index_select(2, chosen), output.index_select(2, chosen)
 
     # ------------------------------------------------------------------------------------------------ paper
 
     def _paper(self, model: VideoAutoencoder, batch: Batch[Tensor], progress: float, arithmetic: Arithmetic) -> Judged:
-        config, x = self.config, batch.pixels
+        x = batch.pixels
         posterior = self._encode(model, x, arithmetic)
         latent = self._sample(batch, posterior)
         target, everything = x, latent
@@ -260,7 +263,7 @@ class Objective(nn.Module):
             target = torch.cat([x, x])
         with phase("forward: decoder"), arithmetic():
             output = model.decode(everything).float()
-        weight = config.resolved_perceptual_weight if progress >= config.perceptual_start else 0.0
+        weight = self.loss.resolved_perceptual_weight if progress >= self.loss.perceptual_start else 0.0
 
         def perceptual(a: Tensor, b: Tensor) -> Tensor:
             return self._folded_perceptual(a, b, arithmetic)
@@ -268,7 +271,7 @@ class Objective(nn.Module):
         error = losses.reconstruction_error(target, output, perceptual, weight)
         reconstruction = losses.negative_log_likelihood(error, self.log_variance)
         kl = losses.kl_divergence(posterior.mean, posterior.logvar)
-        loss = reconstruction + config.resolved_kl_weight * kl
+        loss = reconstruction + self.loss.resolved_kl_weight * kl
         terms = {
             "nll_per_frame": reconstruction.detach(),
             "psnr_db": _mean_psnr(x, output[: len(x)]),
@@ -282,7 +285,7 @@ class Objective(nn.Module):
                 pictures = decode_pictures(self.image_model, seen)
             error_2d = losses.reconstruction_error(mapped, pictures, None, 0.0)
             term = losses.negative_log_likelihood(error_2d, self.log_variance_2d)
-            loss = loss + config.decoder_regularization * term
+            loss = loss + self.regularisation.decoder_regularization * term
             terms |= {
                 "decoder_2d_nll_per_frame": term.detach(),
                 "log_variance_2d": self.log_variance_2d.detach(),
@@ -300,10 +303,10 @@ class Objective(nn.Module):
 
     def _mapped(self, batch: Batch[Tensor], latent: Tensor) -> tuple[Tensor, Tensor]:
         """psi(x) and the latents that stand for it: (B, 3, t', H, W), (B, C, t', h, w)."""
-        mapping = self.config.mapping
+        mapping = self.regularisation.mapping
         picks = None
         if mapping == "random":
-            generator = numpy_generator(self.config.seed, "mapping", batch.step)
+            generator = numpy_generator(self._seed, "mapping", batch.step)
             picks = losses.draw_picks(generator, (batch.pixels.shape[2] - 1) // losses.GROUP)
         target = losses.map_frames(batch.pixels, mapping, picks)
         return target, latent[:, :, : target.shape[2]]
@@ -316,7 +319,7 @@ class Objective(nn.Module):
         return posterior.mean + posterior.std * normal(keys, posterior.mean.shape[1:])
 
     def _keys(self, batch: Batch[Tensor], like: Tensor, purpose: str) -> Tensor:
-        return to_device(sample_keys(self.config.seed, purpose, batch.indices), like.device)
+        return to_device(sample_keys(self._seed, purpose, batch.indices), like.device)
 
     def _perceptual(self, x: Tensor, y: Tensor, arithmetic: Arithmetic) -> Tensor:
         return self._folded_perceptual(losses.fold_frames(x), losses.fold_frames(y.float()), arithmetic)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cvcodec.training.config import TrainConfig
+from cvcodec.training.config import OptimiserSettings
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic iteration: singular values end in about [0.7, 1.2] after five."""
@@ -84,29 +84,29 @@ def orthogonalize(matrices: Tensor, iterations: int = 5) -> Tensor:
 class Optimizers:
     """All optimisers of the generator side, stepped and scheduled as one."""
 
-    def __init__(self, model: nn.Module, auxiliary: Sequence[Tensor], config: TrainConfig) -> None:
+    def __init__(self, model: nn.Module, auxiliary: Sequence[Tensor], settings: OptimiserSettings) -> None:
         """`auxiliary`: parameters outside the model (rate model, log-variances)."""
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         shortcuts = [parameter for name, parameter in named if _is_shortcut(name)]
-        kernels = [p for name, p in named if config.optimizer == "muon" and _suits_muon(name, p)]
+        kernels = [p for name, p in named if settings.optimizer == "muon" and _suits_muon(name, p)]
         taken = {id(parameter) for parameter in (*shortcuts, *kernels)}
         rest = [parameter for _, parameter in named if id(parameter) not in taken]
         groups = [
-            {"params": rest, "lr": config.rate},
-            {"params": shortcuts, "lr": min(config.shortcut_rate, config.rate)},
-            {"params": list(auxiliary), "lr": config.auxiliary_rate, "weight_decay": 0.0},
+            {"params": rest, "lr": settings.rate},
+            {"params": shortcuts, "lr": min(settings.shortcut_rate, settings.rate)},
+            {"params": list(auxiliary), "lr": settings.auxiliary_rate, "weight_decay": 0.0},
         ]
         self._clipped = rest + shortcuts
-        self._clip = config.gradient_clip
+        self._clip = settings.gradient_clip
         adamw = torch.optim.AdamW(
             [group for group in groups if group["params"]],
-            betas=(config.betas[0], config.betas[1]),
-            eps=config.epsilon,
-            weight_decay=config.weight_decay,
+            betas=(settings.betas[0], settings.betas[1]),
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
         )
         self._optimizers: list[torch.optim.Optimizer] = [adamw]
         if kernels:
-            self._optimizers.append(Muon(kernels, lr=config.muon_rate))
+            self._optimizers.append(Muon(kernels, lr=settings.muon_rate))
         self._base = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
         self.parameters = [
             parameter
@@ -135,16 +135,16 @@ class Optimizers:
             optimizer.load_state_dict(state)
 
 
-def schedule(step: int, progress: float, config: TrainConfig) -> float:
+def schedule(step: int, progress: float, settings: OptimiserSettings) -> float:
     """Factor of the learning rates: linear warm-up in steps; by progress a cosine down to `final_rate`, or one until
     the cooldown, a straight line down to it."""
-    warmup = min(1.0, (step + 1) / max(1, config.warmup_steps))
+    warmup = min(1.0, (step + 1) / max(1, settings.warmup_steps))
     left = 1 - min(1.0, progress)
-    if config.schedule == "constant":
-        height = min(1.0, left / config.cooldown) if config.cooldown else 1.0
+    if settings.schedule == "constant":
+        height = min(1.0, left / settings.cooldown) if settings.cooldown else 1.0
     else:
         height = 0.5 * (1 - math.cos(math.pi * left))
-    return warmup * (config.final_rate + (1 - config.final_rate) * height)
+    return warmup * (settings.final_rate + (1 - settings.final_rate) * height)
 
 
 def _suits_muon(name: str, parameter: Tensor) -> bool:

@@ -65,6 +65,14 @@ class Profile:
             lines.append(f"{name[:43]:44}{value:10.3f}{value / self.seconds:8.1%}{calls:8.0f}")
         return "\n".join(lines) + "\n"
 
+    def write(self, folder: Path, say: Callable[[str], None]) -> None:
+        """Keep the tables in the run folder and show the phases."""
+        text = self.table()
+        (folder / PROFILE_NAME).write_text(text, encoding="utf-8")
+        for line in text.split("\n\noperator")[0].splitlines():
+            say(line)
+        say(f"operators: {folder / PROFILE_NAME}")
+
 
 class StepProfiler:
     """Profiles `steps` steps after the first few of this process, once; 0: none."""
@@ -121,15 +129,6 @@ class StepProfiler:
         profiler, self._profiler = self._profiler, None
         profiler.__exit__(None, None, None)
         return profiler.key_averages()
-
-
-def write_profile(result: Profile, folder: Path, say: Callable[[str], None]) -> None:
-    """Keep the tables in the run folder and show the phases."""
-    text = result.table()
-    (folder / PROFILE_NAME).write_text(text, encoding="utf-8")
-    for line in text.split("\n\noperator")[0].splitlines():
-        say(line)
-    say(f"operators: {folder / PROFILE_NAME}")
 
 
 def _phases(events: Any, steps: int) -> dict[str, float]:

@@ -1,11 +1,12 @@
-"""The model that a run starts from: a checkpoint, a 2D model inflated, a video model deflated, or a fresh mini with a
-PCA in its shortcut.
+"""The model that a run starts from: a checkpoint, grown where it lacks layers, a 2D model inflated, a video model
+deflated, or a fresh mini with a PCA in its shortcut.
 
-Owns: that choice and its checks. Does not know: the training step.
+Owns: that choice and its checks, what is frozen. Does not know: how new weights are fitted to clips (`pca`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,18 +21,17 @@ from cvcodec.dataset.keys import torch_generator
 from cvcodec.errors import UsageError
 from cvcodec.model import build_model
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.model.mini import MiniAutoencoder, mini_config
+from cvcodec.model.mini import MiniAutoencoder, encoder_reach, mini_config
 from cvcodec.model.mini_inflate import deflate_mini, deflated_mini_config, inflate_mini, inflated_mini_config
 from cvcodec.model.official.inflate import inflate_2d, inflated_config
 from cvcodec.model.official.layers import ResidualBlock
 from cvcodec.quantization import LatentStatistics
-from cvcodec.training.config import Job, TrainConfig
-from cvcodec.training.growth import grown
-from cvcodec.training.pca import fit_pca, start_as_pca
+from cvcodec.training.config import Job, ModelSettings, TrainConfig
+from cvcodec.training.pca import fit_enhancement, fit_pca, start_as_pca
 
-_SHAPE_FIELDS = ("widths", "encoder_blocks", "decoder_blocks", "encoder_temporal", "decoder_temporal")
-
-_LAYER_FIELDS = ("enhancement_channels", "decoder_tail", "quality_aware")
+_TEMPORAL = ("encoder_temporal", "decoder_temporal")
+_SHAPE = ("widths", "encoder_blocks", "decoder_blocks", *_TEMPORAL)
+_LAYERS = ("enhancement_channels", "decoder_tail", "quality_aware")
 
 
 @dataclass(frozen=True)
@@ -55,84 +55,114 @@ def start_model(
     `draw_clips` gives training clips (3, T, H, W) for the PCA; `fresh` False (a resumed run): weights will be loaded
     over it, so nothing is fitted. Raises UsageError for options that do not fit together.
     """
-    image = load_model(config.image_vae) if config.image_vae else None
+    settings, regularization = config.model, config.regularisation.regularization
+    image = load_model(settings.image_vae) if settings.image_vae else None
     if image is not None and image.config.is_video:
-        raise UsageError(f"--image-vae {config.image_vae} is a video model; wanted a 2D one")
-    regularised = job != "image-vae" and config.regularization != "none" and (job == "video-vae" or image is not None)
-    if regularised and image is None:
-        raise UsageError(f"--regularization {config.regularization} needs --image-vae; or take --regularization none")
-    if job == "finetune" and not config.init:
+        raise UsageError(f"--image-vae {settings.image_vae} is a video model; wanted a 2D one")
+    if job == "video-vae" and regularization != "none" and image is None:
+        raise UsageError(f"--regularization {regularization} needs --image-vae; or take --regularization none")
+    if job == "finetune" and not settings.init:
         raise UsageError("finetune starts from a checkpoint: give --init")
     unit_step: tuple[float, ...] | None = None
     statistics: LatentStatistics | None = None
-    if config.init:
-        model = load_model(config.init)
+    if settings.init:
+        model = load_model(settings.init)
         statistics = model.statistics
         unit_step = statistics.unit_step if statistics is not None else None
         if job == "image-vae" and model.config.family == "cvvae-mini":
             model, statistics = _deflated(model), None
         if isinstance(model, MiniAutoencoder) and model.config.is_video:
-            before = model
-            model = _grown(model, config, draw_clips if fresh else None)
-            if model.config.enhancement_channels > before.config.enhancement_channels:
+            layers = model.config.enhancement_channels
+            try:
+                model = grown(model, **_given(settings, _LAYERS), clips=draw_clips if fresh else None)
+            except ValueError as error:
+                raise UsageError(f"--init {settings.init}: {error}") from error
+            if model.config.enhancement_channels > layers:
                 unit_step, statistics = None, None
-    elif job == "video-vae" and image is not None and config.inflate:
-        model = _inflated(image, config)
+    elif job == "video-vae" and image is not None and settings.inflate:
+        model = _inflated(image, settings, config.run.seed)
         unit_step = image.statistics.unit_step if image.statistics is not None else None
     else:
-        model = _fresh(config, video=job == "video-vae")
-        if config.pca and fresh:
+        model = _fresh(settings, config.run.seed, video=job == "video-vae")
+        if settings.pca and fresh:
             start_as_pca(model, *fit_pca(draw_clips(), model.group, model.config.latent_channels))
     if model.config.is_video != (job != "image-vae") and job != "finetune":
-        raise UsageError(f"{job} got a {'video' if model.config.is_video else '2D'} model: --init {config.init}")
+        raise UsageError(f"{job} got a {'video' if model.config.is_video else '2D'} model: --init {settings.init}")
     if image is not None and image.config.latent_channels != model.config.latent_channels:
         raise UsageError(
             f"--image-vae has {image.config.latent_channels} latent channels, the model {model.config.latent_channels}"
         )
-    _freeze(model, config)
+    for name, parameter in model.named_parameters():
+        half = "decoder" if name.startswith(("decoder.", "post_quant_conv.")) else "encoder"
+        parameter.requires_grad_(half != settings.freeze)
     model.train()
-    if config.gradient_checkpointing:
+    if settings.gradient_checkpointing:
         _checkpoint_gradients(model)
     return Start(model, image, unit_step, statistics)
 
 
-def _fresh(config: TrainConfig, *, video: bool) -> MiniAutoencoder:
-    changes: dict[str, Any] = {name: getattr(config, name) for name in _SHAPE_FIELDS if getattr(config, name)}
-    if video:
-        changes |= {name: getattr(config, name) for name in _LAYER_FIELDS}
-    torch.manual_seed(config.seed)
+def grown(
+    model: MiniAutoencoder,
+    *,
+    enhancement_channels: int = 0,
+    decoder_tail: int = 0,
+    quality_aware: bool = False,
+    clips: Callable[[], Iterable[Tensor]] | None,
+) -> MiniAutoencoder:
+    """`model` with what it does not have yet of these; itself where nothing is missing. ValueError for other sizes than
+    it has already. The base layer, and what the decoder makes of it alone, stay exactly what they were.
+
+    clips: gives clips (3, T, H, W) to fit a new enhancement layer to; None leaves it at zero.
+    """
+    old = model.config
+    for name, value in (("enhancement_channels", enhancement_channels), ("decoder_tail", decoder_tail)):
+        if getattr(old, name) and value not in (0, getattr(old, name)):
+            raise ValueError(f"the model has {name} = {getattr(old, name)} already, not {value}")
+    config = dataclasses.replace(
+        old,
+        enhancement_channels=enhancement_channels or old.enhancement_channels,
+        decoder_tail=decoder_tail or old.decoder_tail,
+        quality_aware=quality_aware or old.quality_aware,
+    )
+    config = dataclasses.replace(config, encode_context=old.encode_context + encoder_reach(config) - encoder_reach(old))
+    if config == old:
+        return model
+    new = MiniAutoencoder(config)
+    state = new.state_dict()
+    for name, tensor in model.state_dict().items():
+        if state[name].shape == tensor.shape:
+            state[name] = tensor
+        else:  # convolutions that read the latent: the base layer comes first
+            state[name] = torch.zeros_like(state[name])
+            state[name][:, : tensor.shape[1]] = tensor
+    new.load_state_dict(state)
+    if clips is not None and config.enhancement_channels > old.enhancement_channels:
+        fit_enhancement(new, clips())
+    return new
+
+
+def _given(settings: ModelSettings, names: Iterable[str]) -> dict[str, Any]:
+    """By name, what is not left to the model."""
+    return {name: getattr(settings, name) for name in names if getattr(settings, name)}
+
+
+def _fresh(settings: ModelSettings, seed: int, *, video: bool) -> MiniAutoencoder:
+    torch.manual_seed(seed)
+    changes = _given(settings, (*_SHAPE, *_LAYERS) if video else _SHAPE)
     try:
-        return MiniAutoencoder(mini_config(config.latent_channels, video=video, half_3d=config.half_3d, **changes))
+        return MiniAutoencoder(mini_config(settings.latent_channels, video=video, half_3d=settings.half_3d, **changes))
     except ValueError as error:
         raise UsageError(f"these model options describe no model: {str(error).replace('self.', '')}") from error
 
 
-def _grown(
-    model: MiniAutoencoder, config: TrainConfig, draw_clips: Callable[[], Iterable[Tensor]] | None
-) -> MiniAutoencoder:
-    try:
-        return grown(
-            model,
-            enhancement_channels=config.enhancement_channels,
-            decoder_tail=config.decoder_tail,
-            quality_aware=config.quality_aware,
-            clips=draw_clips,
-        )
-    except ValueError as error:
-        raise UsageError(f"--init {config.init}: {error}") from error
-
-
-def _inflated(image: VideoAutoencoder, config: TrainConfig) -> VideoAutoencoder:
+def _inflated(image: VideoAutoencoder, settings: ModelSettings, seed: int) -> VideoAutoencoder:
     state = image.state_dict()
     if image.config.family == "image-vae-mini":
-        changes: dict[str, Any] = {
-            name: getattr(config, name) for name in ("encoder_temporal", "decoder_temporal") if getattr(config, name)
-        }
-        video = inflated_mini_config(image.config, half_3d=config.half_3d, **changes)
+        video = inflated_mini_config(image.config, half_3d=settings.half_3d, **_given(settings, _TEMPORAL))
         weights = inflate_mini(image.config, state, video)
     else:
-        video = inflated_config(image.config, half_3d=config.half_3d)
-        weights = inflate_2d(image.config, state, video, generator=torch_generator(config.seed, "inflation", 0))
+        video = inflated_config(image.config, half_3d=settings.half_3d)
+        weights = inflate_2d(image.config, state, video, generator=torch_generator(seed, "inflation", 0))
     model = build_model(video)
     model.load_state_dict(weights)
     return model
@@ -148,15 +178,6 @@ def _deflated(video: VideoAutoencoder) -> VideoAutoencoder:
     return model
 
 
-def _freeze(model: VideoAutoencoder, config: TrainConfig) -> None:
-    model.requires_grad_(True)
-    if config.freeze != "none":
-        frozen = [name for name, _ in model.named_parameters() if _half(name) == config.freeze]
-        for name, parameter in model.named_parameters():
-            if name in frozen:
-                parameter.requires_grad_(False)
-
-
 def _checkpoint_gradients(model: VideoAutoencoder) -> None:
     """Each residual block is computed again in the backward pass, as in the official training."""
     if isinstance(model, MiniAutoencoder):
@@ -165,7 +186,3 @@ def _checkpoint_gradients(model: VideoAutoencoder) -> None:
     for module in model.modules():
         if isinstance(module, ResidualBlock):
             module.forward = functools.partial(checkpoint, module.forward, use_reentrant=False)  # type: ignore[method-assign]
-
-
-def _half(name: str) -> str:
-    return "decoder" if name.startswith(("decoder.", "post_quant_conv.")) else "encoder"

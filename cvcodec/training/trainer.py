@@ -14,8 +14,7 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,33 +24,39 @@ from safetensors.torch import load as load_weights
 from torch import Tensor
 
 from cvcodec.codec.calibration import measure_statistics
-from cvcodec.errors import NumericalError, OutputError, UsageError
+from cvcodec.errors import NumericalError, UsageError
 from cvcodec.quality.lpips import Lpips
 from cvcodec.quantization import STEP_OCTAVES_LIMIT, LatentStatistics
-from cvcodec.system import host
 from cvcodec.system.device import arithmetic, select_device, select_precision
 from cvcodec.training.acceleration import Compiler, busy_factor
-from cvcodec.training.adversary import Adversary
 from cvcodec.training.config import BatchShape, Job, TrainConfig
-from cvcodec.training.data import RunData
+from cvcodec.training.data import Batch, Batches, RunData, active_shapes
+from cvcodec.training.discriminator import Adversary
 from cvcodec.training.distributed import Processes, process_group
-from cvcodec.training.interrupts import Flag, interruption
-from cvcodec.training.loader import Batch, BatchLoader, active_shapes
-from cvcodec.training.log import RunLog
+from cvcodec.training.log import OnLine, RunLog
 from cvcodec.training.objective import Objective
 from cvcodec.training.optimizer import MovingAverage, Optimizers, schedule
-from cvcodec.training.outputs import WEIGHTS_NAME, store_weights, write_grid
-from cvcodec.training.pieces import join_pieces
-from cvcodec.training.profiling import StepProfiler, phase, write_profile
-from cvcodec.training.recorded import CONFIG_NAME, changes, read_config, write_config
-from cvcodec.training.start import Start, start_model
-from cvcodec.training.state import halved, has_state, load_state, save_state, save_state_in_pieces
-from cvcodec.training.validation import Validator
+from cvcodec.training.profiling import StepProfiler, phase
+from cvcodec.training.run_folder import (
+    WEIGHTS_NAME,
+    changes,
+    halved,
+    join_pieces,
+    load_state,
+    prepare_folder,
+    read_config,
+    save_state,
+    save_state_in_pieces,
+    store_weights,
+    write_config,
+)
+from cvcodec.training.start import start_model
+from cvcodec.training.stop import Flag, Lease, interruption
+from cvcodec.training.validation import Validator, validation_clips, write_png
 
 _PCA_CLIPS = 640
 _PCA_SHAPE = BatchShape(1, 9, 96)
 _LEAST_UNIT_STEP = 1e-3  # of a channel that hardly varies
-_LEAST_RESERVE = 3.0  # seconds that saving takes at least
 
 
 @dataclass(frozen=True)
@@ -69,99 +74,77 @@ class Result:
     """Whether a signal stopped it."""
 
 
-class Lease:
-    """The wall time that this process may take, its start included; without a limit it never ends."""
+def train(
+    job: Job,
+    config: TrainConfig,
+    *,
+    on_line: OnLine | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Result:
+    """Run a job to its end, or to SIGINT or SIGTERM, after which `resume` continues it.
 
-    def __init__(self, minutes: float) -> None:
-        self._end = time.monotonic() - host.process_age() + 60 * minutes if minutes else math.inf
-        self._begun = time.monotonic()
-        self._reserve = _LEAST_RESERVE
-
-    def begin(self) -> None:
-        """Training starts now: `share` counts from here."""
-        self._begun = time.monotonic()
-
-    def keep(self, seconds: float) -> None:
-        """What comes after the last step takes so long."""
-        self._reserve = max(self._reserve, 1.3 * seconds)
-
-    @property
-    def over(self) -> bool:
-        """Whether no step should begin any more."""
-        return time.monotonic() >= self._end - self._reserve
-
-    @property
-    def share(self) -> float:
-        """Of the time for training, what has passed."""
-        now = time.monotonic()
-        return (now - self._begun) / max(1e-9, self._end - self._reserve - self._begun) if now < self._end else 1.0
-
-
-def train(job: Job, config: TrainConfig) -> Result:
-    """Run a job to its end, or to SIGINT or SIGTERM, after which `resume` continues it."""
-    device = select_device(config.device)
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    on_line: gets each line of the log. on_progress: (steps done, about how many there will be).
+    """
+    device = select_device(config.run.device)
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True  # batches have few shapes
     with process_group(device.type) as processes:
         if device.type == "cuda" and processes.count > 1:
             device = torch.device("cuda", processes.local_rank)
             torch.cuda.set_device(device)
-        folder = _prepare_folder(config, processes)
-        with RunLog(folder, active=processes.is_main) as log, interruption() as interrupted:
-            return Trainer(job, config, folder, device, processes, log).run(interrupted)
+        folder = Path(config.run.output)
+        if processes.is_main:
+            prepare_folder(folder, config)
+        processes.wait()
+        log = RunLog(folder, active=processes.is_main, on_line=on_line)
+        with contextlib.closing(log), interruption() as interrupted:
+            return Trainer(job, config, folder, device, processes, log, on_progress).run(interrupted)
 
 
 class Trainer:
     """Everything of one run in one process."""
 
     def __init__(
-        self, job: Job, config: TrainConfig, folder: Path, device: torch.device, processes: Processes, log: RunLog
+        self,
+        job: Job,
+        config: TrainConfig,
+        folder: Path,
+        device: torch.device,
+        processes: Processes,
+        log: RunLog,
+        on_progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.job, self.config, self.folder = job, config, folder
         self.device, self.processes, self.log = device, processes, log
-        self.precision = select_precision(config.precision, device)
-        wanted = config.compile == "yes" or (config.compile == "auto" and device.type == "cuda")
+        self._on_progress = on_progress if processes.is_main else None
+        precision = select_precision(config.run.precision, device)
+        self.arithmetic = functools.partial(arithmetic, device, precision)
+        wanted = config.model.compile == "yes" or (config.model.compile == "auto" and device.type == "cuda")
         self._compiler = Compiler(log.say, enabled=wanted)
-        state = self._state() if config.resume else None
+        state = self._state() if config.run.resume else None
         self.data = RunData(config, log.say, processes=processes, device=device)
-        log.say(f"{self.data.describe()}; {self.precision} on {device}, {processes.count} process(es)")
-        self.start: Start = start_model(job, config, self._pca_clips, fresh=not config.resume)
+        log.say(f"{self.data.describe()}; {precision} on {device}, {processes.count} process(es)")
+        self.start = start_model(job, config, self._pca_clips, fresh=not config.run.resume)
         self.model = self.start.model.to(device)
         processes.broadcast(list(self.model.parameters()))
         image_model = self.start.image_model.to(device) if self.start.image_model is not None else None
         self.unit_step = self._choose_unit_step()
-        lpips = Lpips.load("vgg", config.lpips_variant).to(device) if config.resolved_perceptual_weight else None
-        smallest = min(shape.size for shape in config.batch_shapes)
-        if lpips is not None and smallest < lpips.minimum_side:
-            raise UsageError(
-                f"{lpips.name} needs clips of at least {lpips.minimum_side} pixels, --batches has {smallest}"
-            )
+        lpips = self._perceptual()
         self.objective = Objective(config, torch.tensor(self.unit_step), image_model, lpips).to(device)
-        self.optimizers = Optimizers(self.model, self.objective.trainable, config)
+        self.optimizers = Optimizers(self.model, self.objective.trainable, config.optimiser)
         self.adversary: Adversary | None = None
-        if config.resolved_adversarial_weight:
+        if config.loss.resolved_adversarial_weight:
             self.adversary = Adversary(config, device, processes, self.arithmetic)
-        self.average = MovingAverage(self.model, config.ema_decay)
-        self.validator = Validator(
-            self.data.validation(videos=self.model.config.is_video) if processes.is_main else [],
-            arithmetic=self.arithmetic,
-            device=device,
-            lpips=config.validation_lpips and processes.is_main,
-        )
-        if not self.validator.clips:
-            held = len(self.data.held_out)
-            log.warn(
-                f"{f'none of the {held} files held out gives a clip' if held else '0 files are held out'}, so nothing "
-                "is validated; raise --val-fraction, give more files, or name the split in a manifest"
-            )
-        self.shapes = config.batch_shapes
-        self._lease = Lease(config.max_minutes)
-        self._begun_at = 0.0  # progress when this process took the run up
+        self.average = MovingAverage(self.model, config.optimiser.ema_decay)
+        self.validator = self._validator()
+        self.shapes = config.data.batch_shapes
         self._clips_factor = 1
-        self._profiler = StepProfiler(config.profile if processes.is_main else 0, device)
-        self._clock = time.process_time if config.clock == "cpu" else time.monotonic
+        self._lease = Lease(config.run.max_minutes)
+        self._begun_at = 0.0  # progress when this process took the run up
+        self._profiler = StepProfiler(config.reports.profile if processes.is_main else 0, device)
+        self._clock = time.process_time if config.run.clock == "cpu" else time.monotonic
         self.step = 0
         self.seconds = 0.0
         self._losses = torch.zeros((), device=device)  # of all steps of this process
@@ -170,19 +153,53 @@ class Trainer:
         self._compiler.compile(self._networks(), retains_graph=self.adversary is not None)
         if state is not None:
             self._load(state)
-        elif config.fill_device:
+        elif config.data.fill_device:
             self._fill_device()
+
+    def _perceptual(self) -> Lpips | None:
+        loss = self.config.loss
+        if not loss.resolved_perceptual_weight:
+            return None
+        lpips = Lpips.load("vgg", loss.lpips_variant).to(self.device)
+        smallest = min(shape.size for shape in self.config.data.batch_shapes)
+        if smallest < lpips.minimum_side:
+            raise UsageError(
+                f"{lpips.name} needs clips of at least {lpips.minimum_side} pixels, --batches has {smallest}"
+            )
+        return lpips
+
+    def _validator(self) -> Validator:
+        reports, clips = self.config.reports, []
+        if self.processes.is_main:
+            clips = validation_clips(
+                self.data.held_out,
+                self.data.cache,
+                side=reports.validation_side,
+                frames=reports.validation_frames,
+                count=reports.validation_clips,
+                videos=self.model.config.is_video,
+            )
+        if not clips:
+            held = len(self.data.held_out)
+            self.log.warn(
+                f"{f'none of the {held} files held out gives a clip' if held else '0 files are held out'}, so nothing "
+                "is validated; raise --val-fraction, give more files, or name the split in a manifest"
+            )
+        lpips = reports.validation_lpips and self.processes.is_main
+        return Validator(clips, arithmetic=self.arithmetic, device=self.device, lpips=lpips)
 
     # ------------------------------------------------------------------------------------------------ the loop
 
     def run(self, interrupted: Flag) -> Result:
         """Train until the budget is spent or `interrupted` is set; then save."""
-        if self.step == 0 and self.config.validate_first:
+        reports = self.config.reports
+        if self.step == 0 and reports.validate_first:
             self._report()
         self._lease.begin()
         last_saved = last_report = time.monotonic()
         finished = False
-        with self._loaders() as batch_of:
+        batches = Batches(self.data, self.shapes, start=self.step, on_shapes=self._rehearse_all)
+        with contextlib.closing(batches), contextlib.closing(self._profiler):
             while True:
                 progress, stop, report = self.processes.agree(
                     progress=self.progress,
@@ -195,10 +212,10 @@ class Trainer:
                 if report:
                     self._report()
                     last_report = time.monotonic()
-                self._step(batch_of, progress)
-                if self.config.grid_every and self.step % self.config.grid_every == 0:
+                self._step(batches, progress)
+                if reports.grid_every and self.step % reports.grid_every == 0:
                     self._draw_grid()
-                if time.monotonic() - last_saved >= 60 * self.config.checkpoint_minutes:
+                if time.monotonic() - last_saved >= 60 * reports.checkpoint_minutes:
                     self.save()
                     last_saved = time.monotonic()
         self.save()
@@ -218,34 +235,37 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Share of the budget that is spent."""
-        if self.config.steps:
-            return self.step / self.config.steps
-        if self.config.minutes:
-            return self.minutes / self.config.minutes
+        if self.config.run.steps:
+            return self.step / self.config.run.steps
+        if self.config.run.minutes:
+            return self.minutes / self.config.run.minutes
         return self._begun_at + (1 - self._begun_at) * self._lease.share
 
-    def _step(self, batch_of: _BatchSource, progress: float) -> None:
+    def _step(self, batches: Batches, progress: float) -> None:
         self._profiler.before_step()
         began, began_clock = time.monotonic(), self._clock()
         with phase("data"):
-            batch = batch_of(progress)
+            batch = batches.next(progress)
         terms = self._train_on(batch, progress)
         elapsed = time.monotonic() - began
         self.seconds += self._clock() - began_clock
-        mpixel = batch.pixels[:, 0].numel() * self.processes.count / 1e6
-        self.log.add({**terms, "seconds": elapsed, "data_wait": batch_of.waited, "mpixel": mpixel})
-        self.log.show(self.progress, f"step {self.step}")
-        profiled = self._profiler.after_step(batch.pixels[:, 0].numel() / 1e6)
+        pixels = batch.pixels[:, 0].numel() / 1e6
+        self.log.add(
+            {**terms, "seconds": elapsed, "data_wait": batches.waited, "mpixel": pixels * self.processes.count}
+        )
+        if self._on_progress is not None:
+            self._on_progress(self.step, round(self.step / self.progress) if self.progress else self.step)
+        profiled = self._profiler.after_step(pixels)
         if profiled is not None:
-            write_profile(profiled, self.folder, self.log.say)
-        if self.step % self.config.log_every == 0:
+            profiled.write(self.folder, self.log.say)
+        if self.step % self.config.reports.log_every == 0:
             self._check_finite()
             means = self.processes.average_values(self.log.take_averages())
             means["mpixel_per_s"] = means.pop("mpixel") / means["seconds"]
             means["data_wait_share"] = means.pop("data_wait") / means["seconds"]
             if self.device.type == "cuda":
                 means["peak_memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
-            factor = schedule(self.step, progress, self.config)
+            factor = schedule(self.step, progress, self.config.optimiser)
             self.log.write(
                 "train", step=self.step, minutes=self.minutes, progress=progress, **means, learning_rate_factor=factor
             )
@@ -265,7 +285,7 @@ class Trainer:
             loss.backward()
         with phase("optimiser"):
             self.processes.average_gradients(self.optimizers.parameters)
-            self.optimizers.step(schedule(self.step, progress, self.config))
+            self.optimizers.step(schedule(self.step, progress, self.config.optimiser))
         if adversary is not None:
             with phase("discriminator"):
                 judged.terms["discriminator_hinge"] = adversary.learn(judged)
@@ -290,7 +310,7 @@ class Trainer:
     def _due(self, last: float) -> bool:
         if self.step == self.reported_at:
             return False
-        minutes, every = self.config.validate_minutes, self.config.validate_every
+        minutes, every = self.config.reports.validate_minutes, self.config.reports.validate_every
         return (every > 0 and self.step % every == 0) or (minutes > 0 and time.monotonic() - last >= 60 * minutes)
 
     # ------------------------------------------------------------------------------------------------ reports
@@ -302,16 +322,15 @@ class Trainer:
         if self.processes.is_main:
             with self._averaged():
                 if self.validator.clips:
-                    codec = not self.config.is_paper
                     self.validation = self.validator.measure(
                         self.model,
-                        rate=self.objective.rate if codec else None,
+                        rate=self.objective.rate,
                         steps=self.objective.steps,
-                        qualities=self.config.validation_qualities if codec else (),
+                        qualities=() if self.config.loss.is_paper else self.config.reports.validation_qualities,
                         image_model=self.start.image_model,
                     )
                     self.log.write("validation", step=self.step, minutes=self.minutes, **self.validation)
-                store_weights(self, self._statistics())
+                self._store_weights()
             self._draw_grid()
         self.processes.wait()
         self._lease.keep(time.monotonic() - began)
@@ -319,25 +338,36 @@ class Trainer:
     def _draw_grid(self) -> None:
         if self.processes.is_main and self.validator.clips:
             with self._averaged():
-                write_grid(self)
+                drawn = self.validator.draw(self.model, self.start.image_model)
+            write_png(self.folder / f"grid-{self.step:07d}.png", drawn)
+
+    def _store_weights(self) -> None:
+        """The model's present ones, which are to be the averaged ones."""
+        card = {
+            "job": self.job,
+            "steps": self.step,
+            "hours": round(self.seconds / 3600, 2),
+            "quality": {name: round(value, 4) for name, value in self.validation.items()},
+        }
+        store_weights(self.folder, self.model, self.config, statistics=self._statistics(), card=card)
 
     def _statistics(self) -> LatentStatistics:
         """Measured on training clips; where the encoder is frozen, those of the model that the run started from."""
-        if self.config.freeze == "encoder" and self.start.statistics is not None:
+        if self.config.model.freeze == "encoder" and self.start.statistics is not None:
             return self.start.statistics
         measured = self._measure_statistics()
-        keeps_step = self.config.unit_step > 0 or self.start.unit_step is not None
+        keeps_step = self.config.quantisation.unit_step > 0 or self.start.unit_step is not None
         octaves = self.objective.step_octaves.detach().clamp(-STEP_OCTAVES_LIMIT, STEP_OCTAVES_LIMIT).tolist()
-        rows = tuple(map(tuple, octaves)) if self.config.learn_steps else ()
+        rows = tuple(map(tuple, octaves)) if self.config.quantisation.learn_steps else ()
         return LatentStatistics(measured.mean, measured.std, self.unit_step if keeps_step else (), rows)
 
     def _measure_statistics(self) -> LatentStatistics:
-        shape = active_shapes(self.config.batch_shapes, 0.0)[0]
-        clips = self.data.extra_clips(self.config.statistics_clips, shape)
+        shape = active_shapes(self.config.data.batch_shapes, 0.0)[0]
+        clips = self.data.extra_clips(self.config.reports.statistics_clips, shape)
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad(), self._compiler.off():
-            statistics = measure_statistics(self.model, (self._mean_latent(clip) for clip in clips))
+            statistics = measure_statistics(self.model, map(self._mean_latent, clips))
         self.model.train(was_training)
         return statistics
 
@@ -367,22 +397,18 @@ class Trainer:
             "adversary": self.adversary.state_dict() if self.adversary is not None else None,
             "random": torch.get_rng_state(),
         }
-        if self.config.state_pieces == "no":
+        if self.config.reports.state_pieces == "no":
             save_state(self.folder, parts)
         else:
-            self._save_pieces(parts)
+            with self._averaged():
+                self._store_weights()
+            if self.config.reports.state_pieces == "half":  # the average is what the weights hold
+                parts["average"] = None
+                parts["model"] = halved(parts["model"], torch.float16)
+                parts["optimizers"] = halved(parts["optimizers"], torch.bfloat16)
+                parts["adversary"] = halved(parts["adversary"], torch.bfloat16)
+            save_state_in_pieces(self.folder, parts)
         self.log.write("state", step=self.step, minutes=self.minutes)
-
-    def _save_pieces(self, parts: dict[str, Any]) -> None:
-        """The state and the present weights; in the half form the average is what the weights hold."""
-        with self._averaged():
-            store_weights(self, self._statistics())
-        if self.config.state_pieces == "half":
-            parts["average"] = None
-            parts["model"] = halved(parts["model"], torch.float16)
-            parts["optimizers"] = halved(parts["optimizers"], torch.bfloat16)
-            parts["adversary"] = halved(parts["adversary"], torch.bfloat16)
-        save_state_in_pieces(self.folder, parts, [self.folder / name for name in (WEIGHTS_NAME, CONFIG_NAME)])
 
     def _state(self) -> dict[str, Any]:
         parts = load_state(self.folder)
@@ -428,24 +454,23 @@ class Trainer:
     def _set_clips_factor(self, factor: int) -> None:
         self._clips_factor = factor
         self.shapes = tuple(
-            dataclasses.replace(shape, clips=factor * shape.clips) for shape in self.config.batch_shapes
+            dataclasses.replace(shape, clips=factor * shape.clips) for shape in self.config.data.batch_shapes
         )
 
     def _fill_device(self) -> None:
         """Choose how many times the clips of the config are taken, by the shape with the most pixels."""
-        largest = max(self.config.batch_shapes, key=lambda shape: shape.clips * shape.frames * shape.size**2)
+        largest = max(self.config.data.batch_shapes, key=lambda shape: shape.clips * shape.frames * shape.size**2)
 
         def step(factor: int) -> None:
             self._rehearse(dataclasses.replace(largest, clips=factor * largest.clips))
 
         with self._compiler.off():
             factor, speeds = busy_factor(step, self.device)
-        factor = round(self.processes.agree(progress=factor, stop=False, report=False)[0])
-        self._set_clips_factor(factor)
+        self._set_clips_factor(round(self.processes.agree(progress=factor, stop=False, report=False)[0]))
         shown = ", ".join(f"{speed / speeds[1]:.1f} at {factor}" for factor, speed in speeds.items())
         self.log.say(f"{self._clips_factor} times the clips of --batches (relative throughput {shown})")
 
-    def rehearse(self, shapes: Sequence[BatchShape]) -> None:
+    def _rehearse_all(self, shapes: Sequence[BatchShape]) -> None:
         """Have the networks compiled for batches of these shapes."""
         for shape in shapes:
             what = f"{shape.clips}x{shape.frames}x{shape.size}"
@@ -467,14 +492,11 @@ class Trainer:
             for parameter in self.optimizers.parameters:
                 parameter.grad = None
 
-    # ------------------------------------------------------------------------------------------------ pieces
-
-    def arithmetic(self) -> AbstractContextManager[object]:
-        """The context in which models run."""
-        return arithmetic(self.device, self.precision)
+    # ------------------------------------------------------------------------------------------------ the start
 
     @contextlib.contextmanager
     def _averaged(self) -> Iterator[None]:
+        """Inside, the model has the averaged weights and is not compiled."""
         self.average.swap()
         try:
             with self._compiler.off():
@@ -482,67 +504,12 @@ class Trainer:
         finally:
             self.average.swap()
 
-    @contextlib.contextmanager
-    def _loaders(self) -> Iterator[_BatchSource]:
-        source = _BatchSource(self)
-        try:
-            yield source
-        finally:
-            source.close()
-            self._profiler.close()
-
     def _pca_clips(self) -> Iterator[Tensor]:
         return (clip for clips in self.data.extra_clips(_PCA_CLIPS, _PCA_SHAPE) for clip in clips.cpu())
 
     def _choose_unit_step(self) -> tuple[float, ...]:
         if self.start.unit_step is not None:
             return self.start.unit_step
-        if self.config.unit_step > 0:
-            return (self.config.unit_step,) * self.model.config.coded_channels
+        if self.config.quantisation.unit_step > 0:
+            return (self.config.quantisation.unit_step,) * self.model.config.coded_channels
         return tuple(max(std, _LEAST_UNIT_STEP) for std in self._measure_statistics().std)
-
-
-class _BatchSource:
-    """The next step's batch, on the device; begins a new loader where the schedule of shapes moves on."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self._shapes: tuple[BatchShape, ...] = ()
-        self._loader: BatchLoader[Any, Any] | None = None
-        self.waited = 0.0
-        """Seconds, for the last batch."""
-
-    def __call__(self, progress: float) -> Batch[Tensor]:
-        trainer = self._trainer
-        shapes = active_shapes(trainer.shapes, progress)
-        if self._loader is None or shapes != self._shapes:
-            self.close()
-            self._shapes = shapes
-            self._loader = trainer.data.loader(shapes, start=trainer.step)
-            trainer.rehearse(shapes)
-        began = time.monotonic()
-        batch = self._loader.next()
-        self.waited = time.monotonic() - began
-        return trainer.data.on_device(batch)
-
-    def close(self) -> None:
-        """Stop the threads."""
-        if self._loader is not None:
-            self._loader.close()
-
-
-def _prepare_folder(config: TrainConfig, processes: Processes) -> Path:
-    folder = Path(config.output)
-    if processes.is_main:
-        if has_state(folder) and not config.resume:
-            raise UsageError(f"{folder} already holds a run; give --resume to continue it, or another --output")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(
-                f"run folder {folder} cannot be written: {error.strerror or error}; give another --output"
-            ) from error
-        if not config.resume:
-            write_config(folder, config)
-    processes.wait()
-    return folder

@@ -1,32 +1,40 @@
-"""Held-out clips through the model: PSNR, SSIM, LPIPS at several qualities, and compatibility with the 2D model.
+"""Held-out clips through the model: PSNR, SSIM, LPIPS at several qualities, compatibility with the 2D model, pictures.
 
-Owns: which clips, how they are scaled, what is averaged (per clip, then over clips). Pictures are rounded to 8 bits
-before they are compared. Does not know: the trainer, real bitstreams (the bits are the rate model's estimate).
+Owns: which clips, how they are scaled, what is averaged (per clip, then over clips), the grid of reconstructions.
+Pictures are rounded to 8 bits before they are compared. Does not know: real bitstreams (the bits are the rate model's
+estimate).
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cvcodec.codec.runner import denormalise, normalise
 from cvcodec.dataset.media import ClipCache, MediaFile, resize
 from cvcodec.errors import MissingDependencyError
+from cvcodec.fileio import atomic_output
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quality.lpips import Lpips
 from cvcodec.quality.psnr import psnr
 from cvcodec.quality.ssim import ssim
-from cvcodec.training.losses import fold_frames
+from cvcodec.training.losses import GROUP, RateModel, fold_frames
 from cvcodec.training.objective import Arithmetic, decode_pictures, encode_pictures
-from cvcodec.training.rate import RateModel
+from cvcodec.video import Frame, VideoWriter
 
-GROUP = 4
 _LPIPS_STRIDE = 3  # frames that LPIPS, slower than the model, sees: it comes by every place in a group of four
 _MOST_STILLS = 4  # frames that a 2D model is measured on, from each clip
+_GRID_ROWS = 4
+_GAP = 4  # pixels between pictures
+_ERROR_GAIN = 4  # absolute errors are shown this much brighter
 
 
 def spread_over_sources(files: Sequence[MediaFile], count: int, *, videos: bool) -> list[MediaFile]:
@@ -67,23 +75,18 @@ def validation_clips(
 
 
 class Validator:
-    """Measures a model; LPIPS is the AlexNet one, which nothing is trained on."""
+    """Measures a model on `clips` (1, 3, T, H, W) uint8; LPIPS is the AlexNet one, which nothing is trained on."""
 
     def __init__(
         self, clips: Sequence[Tensor], *, arithmetic: Arithmetic, device: torch.device, lpips: bool = True
     ) -> None:
-        self._clips, self._arithmetic, self._device = clips, arithmetic, device
+        self.clips, self._arithmetic, self._device = clips, arithmetic, device
         self._lpips: Lpips | None = None
         if lpips:
             try:
                 self._lpips = Lpips.load("alex").to(device)
             except MissingDependencyError:
                 self._lpips = None
-
-    @property
-    def clips(self) -> Sequence[Tensor]:
-        """(1, 3, T, H, W) uint8."""
-        return self._clips
 
     @torch.no_grad()
     def measure(
@@ -97,13 +100,13 @@ class Validator:
     ) -> dict[str, float]:
         """Means over clips; keys carry units, and `_q75` the quality; without it the latent is not quantised.
 
-        steps: of each channel for qualities (B,), as `Objective.steps`. `_base` is what the base layer alone gives, and
-        `_place_1` to `_place_4` a frame's place in its group.
+        rate, steps: for `qualities`; the latter gives steps of each channel for qualities (B,), as `Objective.steps`.
+        `_base` is what the base layer alone gives, and `_place_1` to `_place_4` a frame's place in its group.
         """
         sums: dict[str, list[float]] = defaultdict(list)
         was_training = model.training
         model.eval()
-        for clip in self._clips:
+        for clip in self.clips:
             target = clip.to(self._device)
             x = normalise(target, 8)
             with self._arithmetic():
@@ -119,23 +122,38 @@ class Validator:
             if self._lpips is not None and min(target.shape[-2:]) >= self._lpips.minimum_side:
                 sums["lpips_alex"].append(self._distance(target, output))
             for quality in qualities:
-                assert steps is not None
+                assert rate is not None and steps is not None
                 step = steps(torch.tensor([quality], device=mean.device))
                 rounded = torch.round(layers / step) * step
                 sums[f"psnr_db_q{quality:g}"].append(_psnr(target, self._decode(model, rounded, quality, step)))
-                bits = rate(rounded, step).sum((0, 2, 3, 4)) / x[:, 0].numel() if rate is not None else None
-                if bits is not None:
-                    sums[f"bits_per_pixel_q{quality:g}"].append(float(bits.sum()))
+                bits = rate(rounded, step).sum((0, 2, 3, 4)) / x[:, 0].numel()
+                sums[f"bits_per_pixel_q{quality:g}"].append(float(bits.sum()))
                 if posterior.enhancement is not None:
                     base = rounded[:, : mean.shape[1]]
                     sums[f"psnr_db_base_q{quality:g}"].append(_psnr(target, self._decode(model, base, quality, step)))
-                    if bits is not None:
-                        sums[f"bits_per_pixel_base_q{quality:g}"].append(float(bits[: mean.shape[1]].sum()))
+                    sums[f"bits_per_pixel_base_q{quality:g}"].append(float(bits[: mean.shape[1]].sum()))
             if image_model is not None and model.config.is_video:
                 for name, value in self._compatibility(model, image_model, x, mean).items():
                     sums[name].append(value)
         model.train(was_training)
         return {name: sum(values) / len(values) for name, values in sums.items()}
+
+    @torch.no_grad()
+    def draw(self, model: VideoAutoencoder, image_model: VideoAutoencoder | None = None) -> npt.NDArray[np.uint8]:
+        """A row a clip: original, reconstruction, its error, and the frozen 2D decoder's view of the same latent."""
+        rows = []
+        for clip in self.clips[:_GRID_ROWS]:
+            x = normalise(clip.to(self._device), 8)
+            shown = (x.shape[2] - 1) // (2 * GROUP)  # a latent near the middle; it sits at its group's last frame
+            with self._arithmetic():
+                posterior = model.encode(x)
+                output = model.decode(posterior.layers)[0, :, GROUP * shown].float()
+                original = x[0, :, GROUP * shown]
+                row = [original, output, error_picture(original, output)]
+                if image_model is not None and model.config.is_video:
+                    row.append(decode_pictures(image_model, posterior.mean[:, :, shown : shown + 1])[0, :, 0])
+            rows.append(row)
+        return grid(rows)
 
     def _compatibility(
         self, model: VideoAutoencoder, image_model: VideoAutoencoder, x: Tensor, mean: Tensor
@@ -184,3 +202,33 @@ def _psnr_by_place(x: Tensor, y: Tensor) -> list[float]:
 def _psnr(x: Tensor, y: Tensor) -> float:
     """Of the whole clip: one mean square error over all frames."""
     return float(psnr(x, y, peak=255))
+
+
+def grid(rows: Sequence[Sequence[Tensor]]) -> npt.NDArray[np.uint8]:
+    """Pictures (3, H, W) float in [-1, 1], by row and column, on white: (H', W', 3) uint8. Sizes may differ by row."""
+    bands = []
+    for row in rows:
+        pictures = [denormalise(picture.detach().float().cpu(), 8) for picture in row]
+        height = max(picture.shape[1] for picture in pictures)
+        band = torch.full((height + _GAP, sum(p.shape[2] + _GAP for p in pictures), 3), 255, dtype=torch.uint8)
+        left = 0
+        for picture in pictures:
+            band[: picture.shape[1], left : left + picture.shape[2]] = picture.permute(1, 2, 0)
+            left += picture.shape[2] + _GAP
+        bands.append(band)
+    width = max(band.shape[1] for band in bands)
+    padded = [torch.nn.functional.pad(band, (0, 0, 0, width - band.shape[1]), value=255) for band in bands]
+    return torch.cat(padded).numpy()
+
+
+def error_picture(x: Tensor, y: Tensor) -> Tensor:
+    """|x - y|, four times brighter, black where they are equal: (3, H, W) in [-1, 1]."""
+    return (x.float() - y.float()).abs() * _ERROR_GAIN - 1
+
+
+def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
+    """(H, W, 3) uint8, replacing what was there."""
+    height, width = pixels.shape[:2]
+    with atomic_output(path, overwrite=True) as file:
+        with VideoWriter(file, width=width, height=height, time_base=Fraction(1), container="png") as writer:
+            writer.write(Frame(pixels=pixels, pts=0, duration=1))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cvcodec.checkpoints.checkpoint import load_checkpoint
-from cvcodec.training.pieces import write_joined
+from cvcodec.training.run_folder import write_joined
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu_run.py"
 

@@ -9,8 +9,8 @@ from cvcodec.checkpoints.identity import identities
 from cvcodec.model.config import ModelConfig
 from cvcodec.model.mini import MiniAutoencoder, mini_config
 from cvcodec.model.posterior import Posterior, coded_layers
-from cvcodec.training.growth import grown
 from cvcodec.training.pca import patches
+from cvcodec.training.start import grown
 
 SMALL = {"widths": (8, 8, 8), "encoder_blocks": (1, 1, 1), "decoder_blocks": (1, 1, 1), "decoder_temporal": (0, 1, 0)}
 

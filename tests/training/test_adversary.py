@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cvcodec.training.adversary import Adversary
 from cvcodec.training.config import TrainConfig
+from cvcodec.training.discriminator import Adversary
 from cvcodec.training.distributed import Processes
 from cvcodec.training.objective import Judged
 
@@ -30,7 +30,7 @@ class Slope(nn.Module):
 
 def adversary(**changes: Any) -> tuple[Adversary, Slope]:
     settings = {**LEAST, "loss": "paper", "discriminator_width": 32, **changes}
-    made = Adversary(TrainConfig(**settings), torch.device("cpu"), Processes(), contextlib.nullcontext)
+    made = Adversary(TrainConfig.of(**settings), torch.device("cpu"), Processes(), contextlib.nullcontext)
     slope = Slope()
     made.discriminator = slope  # type: ignore[assignment]
     made._trained = [slope.a]

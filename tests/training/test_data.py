@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from cvcodec.dataset.media import ClipCache, MediaFile, Reporter, decode_clip, f
 from cvcodec.dataset.sampling import ClipSampler
 from cvcodec.errors import InputError
 from cvcodec.training.config import BatchShape
-from cvcodec.training.loader import BatchLoader, active_shapes, shape_of_step
+from cvcodec.training.data import BatchLoader, active_shapes, shape_of_step
 
 from .conftest import moving_texture, write_picture, write_video
 
@@ -236,11 +237,13 @@ def stack(clips: list[torch.Tensor], frames: int, size: int) -> torch.Tensor:
 
 def test_two_processes_share_the_samples_of_one() -> None:
     shapes = [BatchShape(4, 1, 8)]
-    with BatchLoader(constant, stack, shapes, seed=0, start=5) as loader:
+    with contextlib.closing(BatchLoader(constant, stack, shapes, seed=0, start=5)) as loader:
         whole = [loader.next() for _ in range(3)]
     parts = []
     for rank in range(2):
-        with BatchLoader(constant, stack, shapes, seed=0, start=5, rank=rank, processes=2) as loader:
+        with contextlib.closing(
+            BatchLoader(constant, stack, shapes, seed=0, start=5, rank=rank, processes=2)
+        ) as loader:
             parts.append([loader.next() for _ in range(3)])
     for batch, first, second in zip(whole, *parts, strict=True):
         assert first.indices + second.indices == batch.indices
@@ -248,7 +251,7 @@ def test_two_processes_share_the_samples_of_one() -> None:
 
 
 def test_batches_come_in_step_order_whatever_the_number_of_threads() -> None:
-    with BatchLoader(constant, stack, [BatchShape(2, 1, 8)], seed=0, start=7, workers=3) as loader:
+    with contextlib.closing(BatchLoader(constant, stack, [BatchShape(2, 1, 8)], seed=0, start=7, workers=3)) as loader:
         assert [loader.next().step for _ in range(10)] == list(range(7, 17))
 
 

@@ -8,7 +8,7 @@ import sys
 # A SIGTERM before each line that notes a SIGINT in turn.
 SCRIPT = """
 import signal, sys
-from cvcodec.training.interrupts import interruption
+from cvcodec.training.stop import interruption
 
 for at in range(40):
     lines = 0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.mini import MiniAutoencoder, mini_config
 from cvcodec.training.config import TrainConfig
-from cvcodec.training.loader import Batch
+from cvcodec.training.data import Batch
 from cvcodec.training.objective import Objective, decode_pictures, encode_pictures, matched_weight, step_of_quality
 
 SHARP = -30.0  # log-variance of a posterior whose samples are its mean (deviation 3e-7)
@@ -43,7 +43,7 @@ class Constant(VideoAutoencoder):
 
 def config(**changes: Any) -> TrainConfig:
     values: dict[str, Any] = {"output": "x", "data": ("y",), "steps": 10, "batches": ("2x5x8",), "warmup_steps": 0}
-    return TrainConfig(**{**values, **changes})
+    return TrainConfig.of(**{**values, **changes})
 
 
 def batch(frames: int = 5) -> Batch:

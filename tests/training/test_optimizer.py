@@ -16,7 +16,7 @@ from cvcodec.training.optimizer import MovingAverage, Muon, Optimizers, orthogon
 
 def config(**changes: Any) -> TrainConfig:
     values: dict[str, Any] = {"output": "x", "data": ("y",), "steps": 100, "batches": ("1x1x8",)}
-    return TrainConfig(**{**values, **changes})
+    return TrainConfig.of(**{**values, **changes})
 
 
 @pytest.mark.parametrize("shape", [(16, 64), (48, 16), (20, 20)])
@@ -57,7 +57,7 @@ def test_muon_moves_by_its_rate_whatever_the_gradients_size() -> None:
 def test_wide_kernels_go_to_muon_and_the_rest_to_adamw() -> None:
     model = MiniAutoencoder(mini_config(4, widths=(64, 64, 64)))
     extra = nn.Parameter(torch.zeros(3))
-    optimizers = Optimizers(model, [extra], config())
+    optimizers = Optimizers(model, [extra], config().optimiser)
     adamw, muon = optimizers._optimizers
     by_muon = {id(parameter) for parameter in muon.param_groups[0]["params"]}
     named = dict(model.named_parameters())
@@ -78,12 +78,12 @@ def test_wide_kernels_go_to_muon_and_the_rest_to_adamw() -> None:
 def test_frozen_parameters_are_left_out() -> None:
     model = MiniAutoencoder(mini_config(4, widths=(8, 8, 8)))
     model.encoder.requires_grad_(False)
-    moved = {id(parameter) for parameter in Optimizers(model, [], config()).parameters}
+    moved = {id(parameter) for parameter in Optimizers(model, [], config().optimiser).parameters}
     assert moved == {id(parameter) for parameter in model.decoder.parameters()}
 
 
 def test_the_schedule_warms_up_and_falls_as_a_cosine() -> None:
-    settings = config(warmup_steps=10, final_rate=0.1)
+    settings = config(warmup_steps=10, final_rate=0.1).optimiser
     assert schedule(0, 0.0, settings) == pytest.approx(0.1)
     assert schedule(4, 0.0, settings) == pytest.approx(0.5)
     assert schedule(50, 0.5, settings) == pytest.approx(0.1 + 0.9 * 0.5)
@@ -110,6 +110,6 @@ def test_the_moving_average_follows_and_swaps() -> None:
 
 
 def test_a_constant_schedule_falls_in_a_straight_line_at_its_end() -> None:
-    settings = config(schedule="constant", cooldown=0.25, warmup_steps=0, final_rate=0.1)
+    settings = config(schedule="constant", cooldown=0.25, warmup_steps=0, final_rate=0.1).optimiser
     factors = [schedule(100, progress, settings) for progress in (0.0, 0.5, 0.75, 0.875, 1.0)]
     assert factors == pytest.approx([1, 1, 1, 0.55, 0.1])

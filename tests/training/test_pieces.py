@@ -16,11 +16,10 @@ from cvcodec.codec.calibration import measure_statistics
 from cvcodec.dataset.media import MediaFile
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.mini import MiniAutoencoder, mini_config
-from cvcodec.training.grids import error_picture, grid, write_png
+from cvcodec.training.losses import RateModel
 from cvcodec.training.objective import step_of_quality
 from cvcodec.training.pca import fit_pca, start_as_pca
-from cvcodec.training.rate import RateModel
-from cvcodec.training.validation import Validator, spread_over_sources
+from cvcodec.training.validation import Validator, error_picture, grid, spread_over_sources, write_png
 
 from .conftest import moving_texture
 

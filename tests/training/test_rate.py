@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from cvcodec.training.rate import RateModel
+from cvcodec.training.losses import RateModel
 
 
 def model(channels: int = 2, unit: float = 0.5) -> RateModel:

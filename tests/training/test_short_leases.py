@@ -14,9 +14,10 @@ import torch
 from cvcodec.checkpoints.checkpoint import load_checkpoint
 from cvcodec.errors import CheckpointError, UsageError
 from cvcodec.system import host
-from cvcodec.training import pieces, trainer
-from cvcodec.training.state import load_state, save_state
-from cvcodec.training.trainer import Lease, Trainer
+from cvcodec.training import run_folder, trainer
+from cvcodec.training.run_folder import load_state, save_state
+from cvcodec.training.stop import Lease
+from cvcodec.training.trainer import Trainer
 
 from .test_trainer import StopAfter, events, run, same, settings
 
@@ -76,7 +77,7 @@ def test_without_a_length_the_lease_is_the_schedule(
 
 @pytest.mark.parametrize("form", ["exact", "half"])
 def test_a_run_goes_on_from_pieces(media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
-    monkeypatch.setattr(pieces, "MOST_BYTES", 20_000)
+    monkeypatch.setattr(run_folder, "PIECE_BYTES", 20_000)
     changes: dict[str, Any] = {"regularization": "none", "state_pieces": form, "batches": ("1x5x32",)}
     changes |= {"adversarial_weight": 0.1, "discriminator_width": 32, "widths": (8, 16, 64), "validate_first": False}
     whole = run("video-vae", settings(media, tmp_path / "whole", **changes))
@@ -106,22 +107,22 @@ def test_a_run_goes_on_from_pieces(media: Path, tmp_path: Path, monkeypatch: pyt
 
 
 def test_pieces_join_to_what_was_cut_and_damage_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "MOST_BYTES", 10)
+    monkeypatch.setattr(run_folder, "PIECE_BYTES", 10)
     files = {"a.bin": bytes(range(35)), "empty": b"", "b.bin": b"x" * 10}
-    pieces.cut_into_pieces(tmp_path, {"old": b"y" * 25}, "0001")
-    pieces.cut_into_pieces(tmp_path, files, "0002")
+    run_folder.cut_into_pieces(tmp_path, {"old": b"y" * 25}, "0001")
+    run_folder.cut_into_pieces(tmp_path, files, "0002")
     names = sorted(path.name for path in (tmp_path / "pieces").iterdir())
     assert names == [*(f"a.bin.0002.{number:02d}" for number in range(4)), "b.bin.0002.00", "pieces.json"]
-    assert pieces.join_pieces(tmp_path) == files
-    assert {path.name: path.read_bytes() for path in pieces.write_joined(tmp_path)} == files
+    assert run_folder.join_pieces(tmp_path) == files
+    assert {path.name: path.read_bytes() for path in run_folder.write_joined(tmp_path)} == files
     (tmp_path / "pieces" / "a.bin.0002.02").write_bytes(b"0123456789")
     with pytest.raises(CheckpointError, match=r"a\.bin\.0002\.02 is damaged"):
-        pieces.join_pieces(tmp_path)
+        run_folder.join_pieces(tmp_path)
     (tmp_path / "pieces" / "a.bin.0002.02").unlink()
     with pytest.raises(CheckpointError, match="No such file"):
-        pieces.join_pieces(tmp_path)
+        run_folder.join_pieces(tmp_path)
     with pytest.raises(CheckpointError, match="nothing to join"):
-        pieces.write_joined(tmp_path / "nowhere")
+        run_folder.write_joined(tmp_path / "nowhere")
     save_state(tmp_path, {"step": 3})
     assert load_state(tmp_path)["step"] == 3, "a whole state replaces pieces"
 

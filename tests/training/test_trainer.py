@@ -22,8 +22,7 @@ from cvcodec.errors import CheckpointError, UsageError
 from cvcodec.model import ModelConfig, build_model
 from cvcodec.training.config import Job, TrainConfig
 from cvcodec.training.log import read_log
-from cvcodec.training.recorded import resumed_values, write_config
-from cvcodec.training.state import load_state
+from cvcodec.training.run_folder import load_state, resumed_values, write_config
 from cvcodec.training.trainer import Result, Trainer, train
 
 TINY: dict[str, Any] = {
@@ -46,7 +45,7 @@ TINY: dict[str, Any] = {
 
 
 def settings(media: Path, output: Path, **changes: Any) -> TrainConfig:
-    return TrainConfig(**{**TINY, "data": (str(media / "manifest.tsv"),), "output": str(output), **changes})
+    return TrainConfig.of(**{**TINY, "data": (str(media / "manifest.tsv"),), "output": str(output), **changes})
 
 
 def run(job: Job, config: TrainConfig) -> Result:
@@ -316,7 +315,7 @@ def test_a_resumed_run_says_and_records_what_was_changed(media: Path, tmp_path: 
     assert (tmp_path / "config.toml").read_text() == recorded
     assert not [line for line in events(tmp_path, "note") if "changed" in line["text"]]
     values = resumed_values({"output": str(tmp_path), "resume": True, "steps": 2, "strides": (1, 3)})
-    assert run("video-vae", TrainConfig(**values)).step == 2
+    assert run("video-vae", TrainConfig.of(**values)).step == 2
     (note,) = [line["text"] for line in events(tmp_path, "note") if "changed" in line["text"]]
     assert note == "settings changed since the run began: steps 1 -> 2, strides 1 1 1 2 3 -> 1 3"
     wanted = recorded.replace("steps = 1", "steps = 2").replace("[1, 1, 1, 2, 3]", "[1, 3]")
@@ -359,17 +358,14 @@ RANK = """
 import sys, json
 import torch
 torch.set_num_threads(1)
-from cvcodec.training.config import TrainConfig
-from cvcodec.training.config_file import check_values
+from cvcodec.training.config import TrainConfig, check_values
 from cvcodec.training.trainer import train
-train("video-vae", TrainConfig(**check_values(json.loads(sys.argv[1]), where="test")))
+train("video-vae", TrainConfig.of(**check_values(json.loads(sys.argv[1]), where="test")))
 """
 
 
 def as_json(config: TrainConfig) -> str:
-    import dataclasses
-
-    return json.dumps({key: value for key, value in dataclasses.asdict(config).items() if value is not None})
+    return json.dumps({key: value for key, value in config.values.items() if value is not None})
 
 
 def test_two_processes_equal_one_with_the_same_samples(media: Path, image_vae: Path, tmp_path: Path) -> None:

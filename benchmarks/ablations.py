@@ -1,6 +1,10 @@
-"""The paper's ablations at small scale: Table 6, Table 7, and 2D+3D blocks against all-3D, for equal training time.
+"""`python benchmarks/ablations.py`: the paper's ablations at small scale, for equal training time.
+
+Table 6, Table 7, and 2D+3D blocks against all-3D.
 
 Owns: the rows, running those that are missing, the tables next to the paper's numbers. Does not know: the trainer.
+Rows are measured on the whole validation split (17 frames, short side 256, latents not quantised); the tables are in
+ablations.md and ablations.json, too.
 
 Each row is a run of its own in a folder under OUTPUT; a row that is finished is not trained again, so an interrupted
 series continues where it stopped, and rows may be run one by one. All start from the same 2D model, data and seed. The
@@ -10,18 +14,21 @@ otherwise: on a shared machine minutes of the wall clock are not equal.
 
 from __future__ import annotations
 
-import dataclasses
+import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import harness
+from cvcodec.cli import report
 from cvcodec.errors import UsageError
 from cvcodec.fileio import atomic_output
-from cvcodec.training.config import JOB_DEFAULTS, Job, TrainConfig
+from cvcodec.training.config import JOB_DEFAULTS, Job, TrainConfig, check_values, read_config_file
 from cvcodec.training.log import LOG_NAME, read_log
-from cvcodec.training.recorded import read_config
+from cvcodec.training.run_folder import has_state, read_config
+from cvcodec.training.trainer import train
 
 MINUTES = 20.0
 """Training time of a row, unless asked otherwise."""
@@ -123,7 +130,7 @@ def run_ablations(
     chosen = [row for name, (_, rows) in TABLES.items() for row in rows if which in ("all", name, row.name)]
     for row in chosen:
         if row.folder not in numbers:
-            config = TrainConfig(**{**values, **_BASE, **row.changes, "output": str(output / row.folder)})
+            config = TrainConfig.of(**{**values, **_BASE, **row.changes, "output": str(output / row.folder)})
             numbers[row.folder] = _run("video-vae", config)
             _write(output, numbers)
     runs = {row.folder for row in chosen}
@@ -138,18 +145,15 @@ def _image_vae(values: Mapping[str, Any], output: Path) -> Path:
     folder = output / "image-vae"
     length = {name: values[name] for name in ("steps", "minutes")}
     shared = {name: values[name] for name in _OF_IMAGE_VAE if name in values}
-    _run("image-vae", TrainConfig(**{**JOB_DEFAULTS["image-vae"], **shared, **length, "output": str(folder)}))
+    _run("image-vae", TrainConfig.of(**{**JOB_DEFAULTS["image-vae"], **shared, **length, "output": str(folder)}))
     return folder / "model.safetensors"
 
 
 def _run(job: Job, config: TrainConfig) -> Numbers:
-    from cvcodec.training.state import STATE_NAME
-    from cvcodec.training.trainer import train
-
-    folder = Path(config.output)
+    folder = Path(config.run.output)
     if (done := _finished(config)) is not None:
         return done
-    result = train(job, dataclasses.replace(config, resume=(folder / STATE_NAME).exists()))
+    result = train(job, config.with_values(resume=has_state(folder)), on_line=lambda event, line: report.line(line))
     if not result.finished:
         raise KeyboardInterrupt  # the same command continues the series
     return {**result.validation, "steps": result.step}
@@ -157,7 +161,7 @@ def _run(job: Job, config: TrainConfig) -> Numbers:
 
 def _finished(config: TrainConfig) -> Numbers | None:
     """The numbers of a run that went to its end. UsageError when its folder holds one of other settings."""
-    folder = Path(config.output)
+    folder = Path(config.run.output)
     if not (folder / LOG_NAME).is_file():
         return None
     before = read_config(folder)
@@ -176,7 +180,7 @@ def _finished(config: TrainConfig) -> Numbers | None:
 
 
 def _settings(config: TrainConfig) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in _NO_MATTER}
+    return {name: value for name, value in config.values.items() if name not in _NO_MATTER}
 
 
 def _earlier(values: Mapping[str, Any], output: Path) -> dict[str, Numbers]:
@@ -185,7 +189,7 @@ def _earlier(values: Mapping[str, Any], output: Path) -> dict[str, Numbers]:
     for _, rows in TABLES.values():
         for row in rows:
             if row.folder not in found:
-                config = TrainConfig(**{**values, **_BASE, **row.changes, "output": str(output / row.folder)})
+                config = TrainConfig.of(**{**values, **_BASE, **row.changes, "output": str(output / row.folder)})
                 if (earlier := _finished(config)) is not None:
                     found[row.folder] = earlier
     return found
@@ -229,3 +233,31 @@ def _measured(numbers: Numbers) -> Sequence[str]:
 
 def _printed(paper: tuple[float, float, float] | None) -> Sequence[str]:
     return ("–",) * 3 if paper is None else (f"{paper[0]:.1f}", f"{paper[1]:.3f}", f"{paper[2]:.3f}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    add = parser.add_argument
+    add("which", metavar="ROW|TABLE|all", help=f"{', '.join((*row_names(), *TABLES))}, or all")
+    add("config", nargs="?", type=Path, help="config of the rows, as for video-vae")
+    add("--data", action="append", help="as for video-vae")
+    add("--image-vae", help="the 2D model of all rows (default: trained first)")
+    add("--threads", type=int, help="CPU threads")
+    add("--output", "-o", type=Path, default=Path("ablations"), help="folder for runs and tables (default: ablations)")
+    add("--minutes", type=float, default=MINUTES, help=f"CPU time of each row (default: {MINUTES:g})")
+    add("--steps", type=int, default=0, help="length of each row in steps instead")
+    options = parser.parse_args(arguments)
+    return harness.run_program(lambda: _measure(options))
+
+
+def _measure(options: argparse.Namespace) -> int:
+    values = read_config_file(options.config) if options.config is not None else {}
+    given = {name: getattr(options, name) for name in ("data", "image_vae", "threads") if getattr(options, name)}
+    values |= check_values(given, where="options")
+    for line in run_ablations(options.which, values, options.output, minutes=options.minutes, steps=options.steps):
+        report.show(line)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
