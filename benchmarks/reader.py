@@ -120,7 +120,7 @@ def _save_safetensors(latent: Tensor, path: Path) -> None:
 
 
 def _export(folder: Path) -> None:
-    from cvcodec.dataset.export_ import export_shards
+    from cvcodec.dataset.exporting import export_shards
 
     size = sum(path.stat().st_size for path in (folder / "pt").iterdir())
     export_shards(folder / "fp16", folder / "tar", shard_bytes=size // _SHARDS)

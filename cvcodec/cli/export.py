@@ -1,4 +1,4 @@
-"""`cvcodec export`: .cvl files to safetensors, .npy and shards. Owns its options; the work is `dataset.export_`."""
+"""`cvcodec export`: .cvl files to safetensors, .npy and shards. Owns its options; the work is `dataset.exporting`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cvcodec.errors import InputError
 from cvcodec.options import option
 
 if TYPE_CHECKING:
-    from cvcodec.dataset.export_ import Exported
+    from cvcodec.dataset.exporting import Exported
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -76,7 +76,7 @@ def export(
     quiet: options.Quiet = False,
 ) -> None:
     """Export latents to safetensors, .npy or WebDataset shards, scaled and ordered for a diffusion model."""
-    from cvcodec.dataset.export_ import export_file, export_shards, format_of
+    from cvcodec.dataset.exporting import export_file, export_shards, format_of
 
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")

@@ -1,4 +1,4 @@
-"""`cvcodec import`: latents, exported or generated, to a .cvl file. Owns its options; the work is `dataset.import_`."""
+"""`cvcodec import`: latents, exported or generated, to a .cvl file. Owns its options; `dataset.importing` does it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cvcodec.cli.fields import Fields, Given, with_fields
 from cvcodec.codec import EncodeOptions
 
 if TYPE_CHECKING:
-    from cvcodec.dataset.import_ import Imported
+    from cvcodec.dataset.importing import Imported
 
 
 def parse_rate(text: str) -> Fraction:
@@ -64,7 +64,7 @@ def import_latents(
 ) -> None:
     """Make a .cvl file of latents, so that generated ones decode to video: 25 of SVD to 97 frames, 16 to 61."""
     from cvcodec.checkpoints.registry import load_model
-    from cvcodec.dataset.import_ import ImportOptions, import_file
+    from cvcodec.dataset.importing import ImportOptions, import_file
 
     options.check_cvl_name(destination, "import")
     options.check_quantiser(latents, given)

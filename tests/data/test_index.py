@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cvcodec.dataset import IterableLatentDataset, LatentDataset, read_index
-from cvcodec.dataset.export_ import export_shards
+from cvcodec.dataset.exporting import export_shards
 from cvcodec.dataset.shards import key_of
 from cvcodec.errors import InputError, UsageError
 

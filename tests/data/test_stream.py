@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 import cvcodec
 from cvcodec.codec import EncodeOptions, encode_file
 from cvcodec.dataset import IterableLatentDataset, LatentDataset
-from cvcodec.dataset.export_ import export_shards
+from cvcodec.dataset.exporting import export_shards
 from cvcodec.dataset.shards import key_of, read_samples
 from cvcodec.errors import InputError, UsageError
 from tests.dataset.small import save_small_model

@@ -18,8 +18,8 @@ import cvcodec
 from cvcodec.bitstream import Header
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import EncodeOptions, encode_file
-from cvcodec.dataset.export_ import export_file, export_shards
-from cvcodec.dataset.import_ import ImportOptions, import_file
+from cvcodec.dataset.exporting import export_file, export_shards
+from cvcodec.dataset.importing import ImportOptions, import_file
 from cvcodec.dataset.shards import read_samples
 from cvcodec.errors import BitstreamError, InputError, ModelMismatchError, OutputError, UsageError
 from cvcodec.model.base import VideoAutoencoder

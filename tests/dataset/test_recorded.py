@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import cvcodec
-from cvcodec.dataset.export_ import export_file
-from cvcodec.dataset.import_ import import_file
+from cvcodec.dataset.exporting import export_file
+from cvcodec.dataset.importing import import_file
 from cvcodec.errors import InputError
 from tests.codec.clips import smooth, write_rgb
 from tests.codec.patch_model import PatchModel

@@ -1,11 +1,7 @@
 """.cvl -> safetensors, .npy or WebDataset shards, in the scale and order that a target wants.
 
-Owns: the files and what is recorded in them. Does not know: what targets want (`targets`), the way back (`import_`).
-
-A safetensors file holds `latents`, `logvar` where the source keeps it, and `pts`, `durations` and `flags` of the
-frames; its metadata `cvcodec.export` (JSON) says target, layout, factors and mode, and `cvcodec.header` is the header
-of the .cvl file, so that importing it again decodes to the same video. A .npy file has the same beside it, as
-`NAME.npy.json`, but for the log-variance, which it leaves out.
+Owns: what is exported and what is said of it. Does not know: what targets want (`targets`), how files of latents are
+written (`exchange`), the way back (`importing`).
 """
 
 from __future__ import annotations
@@ -27,6 +23,7 @@ from cvcodec.bitstream import BitstreamReader, Header
 from cvcodec.bitstream.header import dump_header
 from cvcodec.codec.headers import open_reader
 from cvcodec.codec.layers import latents_of
+from cvcodec.dataset.exchange import EXPORT_KEY, HEADER_KEY, write_npy, write_safetensors
 from cvcodec.dataset.index import check_one_space, dump_line, parse_lines, read_index
 from cvcodec.dataset.reader import ChunkCache
 from cvcodec.dataset.shards import (
@@ -47,8 +44,6 @@ from cvcodec.fileio import atomic_output, check_output, make_folder, naming_dama
 
 Format = Literal["safetensors", "npy", "webdataset"]
 DType = Literal["auto", "fp32", "fp16"]
-
-EXPORT_KEY, HEADER_KEY = "cvcodec.export", "cvcodec.header"
 
 
 @dataclass(frozen=True)
@@ -151,10 +146,8 @@ def export_file(
         header, chosen, frames=chunks[-1].end_frame, latents=latent.shape[1], layout=chosen.layout
     ) | {"chunks": [chunk.latent_count for chunk in chunks]}
     metadata = {EXPORT_KEY: json.dumps(described), HEADER_KEY: dump_header(header).decode()}
-    if kind == "safetensors":
-        _write_safetensors(output, tensors, metadata, overwrite)
-    else:
-        _write_npy(output, tensors, metadata, overwrite)
+    write = write_safetensors if kind == "safetensors" else write_npy
+    write(output, tensors, metadata, overwrite)
     lost = kind == "npy" and logvar is not None
     notices = (f"{os.fspath(output)} leaves out the log-variance; a .safetensors file keeps it",) if lost else ()
     return Exported(chosen, values.shape, 1, Path(output).stat().st_size, 1, notices)
@@ -301,25 +294,3 @@ def _cast(values: NDArray[np.float32], dtype: type[np.floating[Any]]) -> NDArray
     if not np.isfinite(cast).all():
         raise UsageError(f"a latent of {np.abs(values).max():g} does not fit fp16; use --dtype fp32")
     return cast
-
-
-def _write_safetensors(
-    output: str | os.PathLike[str], tensors: dict[str, NDArray[Any]], metadata: dict[str, str], overwrite: bool
-) -> None:
-    from safetensors.numpy import save
-
-    with atomic_output(output, overwrite=overwrite) as sink:
-        sink.write(save(tensors, metadata))
-
-
-def _write_npy(
-    output: str | os.PathLike[str], tensors: dict[str, NDArray[Any]], metadata: dict[str, str], overwrite: bool
-) -> None:
-    sidecar = Path(f"{os.fspath(output)}.json")
-    check_output(sidecar, overwrite=overwrite)
-    beside = {EXPORT_KEY: json.loads(metadata[EXPORT_KEY]), HEADER_KEY: json.loads(metadata[HEADER_KEY])}
-    beside |= {name: tensors[name].tolist() for name in ("pts", "durations", "flags")}
-    with atomic_output(output, overwrite=overwrite) as sink:
-        sink.write(npy_bytes(tensors["latents"]))
-    with atomic_output(sidecar, overwrite=overwrite) as sink:
-        sink.write(json.dumps(beside, sort_keys=True).encode() + b"\n")

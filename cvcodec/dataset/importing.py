@@ -1,7 +1,7 @@
 """Latents that were exported, edited or generated -> .cvl, so that everything that reads .cvl can decode them.
 
 Owns: what of a stored header stays, and the header of a video that never was one. Does not know: models' insides, what
-targets want (`targets`), how latents are read (`stored`).
+targets want (`targets`), how latents are read (`exchange`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from cvcodec.bitstream import UNKNOWN, BitstreamWriter, Chunk, Header
 from cvcodec.codec.encode_options import DEFAULT_QUALITY, LatentsKind
 from cvcodec.codec.headers import info_from_header, make_header, make_quantizer
 from cvcodec.codec.plans import choose_plan
+from cvcodec.dataset.exchange import Stored, read_latents
 from cvcodec.dataset.index import BATCH_KEY
-from cvcodec.dataset.stored import Stored, read_latents
 from cvcodec.dataset.targets import TARGETS, Mode, Target, TargetName
 from cvcodec.errors import InputError, ModelMismatchError, NumericalError, UsageError
 from cvcodec.fileio import atomic_output
