@@ -227,19 +227,20 @@ def _quality_line(name: str, rows: Sequence[Row], *, rate: bool = True) -> str:
 
 
 def difference_table(differences: Sequence[Difference], speed: dict[str, tuple[float | None, float | None]]) -> str:
-    """BD-rates of every series against the anchor, and speeds."""
+    """BD-rates of every series against the anchor, and speeds where any were noted."""
+    speeds = ["encode fps", "decode fps"] if any(rate for rates in speed.values() for rate in rates) else []
     keys = list(dict.fromkeys(entry.metric for entry in differences))
     labels = [re.sub(r" \(dB\)", "", metric.label) for metric in METRICS if metric.key in keys]
     lines = [
-        f"| | {' | '.join(f'BD-rate, {label}' for label in labels)} | encode fps | decode fps |",
-        "|---|" + "---:|" * (len(keys) + 2),
+        f"| | {' | '.join([*(f'BD-rate, {label}' for label in labels), *speeds])} |",
+        "|---|" + "---:|" * (len(keys) + len(speeds)),
     ]
     for series in speed:
         cells = []
         for key in keys:
             entry = next((entry for entry in differences if (entry.series, entry.metric) == (series, key)), None)
             cells.append("anchor" if entry is None else _percent(entry))
-        rates = ["–" if value is None else f"{value:.3g}" for value in speed[series]]
+        rates = ["–" if value is None else f"{value:.3g}" for value in speed[series]] if speeds else []
         lines.append(f"| {series} | {' | '.join([*cells, *rates])} |")
     return "\n".join(lines)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import cvcodec
+from cvcodec.codec import DEFAULT_QUALITY
 from tests.cli.programs import COUNT, HEIGHT, WIDTH, command, environment, finished, one_line, process
 from tests.cli.programs import cvcodec as run
 from tests.codec.clips import noise, read_rgb, smooth, times_of, write_rgb
@@ -37,7 +38,7 @@ def test_encode_json_has_the_documented_keys(folder: Path) -> None:
         "command": "encode",
         "model": "tiny",
         "latents": "quantised",
-        "quality": 75.0,
+        "quality": DEFAULT_QUALITY,
         "device": "cpu",
     }
     assert (record["source"], record["output"]) == (str(folder / "in.mkv"), str(folder / "a.cvl"))

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import cvcodec
+from cvcodec.codec import DEFAULT_QUALITY
 from cvcodec.quality.pictures import MARGIN
 from tests.cli.programs import cvcodec as run
 from tests.cli.programs import one_line, process
@@ -152,7 +153,7 @@ def test_a_video_alone_is_encoded_and_decoded_and_leaves_nothing(here: Path) -> 
     theirs = run("eval", "a.cvl", "--reference", "ref.mkv", "-w", "tiny.safetensors", "--json", *QUICK).record
     keys = ("psnr_db", "psnr_y_db", "ssim", "frames", "size_bytes", "bpp", "compared")
     assert {key: ours[key] for key in keys} == {key: theirs[key] for key in keys}
-    assert "quality 75" in ours["test"]
+    assert f"quality {DEFAULT_QUALITY:g}" in ours["test"]
     coarse = run("eval", "ref.mkv", "-w", "tiny.safetensors", "--json", "--quality", "10", *QUICK).record
     assert coarse["size_bytes"] < ours["size_bytes"]
     assert sorted(path.name for path in here.iterdir()) == before

@@ -442,7 +442,7 @@ def test_latents_that_were_cut_ask_for_their_number_of_frames(
 
 
 def test_latents_for_a_model_of_pictures_are_pictures(tmp_path: Path) -> None:
-    model = load_model("image-vae-mini-z4")
-    np.save(tmp_path / "g.npy", np.zeros((1, 4, 3, 2, 2), np.float32))
+    model = load_model("image-vae-mini-z16")
+    np.save(tmp_path / "g.npy", np.zeros((1, 16, 3, 2, 2), np.float32))
     result = import_file(tmp_path / "g.npy", tmp_path / "g.cvl", model=model, options=ImportOptions(target="raw"))
     assert (result.mode, result.frames) == ("image", 3)
