@@ -16,6 +16,19 @@ from cvcodec.training.pca import fit_pca, start_as_pca
 
 WIDTHS = (8, 16, 24)
 
+TINY = """
+steps = 1
+batches = ["1x5x32"]
+encoder_temporal = [1, 0, 0]
+precision = "fp32"
+validation_lpips = false
+validation_frames = 5
+validation_side = 40
+validation_qualities = [75]
+statistics_clips = 1
+"""
+"""Of a config file: a run of one small step."""
+
 
 def moving_texture(frames: int, height: int, width: int, seed: int) -> np.ndarray:
     """(T, H, W, 3) uint8: smooth waves that drift, so that there is something to predict."""

@@ -11,17 +11,7 @@ import pytest
 import ablations
 from cvcodec.errors import UsageError
 
-TINY = """
-steps = 1
-batches = ["1x5x32"]
-encoder_temporal = [1, 0, 0]
-precision = "fp32"
-validation_lpips = false
-validation_frames = 5
-validation_side = 40
-validation_qualities = [75]
-statistics_clips = 1
-"""
+from .conftest import TINY
 
 
 def test_the_papers_numbers_are_those_of_its_tables() -> None:

@@ -18,18 +18,7 @@ from cvcodec.errors import InputError
 from cvcodec.training.config import JOB_DEFAULTS, OPTIONS
 from cvcodec.training.log import RunLog, plot_runs, read_log
 
-TINY = """
-steps = 1
-batches = ["1x5x32"]
-encoder_temporal = [1, 0, 0]
-precision = "fp32"
-validation_lpips = false
-validation_frames = 5
-validation_side = 40
-validation_qualities = [75]
-statistics_clips = 1
-"""
-
+from .conftest import TINY
 
 # ------------------------------------------------------------------------------------------------ log
 
