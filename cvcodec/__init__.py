@@ -3,6 +3,7 @@
     model = cvcodec.load_model("cvvae-mini-z16")   a model: .encode(pixels) -> posterior, .decode(latent) -> pixels
     cvcodec.encode_file("in.mp4", "out.cvl", model=model)
     cvcodec.decode_file("out.cvl", "back.mp4", model=model)
+    cvcodec.batch("clips/", "latents/", latents="fp16")    a data set of many videos
     with cvcodec.open("out.cvl") as file:          random access: .header, .latents[t0:t1], .frames[t0:t1]
 
 Errors that a user can cause or repair derive from `cvcodec.CvcodecError`. Names are imported when first used, so that
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
         decode_file,
         encode_file,
     )
+    from cvcodec.dataset.run import batch
     from cvcodec.model.base import VideoAutoencoder
     from cvcodec.quality.compare import evaluate
 
@@ -42,6 +44,7 @@ __all__ = [
     "ReaderOptions",
     "WriterOptions",
     "__version__",
+    "batch",
     "decode_file",
     "encode_file",
     "evaluate",
@@ -56,6 +59,7 @@ _HOMES = {
     "LatentFile": "cvcodec.codec",
     "ReaderOptions": "cvcodec.codec",
     "WriterOptions": "cvcodec.codec",
+    "batch": "cvcodec.dataset.run",
     "decode_file": "cvcodec.codec",
     "encode_file": "cvcodec.codec",
     "evaluate": "cvcodec.quality.compare",

@@ -6,10 +6,10 @@ import contextlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console, Group
@@ -21,13 +21,12 @@ from cvcodec.cli import options, report
 from cvcodec.cli.fields import Fields, Given, with_fields
 from cvcodec.codec import DEFAULT_MODEL, EncodeOptions
 from cvcodec.codec.run_options import RunOptions
-from cvcodec.errors import InputError, UsageError
+from cvcodec.errors import InputError
 from cvcodec.options import option
 
 if TYPE_CHECKING:
-    from cvcodec.dataset.batch import Job, Outcome, Summary, Task
+    from cvcodec.dataset.batch import Outcome, Summary
     from cvcodec.dataset.sources import Clip
-    from cvcodec.model.base import VideoAutoencoder
 
 _WORK = "Work"
 _REFRESHES_PER_S = 4
@@ -107,32 +106,34 @@ def batch(
     quiet: options.Quiet = False,
 ) -> None:
     """Encode many videos: mirrored .cvl files and an index; run it again to resume, it skips what is done."""
-    from cvcodec.checkpoints.registry import load_model
-    from cvcodec.dataset.batch import Job, run_batch, settings_id
-    from cvcodec.dataset.sources import find_clips, overlooked, parse_shard, shard_of
+    from cvcodec.dataset.run import batch as run_batch
+    from cvcodec.dataset.sources import parse_shard
 
     by, encode = work.options(), given.options(**run.values)
-    _check(by)
     options.check_quantiser(encode.latents, given)
     part = parse_shard(by.shard) if by.shard is not None else None
-    every = find_clips(sources)
-    for text in overlooked(every, sources):
-        report.note(text)
-    clips = shard_of(every, part)
-    model = load_model(weights or DEFAULT_MODEL)
-    options.check_layers(encode.layers, model)
-    job = Job(
-        out=str(out.resolve()),
-        options=encode,
-        settings=settings_id(model, encode),
-        overwrite=overwrite,
-        retries=by.retries,
-        latent_space_id=model.latent_space_id,
-    )
-    with _watch(len(clips), hidden=quiet or json) as monitor:
+    with _watch(hidden=quiet or json) as monitor:
         told = _Told(monitor, json=json)
-        engine = _engine(by, job, model, monitor, told)
-        summary = run_batch(clips, job, engine, shard=part, on_outcome=told.outcome, on_notice=told.warn)
+        summary = run_batch(
+            sources,
+            out,
+            model=weights or DEFAULT_MODEL,
+            options=encode,
+            overwrite=overwrite,
+            retries=by.retries,
+            shard=part,
+            engine=by.engine,
+            devices=by.devices,
+            address=by.address,
+            workers=by.workers,
+            jobs=by.jobs,
+            clips_per_call=by.batch,
+            on_clips=monitor.begin,
+            on_frames=monitor.frames,
+            on_outcome=told.outcome,
+            on_notice=told.note,
+            on_warning=told.warn,
+        )
     told.repeat()
     if not (json or quiet):
         _close(out, summary, told)
@@ -140,38 +141,8 @@ def batch(
         raise typer.Exit(1)
     if strict and summary.damaged:
         raise InputError(
-            f"{summary.damaged} of {len(clips)} sources are damaged; {out} is complete, --strict asks to fail"
+            f"{summary.damaged} of {monitor.total} sources are damaged; {out} is complete, --strict asks to fail"
         )
-
-
-def _check(how: WorkOptions) -> None:
-    """Before anything is loaded: a wrong address is known at once."""
-    if how.engine == "ray":
-        from cvcodec.dataset.ray_engine import check_address
-
-        check_address(how.address)
-    if how.engine == "local" and (how.address is not None or how.workers is not None):
-        raise UsageError("--address and --workers are for --engine ray")
-    if how.engine == "ray" and how.devices != "auto":
-        raise UsageError("--devices is for --engine local: Ray gives each worker its device")
-
-
-def _engine(
-    how: WorkOptions, job: Job, model: VideoAutoencoder, monitor: _Monitor, told: _Told
-) -> Callable[[Sequence[Task]], Iterator[Outcome]]:
-    """The engine that the options ask for, as `run_batch` calls it."""
-    shared: dict[str, Any] = {"jobs": how.jobs, "batch": how.batch, "on_notice": told.note}
-
-    def work(tasks: Sequence[Task]) -> Iterator[Outcome]:
-        if how.engine == "local":
-            from cvcodec.dataset.local_engine import run_local
-
-            return run_local(tasks, job, model, devices=how.devices, on_frames=monitor.frames, **shared)
-        from cvcodec.dataset.ray_engine import run_ray
-
-        return run_ray(tasks, job, model, address=how.address, workers=how.workers, **shared)
-
-    return work
 
 
 class _Told:
@@ -246,15 +217,20 @@ def _line(outcome: Outcome) -> dict[str, object]:
 class _Monitor:
     """Counts for the table; its methods are called from several threads."""
 
-    def __init__(self, total: int, console: Console | None) -> None:
+    def __init__(self, console: Console | None) -> None:
         self.console = console
         """Where the table is shown, and lines go above it; None: there is no table."""
-        self._total = total
+        self.total = 0
+        """Clips of the run, as soon as they are known."""
         self._lock = threading.Lock()
         self._active: dict[str, tuple[int, int | None]] = {}
         self._counts = {"encoded": 0, "skipped": 0, "failed": 0}
         self._pixels = 0
         self._begun = time.monotonic()
+
+    def begin(self, clips: Sequence[Clip]) -> None:
+        """These are to be encoded."""
+        self.total, self._begun = len(clips), time.monotonic()
 
     def frames(self, clip: Clip, done: int, total: int | None) -> None:
         """A clip has `done` of `total` frames."""
@@ -274,10 +250,10 @@ class _Monitor:
         spent = time.monotonic() - self._begun
         done = sum(counts.values())
         worked = counts["encoded"] + counts["failed"]
-        left = (self._total - done) * spent / worked if worked else None
+        left = (self.total - done) * spent / worked if worked else None
         totals = Table.grid(padding=(0, 2))
         totals.add_row(
-            Text(f"{done}/{self._total} clips", style="bold"),
+            Text(f"{done}/{self.total} clips", style="bold"),
             f"{counts['encoded']} encoded, {counts['skipped']} there already",
             Text(f"{counts['failed']} failed", style="bold red" if counts["failed"] else ""),
             f"{self._pixels / 1e6 / spent:.2f} Mpixel/s",
@@ -291,11 +267,11 @@ class _Monitor:
 
 
 @contextlib.contextmanager
-def _watch(total: int, *, hidden: bool) -> Iterator[_Monitor]:
+def _watch(*, hidden: bool) -> Iterator[_Monitor]:
     if hidden or not report.stderr_is_terminal():
-        yield _Monitor(total, None)
+        yield _Monitor(None)
         return
     console = report.stderr_console()
-    monitor = _Monitor(total, console)
+    monitor = _Monitor(console)
     with Live(monitor, console=console, refresh_per_second=_REFRESHES_PER_S, transient=True):
         yield monitor

@@ -78,6 +78,7 @@ def encode(
     """Encode a video: any container, size, frame count and colour; no frame is dropped, nothing is resized."""
     from cvcodec.checkpoints.registry import load_model
     from cvcodec.codec import encode_file
+    from cvcodec.codec.headers import check_layers
     from cvcodec.codec.notices import Notices
     from cvcodec.fileio import check_output, is_standard_stream, open_input
     from cvcodec.quality.target import Target, encode_to_target
@@ -89,7 +90,7 @@ def encode(
     options.check_quantiser(chosen.latents, given)
     goal, tried = None if target is None else Target(*target), None
     model = load_model(weights or DEFAULT_MODEL)
-    options.check_layers(chosen.layers, model)
+    check_layers(model, chosen.layers)
     with ExitStack() as stack:
         opened: Any = stack.enter_context(open_input(source)) if piped else source
         meter = stack.enter_context(report.progress("encode", quiet=quiet))

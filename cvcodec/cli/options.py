@@ -16,7 +16,6 @@ from cvcodec.fileio import VIDEO_SUFFIXES, refuse_address
 if TYPE_CHECKING:
     from cvcodec.cli.fields import Given
     from cvcodec.codec import EncodeOptions
-    from cvcodec.model.base import VideoAutoencoder
 
 _MODEL = "Model"
 _REPORT = "Output"
@@ -94,12 +93,6 @@ def check_quantiser(latents: str | None, given: Given[EncodeOptions]) -> None:
     """UsageError for options of the quantiser where the latents themselves are stored."""
     if latents in ("fp16", "fp32"):
         given.refuse(f"--latents {latents} stores the latents themselves", "quality", "rdo")
-
-
-def check_layers(layers: str, model: VideoAutoencoder) -> None:
-    """UsageError for all layers of a model that has one."""
-    if layers == "all" and not model.config.enhancement_channels:
-        raise UsageError(f"{model.name} has one layer: leave out --layers all, or choose a model with two")
 
 
 def check_cvl_name(destination: str | Path, command: str) -> None:

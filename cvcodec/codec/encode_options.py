@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from cvcodec.codec.run_options import RunOptions
 from cvcodec.codec.video_options import ReaderOptions
+from cvcodec.errors import UsageError
 from cvcodec.options import option
 
 LatentsKind = Literal["quantised", "fp16", "fp32"]
@@ -79,6 +80,14 @@ class EncodeOptions(RunOptions):
     reader: ReaderOptions = field(default_factory=ReaderOptions)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Any JSON object, merged into the header's metadata."""
+
+
+def options_with(options: EncodeOptions | None, *, latents: LatentsKind | None, quality: float | None) -> EncodeOptions:
+    """`options`, or the defaults, with the fields that are not None. UsageError for a quality of what has none."""
+    if quality is not None and latents not in (None, "quantised"):
+        raise UsageError(f"latents = {latents!r} stores the latents themselves; leave out quality = {quality:g}")
+    given: dict[str, Any] = {"latents": latents, "quality": quality}
+    return replace(options or EncodeOptions(), **{name: value for name, value in given.items() if value is not None})
 
 
 @dataclass(frozen=True, kw_only=True)

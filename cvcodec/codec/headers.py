@@ -97,6 +97,12 @@ def make_header(
         raise UsageError(f"a .cvl file cannot hold this: {error}") from error
 
 
+def check_layers(model: VideoAutoencoder, layers: Layers) -> None:
+    """UsageError for all layers of a model that has one."""
+    if layers == "all" and not model.config.enhancement_channels:
+        raise UsageError(f"{model.name} has one layer: leave out --layers all, or choose a model with two")
+
+
 def stored_layers(
     model: VideoAutoencoder, *, latents: LatentsKind, quality: float, layers: Layers = "auto"
 ) -> dict[str, Any]:

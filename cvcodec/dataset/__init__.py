@@ -3,6 +3,7 @@
 latents, reader       `LatentDataset` over .cvl files, `IterableLatentDataset` over tar shards; slices of .cvl files
 index, shards         the JSON lines that describe a folder of .cvl files; the layout of a tar shard
 sources, tables       folders, globs and manifests -> clips with their places; CSV and TSV
+run                   `cvcodec.batch`: all of it in one call
 batch                 a run and its clips: encode or skip, journal, index, failures
 local_engine          who does the work: this process, or a Ray cluster (`ray_engine`), with a `shared_encoder`
 exporting, importing  latents to and from files of others (`exchange`), as diffusion models want them (`targets`)
