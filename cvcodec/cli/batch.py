@@ -19,7 +19,7 @@ from rich.text import Text
 
 from cvcodec.cli import options, report
 from cvcodec.cli.fields import Fields, Given, with_fields
-from cvcodec.codec import DEFAULT_MODEL, EncodeOptions
+from cvcodec.codec import DEFAULT_MODEL, EncodeOptions, ReaderOptions
 from cvcodec.codec.run_options import RunOptions
 from cvcodec.errors import InputError
 from cvcodec.options import option
@@ -92,6 +92,7 @@ def batch(
     ],
     work: Given[WorkOptions],
     run: Annotated[Given[RunOptions], Fields(only=("precision", "threads"))],
+    reading: Annotated[Given[ReaderOptions], Fields(only=("hwaccel",))],
     strict: Annotated[
         bool,
         typer.Option(
@@ -109,7 +110,7 @@ def batch(
     from cvcodec.dataset.run import batch as run_batch
     from cvcodec.dataset.sources import parse_shard
 
-    by, encode = work.options(), given.options(**run.values)
+    by, encode = work.options(), given.options(reader=reading.options(), **run.values)
     options.check_quantiser(encode.latents, given)
     part = parse_shard(by.shard) if by.shard is not None else None
     with _watch(hidden=quiet or json) as monitor:

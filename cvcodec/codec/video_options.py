@@ -62,6 +62,13 @@ class ReaderOptions(_Arguments):
     """Frames per second of image sequences and raw streams, which do not say; None: 25."""
     threads: int | None = None
     """Decoding threads; None: one per core."""
+    hwaccel: str = option(
+        "none",
+        "Decode the source on hardware: none, auto, or a device such as cuda (NVDEC).",
+        panel=_INPUT,
+        metavar="NAME",
+    )
+    """See `hardware_decoder`."""
 
     @property
     def is_trimmed(self) -> bool:

@@ -116,7 +116,10 @@ class Outcome:
 
 def settings_id(model: VideoAutoencoder, options: EncodeOptions) -> str:
     """16 hex digits: everything that decides which latents a source becomes, devices and threads aside."""
-    values = asdict(options) | {"reader": options.reader.arguments()}
+    reader = options.reader.arguments()
+    for name in ("threads", "hwaccel"):
+        reader.pop(name, None)
+    values = asdict(options) | {"reader": reader}
     for name in ("device", "threads", "metadata"):
         del values[name]
     if options.latents != "quantised":

@@ -108,6 +108,8 @@ class FrameDecoder:
             self.container.close()
             raise InputError(f"{self.source.name!r}: this FFmpeg has no decoder for its video stream")
         self.context = _context_of(self.stream)
+        if self.source.hardware is not None and not self.context.is_hwaccel:
+            self.say(f"{self.context.codec.name} is decoded on the CPU: hardware of this kind does not decode it")
         self.grid = next((grid for grid in grids if grid.streams[0] == self.stream.index), None)
         if self._on_packet is None:
             for other in self.container.streams:

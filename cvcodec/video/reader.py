@@ -77,6 +77,7 @@ class VideoReader:
     background: `black` or `white`, behind transparent pixels.
     stored_luma: give frames their `luma` as well.
     rate: frames per second of image sequences and raw streams, which do not say (25 unless given).
+    hwaccel: `none`, `auto` or the name of a device that decodes, such as `cuda`: see `hardware_decoder`.
     on_packet: is given the packets of all streams, in file order, for copying those of others; and None where what came
         before is to be forgotten, because reading starts again near `start`.
 
@@ -103,6 +104,7 @@ class VideoReader:
         background: str = "black",
         stored_luma: bool = False,
         rate: Fraction | None = None,
+        hwaccel: str = "none",
         on_packet: PacketSink | None = None,
     ) -> None:
         self._start, self._end = _trim(start, end, duration)
@@ -114,7 +116,7 @@ class VideoReader:
         self.stopped: tuple[int, Fraction] | None = None
         self._rotate, self._deinterlace, self._background = rotate, deinterlace, background
         self._stored_luma = stored_luma
-        self._source = InputFile(source, rate=rate)
+        self._source = InputFile(source, rate=rate, hwaccel=hwaccel)
         self.corrupt_frames = 0
         self._started = False
         try:

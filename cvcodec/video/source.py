@@ -24,6 +24,7 @@ from av.container import InputContainer
 
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import refuse_address
+from cvcodec.video.hardware import hardware_decoder
 from cvcodec.video.libav import captured_log, reason
 
 VideoSource = str | os.PathLike[str] | BinaryIO
@@ -231,11 +232,13 @@ class InputFile:
     source: a path, the pattern of a numbered image sequence (`frames/%05d.png`), or a binary file object, which is not
         closed: seekable (read from its byte 0) or not.
     rate: frames per second of image sequences and raw streams, which do not say.
+    hwaccel: `none`, `auto` or a device that decodes, see `hardware_decoder`, whose errors are raised here.
     Raises InputError where there is nothing to open.
     """
 
-    def __init__(self, source: VideoSource, *, rate: Fraction | None = None) -> None:
+    def __init__(self, source: VideoSource, *, rate: Fraction | None = None, hwaccel: str = "none") -> None:
         self._rate = rate
+        self.hardware = hardware_decoder(hwaccel)
         self._owned: list[BinaryIO] = []
         self._file: BinaryIO | None = None
         self._pipe: Pipe | None = None
@@ -331,7 +334,7 @@ class InputFile:
         with captured_log() as said:
             try:
                 container: InputContainer = av.open(
-                    target, "r", format=kind, container_options=options, **_TEXT_OPTIONS
+                    target, "r", format=kind, container_options=options, hwaccel=self.hardware, **_TEXT_OPTIONS
                 )
             except av.error.FFmpegError as error:
                 if any("not on whitelist" in line for line in said()):

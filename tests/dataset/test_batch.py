@@ -169,7 +169,9 @@ def test_a_damaged_output_is_no_output(model: VideoAutoencoder, tmp_path: Path) 
 
 def test_devices_and_threads_are_no_settings_but_everything_else_is(model: VideoAutoencoder) -> None:
     base = EncodeOptions()
+    elsewhere = ReaderOptions(threads=2, hwaccel="auto")
     same = [dataclasses.replace(base, device="cpu"), dataclasses.replace(base, threads=3)]
+    same.append(dataclasses.replace(base, reader=elsewhere))
     assert {settings_id(model, options) for options in same} == {settings_id(model, base)}
     changes: dict[str, Any] = {
         "quality": 74.0,
