@@ -86,7 +86,10 @@ def batch(
     given: Annotated[
         Given[EncodeOptions],
         Fields(
-            without=("reader", "device", "precision", "threads"),
+            without=(
+                *("start", "end", "duration", "frames", "stream", "rotate", "deinterlace"),
+                *("device", "precision", "threads"),
+            ),
             help={"latents": "Store quantised latents, or the latents themselves: fp16 reads fastest."},
         ),
     ],

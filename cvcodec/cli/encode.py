@@ -75,7 +75,7 @@ def encode(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Encode a video: any container, size, frame count and colour; no frame is dropped, nothing is resized."""
+    """Encode a video: any container, size, frame count and colour; nothing is dropped or resized unless asked for."""
     from cvcodec.checkpoints.registry import load_model
     from cvcodec.codec import encode_file
     from cvcodec.codec.headers import check_layers

@@ -103,8 +103,16 @@ def evaluate(
     given: Annotated[
         Given[EncodeOptions],
         Fields(
-            only=("quality", "latents", "window", "tile", "start", "end", "frames", "device", "precision", "threads"),
-            help={"latents": "As for encode, when IN is encoded here.", "frames": "At most N frames."},
+            only=(
+                *("quality", "latents", "window", "tile", "start", "end", "frames", "size", "crop", "fps"),
+                *("device", "precision", "threads"),
+            ),
+            help={
+                "latents": "As for encode, when IN is encoded here.",
+                "frames": "At most N frames.",
+                "size": "Resize REF or IN as encode does. What a FILE.cvl says is done to its reference anyway.",
+                "fps": "Take frames of REF or IN as encode does.",
+            },
             panel={"frames": None},
         ),
     ],
@@ -133,7 +141,7 @@ def evaluate(
     if reconstruction is not None:
         given.refuse("two videos are compared as they are", *_CODING, others={"--weights": weights is not None})
     elif is_cvl:
-        given.refuse(f"{reference} is encoded already", *_CODING)
+        given.refuse(f"{reference} is encoded already", *_CODING, "size", "crop", "fps")
     options.check_quantiser(encode.latents, given)
     arguments = _measuring(measure.options(), encode.device)
     with ExitStack() as stack:

@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 SYNTAX: dict[str, Callable[[str], Any]] = {
     "time": options.parse_time,
+    "size": options.parse_size,
+    "fps": options.parse_fps,
     "quality": options.parse_quality,
     "latents": options.parse_latents,
     "tile": options.parse_tile,

@@ -141,7 +141,11 @@ def _print(record: dict[str, Any]) -> None:
     if record["rotation_degrees"]:
         lines.append(("rotation", f"{record['rotation_degrees']} degrees"))
     if isinstance(reading := record["metadata"].get("source_reader"), dict):
-        lines.append(("source", "read with " + ", ".join(f"{name} {value}" for name, value in reading.items())))
+        read = "read with " + ", ".join(f"{name} {value}" for name, value in reading.items())
+        if isinstance(was := record["metadata"].get("source_video"), dict):
+            rate = f" at {was['average_rate_fps']} frames/s" if was.get("average_rate_fps") else ""
+            read = f"{was.get('width')}x{was.get('height')}{rate}, {read}"
+        lines.append(("source", read))
     if record["copied_bytes"]:
         lines.append(("copied streams", report.format_size(record["copied_bytes"])))
     if record["checked"]:

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -16,6 +16,8 @@ from cvcodec.fileio import VIDEO_SUFFIXES, refuse_address
 if TYPE_CHECKING:
     from cvcodec.cli.fields import Given
     from cvcodec.codec import EncodeOptions
+
+T = TypeVar("T")
 
 _MODEL = "Model"
 _REPORT = "Output"
@@ -35,6 +37,27 @@ def parse_time(text: str) -> float:
     if total > MOST_SECONDS:
         raise typer.BadParameter(f"{text[:40]!r} is too long a time; wanted at most {MOST_SECONDS} seconds")
     return total
+
+
+def parse_size(text: str) -> str:
+    """`512x320`, `short=256` or `area=262144`, as `Size` says it. Raises typer.BadParameter."""
+    from cvcodec.video.resize import Size
+
+    return str(_understood(Size.parse, text))
+
+
+def parse_fps(text: str) -> str:
+    """Frames per second in `8`, `23.976` or `30000/1001`, as a fraction. Raises typer.BadParameter."""
+    from cvcodec.video.rate import parse_fps
+
+    return str(_understood(parse_fps, text))
+
+
+def _understood(parse: Callable[[str], T], text: str) -> T:
+    try:
+        return parse(text)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def parse_quality(text: str) -> float:

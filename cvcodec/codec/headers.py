@@ -28,6 +28,8 @@ from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quantization import LatentStatistics, Quantizer
 from cvcodec.video import Color, ContentLight, MasteringDisplay, VideoInfo
 from cvcodec.video.convert import BACKGROUNDS, chroma_of
+from cvcodec.video.rate import parse_fps
+from cvcodec.video.resize import CROPS, Size
 from cvcodec.windows.plan import Plan
 from cvcodec.windows.space import padded_size
 from cvcodec.windows.specs import Window
@@ -43,7 +45,17 @@ _SOURCE_READER = "source_reader"
 _SOURCE_FORMAT = "source_pixel_format"
 """Where they keep the source's pixel format, if its colours are finer than 4:2:0."""
 
-_READER_DEFAULTS = {"stream": 0, "deinterlace": True, "background": "black"}
+_SOURCE_VIDEO = "source_video"
+"""Where they keep what the source was, of which the file has frames of another size or rate."""
+
+_READER_DEFAULTS: dict[str, Any] = {
+    "stream": 0,
+    "deinterlace": True,
+    "background": "black",
+    "size": None,
+    "crop": "center",
+    "fps": None,
+}
 
 
 def make_header(
@@ -175,12 +187,21 @@ def _metadata(info: VideoInfo) -> dict[str, Any]:
     return values
 
 
-def reader_metadata(reader: ReaderOptions) -> dict[str, Any]:
+def reader_metadata(reader: ReaderOptions, source: VideoInfo) -> dict[str, Any]:
     """Header metadata that say how the source was read; nothing where that is the default. A rotation that was not
     applied is in the header anyway."""
     settings = {name: getattr(reader, name) for name in _READER_DEFAULTS}
+    settings["fps"] = None if reader.fps is None else str(parse_fps(reader.fps))
     changed = {name: value for name, value in settings.items() if value not in (None, _READER_DEFAULTS[name])}
-    return {_SOURCE_READER: changed} if changed else {}
+    values: dict[str, Any] = {_SOURCE_READER: changed} if changed else {}
+    if reader.size is not None or reader.fps is not None:
+        values[_SOURCE_VIDEO] = {
+            "width": source.width,
+            "height": source.height,
+            "sample_aspect_ratio": str(source.sample_aspect_ratio),
+            "average_rate_fps": None if source.average_rate is None else str(source.average_rate),
+        }
+    return values
 
 
 def reader_options(header: Header) -> ReaderOptions:
@@ -190,10 +211,24 @@ def reader_options(header: Header) -> ReaderOptions:
     if not isinstance(stored, dict):
         raise BitstreamError(f"the header's {_SOURCE_READER} is {ascii(stored)[:40]}, wanted an object")
     settings = {name: stored[name] for name in _READER_DEFAULTS if name in stored}
-    stream, deinterlace, background = (settings.get(name, value) for name, value in _READER_DEFAULTS.items())
-    if type(stream) is not int or stream < 0 or type(deinterlace) is not bool or background not in tuple(BACKGROUNDS):
+    if not _is_reading(**_READER_DEFAULTS | settings):
         raise BitstreamError(f"the header says that the source was read as it cannot be: {ascii(settings)[:80]}")
     return ReaderOptions(**settings, rotate=not (header.rotation or "display_matrix" in header.metadata))
+
+
+def _is_reading(*, stream: Any, deinterlace: Any, background: Any, size: Any, crop: Any, fps: Any) -> bool:
+    """Whether a video can be read so."""
+    if type(stream) is not int or stream < 0 or type(deinterlace) is not bool or background not in tuple(BACKGROUNDS):
+        return False
+    if crop not in CROPS or (size is None and crop != CROPS[0]):
+        return False
+    for text, parse in ((size, Size.parse), (fps, parse_fps)):
+        if text is not None:
+            try:
+                parse(text if type(text) is str else "")
+            except UsageError:
+                return False
+    return True
 
 
 def check_header(header: Header) -> None:

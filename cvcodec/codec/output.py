@@ -165,7 +165,7 @@ class CvlOutput:
             quality=options.quality,
             layers=options.layers,
         )
-        metadata = {**header.metadata, **reader_metadata(options.reader), **options.metadata}
+        metadata = {**header.metadata, **reader_metadata(options.reader, self._reader.source_info), **options.metadata}
         return header.replace(logvar=options.store_logvar, metadata=metadata)
 
     def _take_times(self, latents: int) -> list[_Times]:

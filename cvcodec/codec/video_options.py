@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cvcodec.options import option
 
-_INPUT, _VIDEO = "Input", "Video"
+_INPUT, _PREPARED, _VIDEO = "Input", "Size and rate", "Video"
 
 
 Codec = Literal["libx264", "libx265", "libsvtav1", "libvpx-vp9", "ffv1", "h264_nvenc", "hevc_nvenc"]
@@ -56,6 +56,26 @@ class ReaderOptions(_Arguments):
         panel=_INPUT,
         flags=("--deinterlace/--no-deinterlace",),
     )
+    size: str | None = option(
+        None,
+        "Resize frames (Lanczos): WxH, short=256 (the shorter side) or area=262144 (pixels). Default: as they are.",
+        panel=_PREPARED,
+        metavar="WxH|short=N|area=N",
+        syntax="size",
+    )
+    crop: Literal["center", "none"] = option(
+        "center",
+        "With --size. center: cover it and cut what overhangs; sides that follow the source become multiples of 8. "
+        "none: the whole picture, within it.",
+        panel=_PREPARED,
+    )
+    fps: Fraction | float | str | None = option(
+        None,
+        "Frames per second, by time: the source's nearest frame to each moment; others are dropped, or repeated.",
+        panel=_PREPARED,
+        metavar="N",
+        syntax="fps",
+    )
     background: str = "black"
     """`black` or `white`, behind transparent pixels."""
     rate: Fraction | None = None
@@ -69,6 +89,11 @@ class ReaderOptions(_Arguments):
         metavar="NAME",
     )
     """See `hardware_decoder`."""
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """Of the arguments, those that give frames another size or rate."""
+        return {name: value for name, value in self.arguments().items() if name in ("size", "crop", "fps")}
 
     @property
     def is_trimmed(self) -> bool:

@@ -233,7 +233,7 @@ def _batches(aligned: Iterable[Pair], batch_pixels: int) -> Iterator[list[Pair]]
         if sizes != (shape, shape):
             raise InputError(
                 f"frame sizes differ at {float(pair.time):.3f} s: reference {_size(sizes[0])}, test {_size(sizes[1])}, "
-                f"first frame {_size(shape)}; nothing is resized here, scale one of them first"
+                f"first frame {_size(shape)}; scale one of them first, or say by --size how the reference was"
             )
         depths = (pair.reference.bit_depth, pair.test.bit_depth)
         full = (len(batch) + 1) * shape[0] * shape[1] > batch_pixels

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -59,10 +59,12 @@ class Comparison:
 
 
 def compare_videos(reference: Path, test: Path, options: Comparison) -> Report:
-    """RECON, a video file, against REF. Raises InputError or UsageError."""
+    """RECON, a video file, against REF, which is resized and gets another rate where that is asked for. Raises
+    InputError or UsageError."""
+    as_is = replace(options.reader, size=None, crop="center", fps=None)
     with (
         closing(ReaderAhead(reference, stored_luma=True, **options.reader.arguments())) as reference_ahead,
-        closing(ReaderAhead(test, stored_luma=True, **options.reader.arguments())) as test_ahead,
+        closing(ReaderAhead(test, stored_luma=True, **as_is.arguments())) as test_ahead,
     ):
         left, right = reference_ahead.reader, test_ahead.reader
         report = evaluate(
@@ -75,7 +77,8 @@ def compare_videos(reference: Path, test: Path, options: Comparison) -> Report:
             stored_luma=_scale(left.info.color) == _scale(right.info.color),
             reference_name=reference.name,
             test_name=test.name,
-            compared=f"frames of the video file {test.name}, as its codec stores them, against {reference.name}",
+            compared=f"frames of the video file {test.name}, as its codec stores them, against {reference.name}"
+            + _how(options.reader.preparation),
             **options.measure,
         )
         if not (test.is_file() or is_sequence(str(test))):
@@ -104,7 +107,6 @@ def compare_file(file: Path, reference: Path, model: Model, options: Comparison,
         reading = _reading(header, reference).arguments()
         ahead = stack.enter_context(closing(ReaderAhead(reference, **reading | options.reader.arguments())))
         left = ahead.reader
-        how = " read with " + ", ".join(f"{name} {value}" for name, value in reading.items()) if reading else ""
         return evaluate(
             ahead.frames(**_AHEAD),
             decoder.frames(),
@@ -118,9 +120,14 @@ def compare_file(file: Path, reference: Path, model: Model, options: Comparison,
             rate=_rate(file),
             reference_name=reference.name,
             test_name=name or file.name,
-            compared=f"{MODEL_OUTPUT} ({header.model}), against {reference.name}{how}",
+            compared=f"{MODEL_OUTPUT} ({header.model}), against {reference.name}{_how(reading)}",
             **options.measure,
         )
+
+
+def _how(reading: Mapping[str, Any]) -> str:
+    """What a sentence says of a reference that is not read by defaults."""
+    return " read with " + ", ".join(f"{name} {value}" for name, value in reading.items()) if reading else ""
 
 
 def _scale(color: Color) -> tuple[str, str | None]:

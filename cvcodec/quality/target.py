@@ -407,6 +407,8 @@ def _find_places(source: str, reader: ReaderOptions, length: int) -> _Places:
     with VideoReader(source, **reader.arguments()) as video:
         info, (start, end), expected = video.info, video.time_range, video.expected_frames
     seconds, count = held.duration or info.duration, held.frames or info.frames
+    if reader.fps is not None and seconds and info.average_rate:
+        count = round(seconds * info.average_rate)
     first = info.start_pts * info.time_base
     begin = first if start is None else max(first, start)
     total, duration = expected or 0, None

@@ -1,8 +1,9 @@
 """`VideoReader`: any video, or image, that FFmpeg opens -> RGB frames with exact times. Knows neither models nor
 bitstreams.
 
-One frame through it: FrameDecoder -> bwdif (flagged frames only) -> RGB (`convert`) -> container cropping -> turn
-upright -> `Frame`. One decoded frame is held back, because a frame's duration is the distance to its successor.
+One frame through it: FrameDecoder -> bwdif (flagged frames only) -> another rate (`rate`) -> RGB (`convert`) ->
+container cropping -> turn upright -> another size (`resize`) -> `Frame`. One decoded frame is held back, because a
+frame's duration is the distance to its successor.
 
 `ReaderAhead` opens and reads in threads, beside what the frames are for. A source may be a pipe whose writer pauses;
 FFmpeg loses an interrupt that comes while it waits there, and so the wait is outside FFmpeg.
@@ -40,6 +41,8 @@ from cvcodec.video.filters import (
 )
 from cvcodec.video.frame import Frame, VideoInfo
 from cvcodec.video.libav import as_fraction
+from cvcodec.video.rate import FrameGrid, parse_fps
+from cvcodec.video.resize import CROPS, Geometry, Size, resized
 from cvcodec.video.source import InputFile, VideoSource
 
 _UNKEPT = {
@@ -63,7 +66,8 @@ _SEEK_FROM = Fraction(1)  # nearer to the beginning than this, decoding is cheap
 
 
 class VideoReader:
-    """Iterates over the frames of one video stream, once, in order of presentation; nothing dropped, nothing resized.
+    """Iterates over the frames of one video stream, once, in order of presentation; nothing dropped, nothing resized,
+    unless `size` or `fps` ask for it.
 
     source: path, numbered image sequence (`frames/%05d.png`), URL, or binary file object (a pipe too).
     stream: number among the real video streams (attached pictures do not count); None is the first, of HEIF and AVIF
@@ -78,10 +82,12 @@ class VideoReader:
     stored_luma: give frames their `luma` as well.
     rate: frames per second of image sequences and raw streams, which do not say (25 unless given).
     hwaccel: `none`, `auto` or the name of a device that decodes, such as `cuda`: see `hardware_decoder`.
+    size, crop: resize frames; see `Size` and `Geometry`. fps: frames per second, by time; see `FrameGrid`.
     on_packet: is given the packets of all streams, in file order, for copying those of others; and None where what came
         before is to be forgotten, because reading starts again near `start`.
 
-    info: the stream, see `VideoInfo`. notices: what a person should be told, each once; grows while reading.
+    info: the stream as it is handed out, see `VideoInfo`; source_info: as it is stored, but upright.
+    notices: what a person should be told, each once; grows while reading.
     decode_errors, corrupt_frames, deinterlaced_frames: counts so far.
     time_range: (first, end) in seconds of what is read: the trims, None where there is none.
     stopped: where `frames` or a trim ended the reading: (pts of the last frame, end in seconds), known before that
@@ -105,6 +111,9 @@ class VideoReader:
         stored_luma: bool = False,
         rate: Fraction | None = None,
         hwaccel: str = "none",
+        size: Size | str | None = None,
+        crop: str = "center",
+        fps: Fraction | float | str | None = None,
         on_packet: PacketSink | None = None,
     ) -> None:
         self._start, self._end = _trim(start, end, duration)
@@ -112,6 +121,12 @@ class VideoReader:
             raise UsageError(f"frames = {frames} is not positive")
         if background not in BACKGROUNDS:
             raise UsageError(f"background = {background!r} is not one of {', '.join(BACKGROUNDS)}")
+        if crop not in CROPS:
+            raise UsageError(f"crop = {crop!r} is not one of {', '.join(CROPS)}")
+        if crop != CROPS[0] and size is None:
+            raise UsageError(f"crop = {crop!r} says how a size is reached: give a size, too")
+        self._asked_size, self._crop_to = Size.parse(size) if isinstance(size, str) else size, crop
+        self._fps = None if fps is None else parse_fps(fps)
         self._limit = frames
         self.stopped: tuple[int, Fraction] | None = None
         self._rotate, self._deinterlace, self._background = rotate, deinterlace, background
@@ -119,6 +134,7 @@ class VideoReader:
         self._source = InputFile(source, rate=rate, hwaccel=hwaccel)
         self.corrupt_frames = 0
         self._started = False
+        self._converted: tuple[av.VideoFrame, NDArray[Any]] | None = None
         try:
             self._decoder = FrameDecoder(self._source, stream=stream, threads=threads, on_packet=on_packet)
         except BaseException:
@@ -170,7 +186,7 @@ class VideoReader:
         if not count and length and average:
             count = round(length * average)
         self._first_traits = self._traits(frame, color)
-        self.info = VideoInfo(
+        self.source_info = VideoInfo(
             width=width,
             height=height,
             time_base=decoder.time_base,
@@ -198,6 +214,34 @@ class VideoReader:
         )
         if color.guessed:
             decoder.say(f"colours are not fully signalled; guessed {color.matrix}, {color.range} range")
+        self._prepare(self.source_info)
+
+    def _prepare(self, source: VideoInfo) -> None:
+        """Size and rate that were asked for, and `info` with them."""
+        self._geometry: Geometry | None = None
+        self._grid: FrameGrid | None = None
+        self.info = source
+        if self._asked_size is not None:
+            made = Geometry.of(self._asked_size, self._crop_to, source.width, source.height, source.sample_aspect_ratio)
+            width, height = made.size
+            self._geometry = made
+            self.info = replace(self.info, width=width, height=height, sample_aspect_ratio=Fraction(1))
+            cut = ", cut at the centre" if made.size != made.scaled else ""
+            larger = "; the source is smaller" if made.scaled[0] * made.scaled[1] > source.width * source.height else ""
+            self._decoder.say(f"frames are resized to {width}x{height} (Lanczos){cut}{larger}")
+        if self._fps is not None:
+            self._grid = grid = FrameGrid(source.start_pts * source.time_base, self._fps)
+            frames = round(source.duration * grid.rate) if source.duration else None
+            self.info = replace(
+                self.info,
+                time_base=grid.time_base,
+                average_rate=grid.rate,
+                start_pts=grid.start_pts,
+                frames=frames or source.frames,
+            )
+            self._decoder.say(
+                f"frames are those nearest to {grid.rate} moments a second; others are dropped, or repeated"
+            )
 
     def _length(self) -> Fraction | None:
         stream = self._decoder.stream
@@ -265,7 +309,9 @@ class VideoReader:
     def stream_bytes(self, first: int, last: int) -> int | None:
         """Bytes of the packets that hold the frames read so far with time stamps from `first` to `last`; None for
         images."""
-        return None if self._source.images else self._decoder.stream_bytes(first, last)
+        ticks = self.info.time_base / self.source_info.time_base
+        bounds = math.floor(first * ticks), math.ceil(last * ticks)
+        return None if self._source.images else self._decoder.stream_bytes(*bounds)
 
     @property
     def container(self) -> av.container.InputContainer:
@@ -298,7 +344,8 @@ class VideoReader:
         items = self._positioned(first_pts)
         held: Frame | None = None
         count = 0
-        for item in deinterlaced(items) if self._deinterlace else items:
+        items = deinterlaced(items) if self._deinterlace else items
+        for item in items if self._grid is None else self._grid.frames(items, self.source_info.time_base):
             end = None
             if item.pts >= first_pts and (item.pts >= last_pts or count == self._limit):
                 end = int(min(item.pts, last_pts)) * self.info.time_base
@@ -334,12 +381,10 @@ class VideoReader:
 
     def _positioned(self, first_pts: float | int) -> Iterable[Timed]:
         begin = self._first.pts
-        if (
-            isinstance(first_pts, int)
-            and (first_pts - begin) * self.info.time_base > _SEEK_FROM
-            and self._source.seekable
-        ):
-            return self._decoder.seek(first_pts, begin)
+        if isinstance(first_pts, int) and self._source.seekable:
+            stored = math.floor(first_pts * self.info.time_base / self.source_info.time_base)
+            if (stored - begin) * self.source_info.time_base > _SEEK_FROM:
+                return self._decoder.seek(stored, begin)
         return chain([self._first], self._items)
 
     def _finish(self, item: Timed) -> Frame:
@@ -348,17 +393,13 @@ class VideoReader:
             raise InputError(
                 f"{self._source.name!r} changes from {self._size[0]}x{self._size[1]} "
                 f"to {frame.width}x{frame.height} at pts {item.pts}; "
-                "frames are never resized: split the source there"
+                "a file has one size: split the source there"
             )
-        if self._rgb is None:
-            self._rgb = RgbReader(self.info.bit_depth, self._background)
-        color = self._color_of(frame)
-        self._tell_changes(self._traits(frame, color), item.pts)
-        pixels = self._rgb(frame, color)
-        if self._rgb.flattened:
-            self._decoder.say(f"transparent pixels were flattened on {self._background}")
-        pixels = self._placed(pixels)
-        luma = stored_luma(frame, self.info.bit_depth) if self._stored_luma else None
+        if self._converted is None or self._converted[0] is not frame:  # a frame may be shown again
+            self._converted = frame, self._picture(item)
+        pixels = self._converted[1]
+        stored = self._stored_luma and self._geometry is None
+        luma = stored_luma(frame, self.info.bit_depth) if stored else None
         if item.deinterlaced:
             self._decoder.say("frames flagged interlaced were deinterlaced with bwdif")
         if frame.is_corrupt:
@@ -376,6 +417,19 @@ class VideoReader:
             deinterlaced=item.deinterlaced,
             luma=None if luma is None else self._placed(luma),
         )
+
+    def _picture(self, item: Timed) -> NDArray[Any]:
+        """The pixels of a frame as they are handed out."""
+        frame = item.frame
+        if self._rgb is None:
+            self._rgb = RgbReader(self.info.bit_depth, self._background)
+        color = self._color_of(frame)
+        self._tell_changes(self._traits(frame, color), item.pts)
+        pixels = self._rgb(frame, color)
+        if self._rgb.flattened:
+            self._decoder.say(f"transparent pixels were flattened on {self._background}")
+        pixels = self._placed(pixels)
+        return pixels if self._geometry is None else resized(pixels, self._geometry, self.info.bit_depth)
 
     def _placed(self, picture: NDArray[Any]) -> NDArray[Any]:
         """Cropped as the container asks, and turned."""
