@@ -86,16 +86,13 @@ def batch(
     given: Annotated[
         Given[EncodeOptions],
         Fields(
-            without=(
-                *("start", "end", "duration", "frames", "stream", "rotate", "deinterlace"),
-                *("device", "precision", "threads"),
-            ),
+            without=("reader", "device", "precision", "threads"),
             help={"latents": "Store quantised latents, or the latents themselves: fp16 reads fastest."},
         ),
     ],
     work: Given[WorkOptions],
     run: Annotated[Given[RunOptions], Fields(only=("precision", "threads"))],
-    reading: Annotated[Given[ReaderOptions], Fields(only=("hwaccel",))],
+    reading: Annotated[Given[ReaderOptions], Fields(only=("size", "crop", "fps", "hwaccel"))],
     strict: Annotated[
         bool,
         typer.Option(
