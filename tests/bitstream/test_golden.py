@@ -14,7 +14,7 @@ from tests.bitstream.make_golden import golden_chunks, golden_headers
 from tests.bitstream.plain_reader import decode_values, read_file
 from tests.bitstream.samples import assert_same_chunk
 
-DATA = Path(__file__).parent.parent / "data"
+DATA = Path(__file__).parent.parent / "fixtures/bitstream"
 
 DIGESTS = {
     "v1.cvl": (
