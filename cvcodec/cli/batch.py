@@ -76,7 +76,7 @@ def batch(
         list[str],
         options.argument(
             "SOURCES...",
-            "Videos, folders, quoted globs, or manifests (.csv and .tsv with a column `path`, .jsonl, .txt).",
+            "Videos, pictures, folders, quoted globs, or manifests (.csv and .tsv with a column `path`, .jsonl, .txt).",
             options.parse_source,
         ),
     ],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 
@@ -108,9 +108,13 @@ def encode_stream(
         recorder.begin(reader)
         notices.extend(reader.notices)
         # Begins to read while the model is prepared.
-        frames = ahead.frames(most_bytes=_AHEAD_BYTES, most_frames=_AHEAD_FRAMES, least_frames=2 * _PIECE_FRAMES)
+        frames: Iterable[Frame] = ahead.frames(
+            most_bytes=_AHEAD_BYTES, most_frames=_AHEAD_FRAMES, least_frames=2 * _PIECE_FRAMES
+        )
         runner = session.runner(model) if isinstance(model, VideoAutoencoder) else model
         plan = _choose_plan(runner, info, options, sink, notices)
+        if options.drop_last_frames:
+            frames = _whole_latents(frames, runner.model.config.temporal_factor, notices)
         with CvlOutput(sink, reader, runner.model, plan, options, recorder, notices, on_progress) as output:
             encode = session.timed(partial(_encode_layers, runner, output.header))
             # Joined in a thread of their own, while the model runs: afterwards the entropy coder would be in the way.
@@ -149,6 +153,16 @@ def _choose_plan(
         return choose().as_asked(plan_of(sink.header), window=options.window, tile=options.tile)
     itemsize = 2 if runner.precision != "fp32" else 4
     return choose(available_memory=available_memory(runner.device), itemsize=itemsize, on_notice=notices)
+
+
+def _whole_latents(frames: Iterable[Frame], factor: int, notices: Notices) -> Iterator[Frame]:
+    """The frames that fill latents: the first, and then groups of `factor`."""
+    rest = iter(frames)
+    yield from itertools.islice(rest, 1)
+    while len(group := list(itertools.islice(rest, factor))) == factor:
+        yield from group
+    if group:
+        notices(f"{len(group)} frames at the end are left out: they do not fill a latent")
 
 
 def _clips(frames: Iterator[Frame]) -> Iterator[Tensor]:

@@ -59,6 +59,11 @@ class EncodeOptions(RunOptions):
         panel=_MODEL,
         shown=False,
     )
+    drop_last_frames: bool = option(
+        False,
+        "Encode 1 + 4k frames and leave out up to three at the end, as the official code does. Default: the last frame "
+        "is repeated until a latent is full, and a decode leaves the copies out.",
+    )
     windows: Literal["auto", "context", "official"] = option(
         "auto", "official: chunks and tiles of the official CV-VAE code. auto: by model."
     )

@@ -38,6 +38,7 @@ from cvcodec.dataset.index import (
     shard_name,
 )
 from cvcodec.dataset.shared_encoder import SharedEncoder
+from cvcodec.dataset.sidecars import read_sidecars
 from cvcodec.dataset.sources import Clip
 from cvcodec.errors import BitstreamError, CheckpointError, CvcodecError, InputError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, make_folder, partial_path
@@ -50,6 +51,7 @@ PIECE_BYTES, PIECES = 1 << 20, 256
 its start to its end. Size, start and end would not do: uncompressed video that was rendered anew keeps all three."""
 
 _RETRY_DELAY_S = 0.5
+_EXAMPLES = 3
 
 
 class Stopped(Exception):
@@ -126,6 +128,8 @@ def settings_id(model: VideoAutoencoder, options: EncodeOptions) -> str:
         del values["quality"], values["rdo"]
     if not model.config.enhancement_channels:
         del values["layers"]
+    if not options.drop_last_frames:
+        del values["drop_last_frames"]  # files of runs before it could be asked for are what they are
     values |= {"latent_space_id": model.latent_space_id, "config": model.config.digest()}
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
@@ -205,14 +209,13 @@ def _existing(task: Task, job: Job) -> Record | None:
     known = task.known or {}
     # The file's name appears only when it is complete, so a look at its size is enough.
     if known.items() >= {**wanted, "size_bytes": target.stat().st_size}.items():
-        return {**known, **_stamp(clip.source), "source": clip.source, "columns": _columns(task)}
+        return {**known, **_stamp(clip.source), **_naming(task)}
     try:
         with target.open("rb") as file:
             made: Mapping[str, str] = identities_of(open_reader(file).header.metadata)
         found = "from another source" if made.get("source_id") != wanted["source_id"] else "with other settings"
         if all(made.get(name) == value for name, value in wanted.items()):
-            record = describe(target, Path(job.out), source=clip.source, columns=_columns(task))
-            return {**record, **_stamp(clip.source)}
+            return {**describe(target, Path(job.out)), **_stamp(clip.source), **_naming(task)}
     except BitstreamError as error:
         found = f"and is damaged ({error})"
     if not job.overwrite:
@@ -237,11 +240,23 @@ def _identity(task: Task) -> str:
     return source_id(source)
 
 
-def _columns(task: Task) -> dict[str, str]:
-    """Those of the manifest; where none named the clip, those that the index knows."""
-    if task.clip.columns is not None:
-        return dict(task.clip.columns)
-    return dict((task.known or {}).get("columns") or {})
+def _naming(task: Task) -> Record:
+    """What the index says of how a clip was named: source, manifest and columns, and what is attached to these.
+    InputError for captions beside the video that cannot be read.
+
+    Columns of the manifest rule over captions beside the video; where no manifest names the clip, what the index knows
+    stays, and such captions rule over it."""
+    clip, known = task.clip, task.known or {}
+    beside = read_sidecars(clip.sidecars)
+    earlier = known.get("columns") or {}
+    columns = {**earlier, **beside} if clip.columns is None else {**beside, **clip.columns}
+    return {
+        "source": clip.source,
+        "columns": columns,
+        "manifest": clip.manifest or known.get("manifest"),
+        # What was made from other columns, such as the embedding of a caption, is not that of these.
+        "attached": known.get("attached", {}) if columns == earlier else {},
+    }
 
 
 def _encode(
@@ -249,7 +264,8 @@ def _encode(
 ) -> tuple[Record, EncodeResult]:
     clip = task.clip
     target = Path(job.out) / clip.output
-    stamp = _stamp(clip.source)  # before it is read: what is written meanwhile is another source
+    # Before it is read: what is written meanwhile is another source, and a caption that is none costs no encode.
+    stamp, naming = _stamp(clip.source), _naming(task)
     made = {"source_id": source_id(clip.source), "settings": job.settings}
     options = replace(job.options, metadata={**job.options.metadata, BATCH_KEY: made})
     make_folder(target.parent)
@@ -269,8 +285,7 @@ def _encode(
         except BaseException:
             partial_path(target).unlink(missing_ok=True)  # ours alone: the lock on it is still held
             raise
-    record = describe(target, Path(job.out), source=clip.source, columns=_columns(task))
-    return {**record, **stamp}, result
+    return {**describe(target, Path(job.out)), **stamp, **naming, "attached": {}}, result
 
 
 Engine = Callable[[Sequence[Task]], Iterator[Outcome]]
@@ -295,11 +310,15 @@ def run_batch(
     engine: Engine,
     *,
     shard: tuple[int, int] | None = None,
+    whole: Sequence[Clip] | None = None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     on_notice: Callable[[str], None] = lambda text: None,
 ) -> Summary:
     """Encode clips into `job.out`, and leave an index of all that is there. shard: (i, n), if these clips are one part
-    of many; it only names the index. on_notice: is given what a person should know of the folder.
+    of many; it only names the index. whole: the clips of all shards, which tell what left a manifest; None: these.
+    on_notice: is given what a person should know of the folder.
+
+    Clips that a manifest named once and names no more leave the index; their files stay.
 
     Raises OutputError where the folder cannot be written or another run is at work in it. What goes wrong with a clip
     is in the summary.
@@ -319,6 +338,8 @@ def run_batch(
         done = {record["path"]: record for record in _read_journal(journal)}
         known |= done
         own |= done
+        for left in _left_manifests(own, clips if whole is None else whole, on_notice):
+            del own[left]
         _warn_of_others(folder, known, clips, job, on_notice)
         try:
             for outcome in engine([Task(clip=clip, known=known.get(clip.output)) for clip in clips]):
@@ -341,6 +362,16 @@ def run_batch(
     failures.sort(key=lambda outcome: outcome.clip.output)
     _write_failures(listed, failures)
     return Summary(counts["encoded"], counts["skipped"], tuple(failures), name, counts["damaged"])
+
+
+def _left_manifests(own: Mapping[str, Record], clips: Sequence[Clip], on_notice: Callable[[str], None]) -> list[str]:
+    """The paths of records that came from a manifest of these clips, which does not name them any more; it is said."""
+    manifests, named = {clip.manifest for clip in clips} - {None}, {clip.output for clip in clips}
+    left = sorted(path for path in own.keys() - named if own[path].get("manifest") in manifests)
+    if left:
+        some = ", ".join(left[:_EXAMPLES]) + (", ..." if len(left) > _EXAMPLES else "")
+        on_notice(f"{len(left)} clips left their manifest, and leave the index; their files stay: {some}")
+    return left
 
 
 def _warn_of_others(

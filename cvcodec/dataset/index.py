@@ -9,6 +9,8 @@
     model, latent_space_id   what encoded it                       latents_kind, logvar   what a chunk keeps
     bit_depth         of the source, and of what a decode gives    columns    further columns of the manifest, as text
     decode_errors, concealed_frames   damage of the source         source_bytes, source_mtime_ns   of the video's file
+    bucket            WIDTHxHEIGHT: clips that make batches        manifest   that names the video, where one does
+    attached          files beside the clip by name, as paths, where there are some (see `attached`)
 
 Lines end in a line feed; other line ends, such as U+2028 in a caption, are part of a value. A run of one shard of many
 writes `index-00003-of-00016.jsonl`. Owns: names and reading of these files, and describing a .cvl file in their terms.
@@ -48,14 +50,15 @@ NEEDED = ("latents", "logvar", "source", "columns")
 
 _TEXT = str | None
 _KINDS: dict[str, Any] = {
-    **dict.fromkeys(("source", "source_id", "settings", "sha256", "latent_space_id"), _TEXT),
-    **dict.fromkeys(("time_base", "model", "latents_kind"), str),
+    **dict.fromkeys(("source", "source_id", "settings", "sha256", "latent_space_id", "manifest"), _TEXT),
+    **dict.fromkeys(("time_base", "model", "latents_kind", "bucket"), str),
     **dict.fromkeys(("frames", "latents", "width", "height", "bit_depth", "size_bytes", "samples"), int),
     **dict.fromkeys(("first_pts", "last_pts", "decode_errors", "concealed_frames"), int),
     **dict.fromkeys(("source_bytes", "source_mtime_ns"), int | None),
     "shape": list,
     "logvar": bool,
     "columns": dict,
+    "attached": dict,
 }
 """Types of a record's values, and of those of a list of shards."""
 
@@ -226,6 +229,9 @@ def _parse(line: str | bytes) -> Record:
         wanted = _KINDS.get(name)
         if wanted is not None and not (isinstance(value, wanted) and (type(value) is not bool or wanted is bool)):
             raise ValueError(f"its {name} is {ascii(value)[:40]}")
+    places = record.get("attached", {}).values()
+    if not all(isinstance(place, str) and is_place_below(place) for place in places):
+        raise ValueError(f"its attached is {ascii(record['attached'])[:80]}, wanted files in the folder of the index")
     negative = next((name for name in ("latents", "frames") if record.get(name, 1) < 0), None)
     if negative is not None:
         raise ValueError(f"its {negative} is {record[negative]}")
@@ -251,11 +257,9 @@ def describe(
     path: Path,
     folder: Path,
     *,
-    source: str | None = None,
-    columns: Mapping[str, str] | None = None,
     checksum: bool = True,
 ) -> Record:
-    """The record of a complete .cvl file in `folder`: what it says of itself, and its checksum.
+    """The record of a complete .cvl file in `folder`: what it says of itself, and its checksum. Who named it says more.
 
     The identities come from its header, where `cvcodec batch` puts them. Raises InputError or BitstreamError.
     """
@@ -273,7 +277,7 @@ def describe(
     made = identities_of(header.metadata)
     return {
         "path": path.relative_to(folder).as_posix(),
-        "source": source,
+        "source": None,
         "source_id": made.get("source_id"),
         "settings": made.get("settings"),
         "frames": trailer.frames,
@@ -281,6 +285,7 @@ def describe(
         "shape": [header.latent_channels, trailer.latents, *header.latent_size],
         "width": header.width,
         "height": header.height,
+        "bucket": f"{header.width}x{header.height}",
         "time_base": str(header.time_base),
         "first_pts": min(entry.first_pts for entry in trailer.index),
         "last_pts": max(entry.last_pts for entry in trailer.index),
@@ -293,7 +298,8 @@ def describe(
         "bit_depth": header.bit_depth,
         "decode_errors": trailer.metadata.get("decode_errors", 0),
         "concealed_frames": trailer.metadata.get("concealed_frames", 0),
-        "columns": dict(columns or {}),
+        "columns": {},
+        "attached": {},
     }
 
 

@@ -96,7 +96,9 @@ def batch(
             on_notice=on_notice,
         )  # fmt: skip
 
-    return run_batch(clips, job, work, shard=shard, on_outcome=on_outcome, on_notice=on_warning or on_notice)
+    return run_batch(
+        clips, job, work, shard=shard, whole=every, on_outcome=on_outcome, on_notice=on_warning or on_notice
+    )
 
 
 def _check(engine: str, devices: str, address: str | None, workers: int | None) -> None:

@@ -1,12 +1,15 @@
 """Folders, globs, files and manifests -> the clips of a run, each with its place in the output folder.
 
 Owns: what counts as a video, lists of them and what may stand there, the mirrored names, the share of one shard of
-many, and what looks as if it were to be read but is not. Does not know: whether a file really is a video.
+many, and what a person may not expect of what was found. Does not know: whether a file really is a video.
 
-A manifest is a .csv or .tsv file with a header, or .jsonl with an object a line: column `path` (or `file`, where there
-is no `path`) names the video, relative to the manifest; `output` its place if it shall not be mirrored; every other
+A manifest is a .csv or .tsv file with a header, or .jsonl with an object a line: column `path` (or the first of `PATHS`
+that is there) names the video, relative to the manifest; `output` its place if it shall not be mirrored; every other
 column is carried over to the index. A .txt file has one path a line, and comments that begin with `#`. Tables are read
-by `tables`.
+by `tables`, captions beside a video by `sidecars`.
+
+A picture is a clip of one frame. In a folder that is searched, one that is called like a video beside it is taken for
+that video's thumbnail, and left out.
 """
 
 from __future__ import annotations
@@ -22,17 +25,21 @@ from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
 from cvcodec.dataset.index import SUFFIX, is_run_file
+from cvcodec.dataset.sidecars import column_text, sidecars_of
 from cvcodec.dataset.tables import TABLE_SUFFIXES, read_table, read_text
 from cvcodec.errors import InputError, UsageError
-from cvcodec.fileio import PARTIAL_SUFFIX, VIDEO_SUFFIXES, refuse_address
+from cvcodec.fileio import IMAGE_SUFFIXES, PARTIAL_SUFFIX, VIDEO_SUFFIXES, refuse_address
 
 MANIFEST_SUFFIXES = TABLE_SUFFIXES | {".jsonl", ".txt"}
 
-PATH, FILE, OUTPUT = "path", "file", "output"
+PATHS = ("path", "file", "video", "video_path", "file_name")
+"""Columns that may name the video; the first that a row has does."""
+OUTPUT = "output"
 
-_OF_A_VIDEO = frozenset({".txt", ".json", ".caption", ".srt", ".vtt"})
+_OF_A_VIDEO = frozenset({".srt", ".vtt"})
 _OF_A_FOLDER = TABLE_SUFFIXES | {".jsonl"}
-_LIKE_PATHS = ("video", "video_path", "videos", "video_file", "filename", "file_name")
+_LIKE_PATHS = (*PATHS, "videos", "video_file", "filename")
+_MEDIA_SUFFIXES = VIDEO_SUFFIXES | IMAGE_SUFFIXES
 _EXAMPLES = 3
 
 
@@ -46,6 +53,10 @@ class Clip:
     """Where its .cvl file goes, relative to the output folder, with forward slashes."""
     columns: Mapping[str, str] | None = None
     """Further columns of the manifest; None: no manifest that could have some names the video."""
+    manifest: str | None = None
+    """The manifest that names the video, absolute; None: none does."""
+    sidecars: tuple[str, ...] = ()
+    """Files beside the video that hold its caption, see `sidecars`."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +92,10 @@ def find_clips(sources: Sequence[str | os.PathLike[str]]) -> list[Clip]:
         if empty and is_manifest(Path(source)):
             raise InputError(f"{source} lists no clips; wanted a row for each video")
         if empty:
-            raise InputError(f"{source}: no videos are there; wanted {' '.join(sorted(VIDEO_SUFFIXES))}")
-    return _distinct(found for same in clips.values() for found in same)
+            raise InputError(f"{source}: no videos or pictures are there; wanted {' '.join(sorted(_MEDIA_SUFFIXES))}")
+    clear = _distinct(found for same in clips.values() for found in same)
+    given_files = {os.path.realpath(source) for source in sources}
+    return [replace(clip, sidecars=sidecars_of(clip.source, but=given_files)) for clip in clear]
 
 
 def _add(known: list[_Found], new: _Found) -> None:
@@ -146,8 +159,11 @@ def _expand(source: str, *, named: bool) -> Iterator[_Found]:
 def _from_folder(folder: Path, *, named: bool) -> Iterator[_Found]:
     place = PurePosixPath(folder.name) if named else PurePosixPath()
     for parent, files in walk(folder):
+        videos = {Path(name).stem for name in files if Path(name).suffix.lower() in VIDEO_SUFFIXES}
         for name in sorted(files):
-            if Path(name).suffix.lower() in VIDEO_SUFFIXES and not name.startswith("."):
+            suffix = Path(name).suffix.lower()
+            picture = suffix in IMAGE_SUFFIXES and Path(name).stem not in videos
+            if (suffix in VIDEO_SUFFIXES or picture) and not name.startswith("."):
                 file = parent / name
                 yield _Found(Clip(str(file), (place / file.relative_to(folder).as_posix()).as_posix()))
 
@@ -197,7 +213,8 @@ def _from_glob(pattern: str) -> Iterator[_Found]:
 def _from_manifest(manifest: Path) -> Iterator[_Found]:
     for row in read_manifest(manifest):
         source = os.path.abspath(manifest.parent / row.path)
-        yield _Found(Clip(source, row.output or _relative(row.path), row.columns), row)
+        clip = Clip(source, row.output or _relative(row.path), row.columns, manifest=str(manifest))
+        yield _Found(clip, row)
 
 
 def _relative(path: Path) -> str:
@@ -273,12 +290,13 @@ def read_manifest(manifest: Path) -> Iterator[Row]:
     """The rows of a manifest, in order. Raises InputError, which names the line, for what cannot be meant."""
     for number, values in _lines(manifest):
         where = f"{manifest.name}, line {number}"
-        name = PATH if PATH in values else FILE
-        text = values.get(name, "").strip()
+        name = _path_column(values)
+        if name not in values:
+            has = ", ".join(values)[:200]
+            raise InputError(f"{where} names no video: no `{PATHS[0]}` (nor {', '.join(PATHS[1:])}); it has {has}")
+        text = values[name].strip()
         if not text:
-            others = ", ".join(column for column in values if column not in (PATH, FILE))
-            has = f"; it has {others[:200]}" if others else ""
-            raise InputError(f"{where}: no {PATH}; a manifest has a column `{PATH}`{has}")
+            raise InputError(f"{where}: its `{name}` is empty; wanted the path of a video, or no such row")
         try:
             refuse_address(text)
         except InputError as error:
@@ -288,6 +306,11 @@ def read_manifest(manifest: Path) -> Iterator[Row]:
         columns = {column: value for column, value in values.items() if column not in (name, OUTPUT)}
         said = None if manifest.suffix.lower() == ".txt" else columns
         yield Row(where, text, _output(values.get(OUTPUT, "").strip(), where), said)
+
+
+def _path_column(values: Mapping[str, object]) -> str:
+    """The column that names the video, whether it is there or not."""
+    return next((column for column in PATHS if column in values), PATHS[0])
 
 
 def _output(given: str, where: str) -> str:
@@ -308,7 +331,7 @@ def _output(given: str, where: str) -> str:
 def _lines(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
     kind = manifest.suffix.lower()
     if kind in TABLE_SUFFIXES:
-        yield from read_table(manifest, (PATH, FILE))
+        yield from read_table(manifest, PATHS)
         return
     # splitlines() would also end lines at U+2028 in a caption
     for number, line in enumerate(re.split("\r?\n", read_text(manifest)), 1):
@@ -317,7 +340,7 @@ def _lines(manifest: Path) -> Iterator[tuple[int, dict[str, str]]]:
         if kind == ".jsonl":
             yield number, _object(line, f"{manifest.name}, line {number}")
         elif not line.lstrip().startswith("#"):
-            yield number, {PATH: line}
+            yield number, {PATHS[0]: line}
 
 
 def _object(line: str, where: str) -> dict[str, str]:
@@ -327,28 +350,26 @@ def _object(line: str, where: str) -> dict[str, str]:
         raise InputError(f"{where} is no JSON: {error}") from error
     if not isinstance(values, dict):
         raise InputError(f"{where} is no JSON object")
-    for name in (PATH if PATH in values else FILE, OUTPUT):
+    for name in (_path_column(values), OUTPUT):
         if not isinstance(values.get(name), str | None):
             raise InputError(f"{where}: {name} is {json.dumps(values[name])}, wanted text")
-    return {name: _text(value) for name, value in values.items()}
-
-
-def _text(value: object) -> str:
-    """A JSON value as the text of a column; null is what an empty field of a table is."""
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)
+    return {name: column_text(value) for name, value in values.items()}
 
 
 def overlooked(clips: Sequence[Clip], sources: Sequence[str | os.PathLike[str]]) -> Iterator[str]:
-    """A sentence for each kind. `sources`: what `find_clips` was given, for a list that is named is read."""
+    """What a person may not expect, a sentence for each kind: of what was found, and of what is not read. `sources`:
+    what `find_clips` was given, for a list that is named is read."""
     columns = {column for clip in clips for column in clip.columns or ()}
     if named := [column for column in _LIKE_PATHS if column in columns]:
-        yield f"videos are those of column `{PATH}` or `{FILE}`; kept in the index and not read: {_few(named)}"
+        yield f"kept in the index and not read: column {_few(named)}; videos come from the first of {', '.join(PATHS)}"
+    pictures = [clip for clip in clips if clip.manifest is None and Path(clip.source).suffix.lower() in IMAGE_SUFFIXES]
+    if pictures and len(pictures) < len(clips):
+        some = _few([Path(clip.source).name for clip in pictures])
+        yield f"{len(pictures)} pictures become clips of one frame ({some}); a glob such as '**/*.mp4' leaves them out"
     if files := list(_beside(clips, {os.path.realpath(source) for source in sources})):
         yield (
-            f"{len(files)} files beside videos are not read ({_few(files)}); captions are columns of a manifest, "
-            f"which is a source that is named: a .csv with `{PATH}`, or .jsonl"
+            f"{len(files)} files beside videos are not read ({_few(files)}); captions are a .txt or .json called like "
+            f"the video, or columns of a manifest, which is a source that is named: a .csv with `{PATHS[0]}`, or .jsonl"
         )
 
 

@@ -92,7 +92,8 @@ class DataSettings:
     """What is learned from, and how batches are made of it."""
 
     data: tuple[str, ...] = option(
-        (), "Folder, .txt list or .tsv/.csv manifest (columns file, split, source); may be given several times."
+        (),
+        "Folder, .txt list or .csv, .tsv, .jsonl manifest (columns path, split, source); may be given several times.",
     )
     val_fraction: float = option(0.1, "Share of the sources held out where the manifest names no split.", most=1)
     cache: str = option("", "Folder for decoded clips (memory-mapped); empty: in memory.")

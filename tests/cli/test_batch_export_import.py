@@ -71,9 +71,11 @@ def test_a_failed_clip_is_named_listed_and_makes_the_exit_code_1(cvcodec: Run, p
 def test_captions_beside_videos_are_not_passed_over_in_silence(cvcodec: Run, place: Path, tmp_path: Path) -> None:
     (tmp_path / "0.mkv").write_bytes((place / "v/0.mkv").read_bytes())
     (tmp_path / "0.txt").write_text("a cat")
+    (tmp_path / "0.srt").write_text("subtitles")
     result = cvcodec("batch", tmp_path, "--out", tmp_path / "out", "-w", place / "sd.safetensors", "--json")
     assert result.returncode == 0
-    assert "note: 1 files beside videos are not read (0.txt); captions are columns of a manifest" in result.stderr
+    assert "note: 1 files beside videos are not read (0.srt); captions are a .txt or .json called like" in result.stderr
+    assert json.loads(result.stdout)["columns"] == {"caption": "a cat"}
 
 
 def test_json_is_one_object_for_each_file(cvcodec: Run, place: Path) -> None:

@@ -188,6 +188,20 @@ def test_an_image_model_makes_one_latent_of_each_frame() -> None:
     assert len(list(Decoder(file, model=model, options=DecodeOptions(**CPU)).frames())) == 7
 
 
+@pytest.mark.parametrize(("frames", "kept", "wanted"), [(16, 13, 13), (17, 17, 17), (4, 1, 1), (1, 1, 1), (16, 13, 16)])
+def test_the_last_frames_may_be_left_out_as_the_official_code_does(frames: int, kept: int, wanted: int) -> None:
+    """Those that fill no latent; without the option they are encoded, and the last one is repeated."""
+    cut = kept == wanted
+    header, result, file = run(video(smooth(frames, 16, 24)), PatchModel(), drop_last_frames=cut)
+    trailer = BitstreamReader(file).trailer
+    assert trailer is not None
+    assert (trailer.frames, trailer.latents) == (wanted, (wanted + 6) // 4)
+    assert any("are left out: they do not fill a latent" in text for text in result.notices) == (wanted < frames)
+    if cut:  # the bytes of a source that has no others
+        _, _, other = run(video(smooth(frames, 16, 24)[:kept]), PatchModel(), metadata=header.metadata)
+        assert file.getvalue() == other.getvalue()
+
+
 class Fragile(PatchModel):
     """NaN in any reduced precision; `broken`: in fp32 too."""
 

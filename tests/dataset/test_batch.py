@@ -180,6 +180,7 @@ def test_devices_and_threads_are_no_settings_but_everything_else_is(model: Video
         "store_logvar": True,
         "windows": "context",
         "window": 3,
+        "drop_last_frames": True,
         "tile": 0,
         "precision": "fp32",
         "reader": ReaderOptions(rotate=False),

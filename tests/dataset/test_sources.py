@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cvcodec.dataset.sidecars import read_sidecars
 from cvcodec.dataset.sources import find_clips, overlooked, parse_shard, shard_of
 from cvcodec.errors import InputError, UsageError
 
@@ -96,8 +97,9 @@ def test_text_tab_and_json_manifests_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "match"),
     [
-        ("m.csv", "video\nx.mp4\n", "no column `path`"),
-        ("m.csv", "path,n\n,1\n", "line 2: no path"),
+        ("m.csv", "movie\nx.mp4\n", "no column `path`"),
+        ("m.csv", "path,n\n,1\n", "line 2: its `path` is empty; wanted the path of a video, or no such row"),
+        ("m.tsv", "video\tn\nx\t1\n  \t2\n", "line 3: its `video` is empty"),
         ("m.csv", "path,n\n..,1\n", r"line 2: path '\.\.' is a folder"),
         ("m.csv", "path,n,n\nx,1,2\n", "two columns `n`"),
         ("m.csv", "path,output\nx.mp4,../x\n", "leads out"),
@@ -114,9 +116,14 @@ def test_text_tab_and_json_manifests_say_the_same(tmp_path: Path) -> None:
         ("m.txt", "# nothing yet\n", "m.txt lists no clips"),
         ("m.jsonl", '{"path": 5}\n', "line 1: path is 5, wanted text"),
         ("m.jsonl", '{"path": "x", "output": [1]}\n', r"line 1: output is \[1\], wanted text"),
-        ("m.jsonl", '{"path": null}\n', "line 1: no path"),
-        ("m.jsonl", '{"video_path": "x.mp4", "caption": "a"}\n', "a column `path`; it has video_path, caption"),
-        ("m.csv", "video_path,caption\nx.mp4,a\n", r"no column `path` \(nor `file`\); it has video_path, caption"),
+        ("m.jsonl", '{"path": null}\n', "line 1: its `path` is empty"),
+        ("m.jsonl", '{"video": 5}\n', "line 1: video is 5, wanted text"),
+        (
+            "m.jsonl",
+            '{"movie": "x.mp4", "caption": "a"}\n',
+            r"line 1 names no video: no `path` \(nor file, video, video_path, file_name\); it has movie, caption",
+        ),
+        ("m.csv", "movie,caption\nx.mp4,a\n", r"no column `path` \(nor `file`\) .*; it has movie, caption"),
         ("m.jsonl", "{x\n", "line 1 is no JSON"),
         ("m.jsonl", "[1]\n", "no JSON object"),
     ],
@@ -248,7 +255,7 @@ def test_a_folder_that_may_not_be_read_is_an_error(tmp_path: Path, monkeypatch: 
 
 def test_missing_and_empty_sources_are_refused(tmp_path: Path) -> None:
     for source in ("", tmp_path / "none.mp4", tmp_path, f"{tmp_path}/*.mp4"):
-        with pytest.raises(InputError, match=r"names no source|no such file|no videos"):
+        with pytest.raises(InputError, match=r"names no source|no such file|no videos or pictures"):
             find_clips([source])
 
 
@@ -269,9 +276,7 @@ def test_what_is_not_read_beside_videos_is_named(tmp_path: Path) -> None:
     for name in ("a.mp4", "a.txt", "a.json", "b.mp4", "b.srt", "README.txt", "c.wav", "captions.csv"):
         (tmp_path / name).write_text("path,caption\na.mp4,a cat\n")
     (beside,) = overlooked(find_clips([tmp_path]), [tmp_path])
-    assert beside.startswith(
-        "4 files beside videos are not read (a.json, a.txt, b.srt, ...); captions are columns of a"
-    )
+    assert beside.startswith("2 files beside videos are not read (b.srt, captions.csv); captions are a .txt or .json")
     listed = [str(tmp_path / "captions.csv")]
     assert list(overlooked(find_clips(listed), listed)) == []
     both = [str(tmp_path), *listed]
@@ -285,4 +290,58 @@ def test_what_is_not_read_beside_videos_is_named(tmp_path: Path) -> None:
 def test_columns_that_look_like_the_video_but_are_not_are_named(tmp_path: Path, column: str) -> None:
     (tmp_path / "m.csv").write_text(f"path,{column},caption\nx.mp4,y.mp4,a\n")
     (text,) = overlooked(find_clips([tmp_path / "m.csv"]), [tmp_path / "m.csv"])
-    assert text == f"videos are those of column `path` or `file`; kept in the index and not read: {column}"
+    assert text.startswith(f"kept in the index and not read: column {column}; videos come from the first of path")
+
+
+@pytest.mark.parametrize("column", ["path", "file", "video", "video_path", "file_name"])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_the_video_has_a_column_of_one_of_the_names_that_others_use(tmp_path: Path, column: str, suffix: str) -> None:
+    rows = {"csv": f"prompt,{column}\na cat,v/x.mp4\n", "jsonl": json.dumps({"prompt": "a cat", column: "v/x.mp4"})}
+    (tmp_path / f"m.{suffix}").write_text(rows[suffix])
+    (clip,) = find_clips([tmp_path / f"m.{suffix}"])
+    assert (clip.output, clip.columns) == ("v/x.cvl", {"prompt": "a cat"})
+    assert clip.manifest == str(tmp_path / f"m.{suffix}")
+
+
+def test_pictures_are_clips_but_thumbnails_are_not(tmp_path: Path) -> None:
+    touch(*(tmp_path / name for name in ("v/a.mp4", "v/a.jpg", "v/b.PNG", "v/deep/a.webp", "v/.c.jpg")))
+    found = find_clips([tmp_path / "v"])
+    assert [clip.output for clip in found] == ["a.cvl", "b.cvl", "deep/a.cvl"]
+    (text,) = overlooked(found, [tmp_path / "v"])
+    assert text.startswith("2 pictures become clips of one frame (b.PNG, a.webp)")
+    pictures = find_clips([tmp_path / "v/deep"])
+    assert list(overlooked(pictures, [tmp_path / "v/deep"])) == []
+
+
+def test_captions_beside_a_video_are_columns(tmp_path: Path) -> None:
+    touch(*(tmp_path / name for name in ("a.mp4", "b.mp4", "c.png", "d.mp4", "e.mp4")))
+    (tmp_path / "a.txt").write_text("\ufeff a cat\n", encoding="utf-8")
+    (tmp_path / "b.json").write_text('{"text": "a dog", "fps": 8, "none": null, "caption": "of the object"}')
+    (tmp_path / "b.caption").write_text("of the text")
+    (tmp_path / "c.caption").write_text("a photo")
+    (tmp_path / "d.txt").write_text("e.mp4\n")
+    clips = find_clips([tmp_path, tmp_path / "d.txt"])
+    assert [read_sidecars(clip.sidecars) for clip in clips] == [
+        {"caption": "a cat"},
+        {"text": "a dog", "fps": "8", "none": "", "caption": "of the text"},
+        {"caption": "a photo"},
+        {},  # its .txt was named as a list
+        {},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "match"),
+    [
+        ("a.json", b"[1]", "no JSON object; wanted fields such as `caption`"),
+        ("a.json", b"{", "is no JSON: .* mend it, or give it another name"),
+        ("a.txt", b"caf\xe9", "is not UTF-8 text"),
+        ("a.txt", b"x" * (1 << 20) + b"y", "too many for a caption"),
+        ("b.txt", b"", "b.txt cannot be read: No such file"),
+    ],
+)
+def test_a_caption_that_is_none_is_refused(tmp_path: Path, name: str, data: bytes, match: str) -> None:
+    if data:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=match):
+        read_sidecars([str(tmp_path / name)])

@@ -41,12 +41,15 @@ def test_a_manifest_says_which_files_are_held_out(media: Path) -> None:
 def test_a_csv_manifest_and_a_list_name_files_relative_to_themselves(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("file,split\na.mp4,train\nb.mp4,test\n")
     (tmp_path / "l.txt").write_text("# comment\n\nsub/c.png\n")
-    sources = find_sources([tmp_path / "m.csv", tmp_path / "l.txt"], 0.0)
+    (tmp_path / "m.jsonl").write_text('{"video": "sub/d.mp4", "split": "val", "source": "film"}\n')
+    sources = find_sources([tmp_path / "m.csv", tmp_path / "l.txt", tmp_path / "m.jsonl"], 0.0)
     assert [(source.path.relative_to(tmp_path).as_posix(), source.split) for source in sources] == [
         ("a.mp4", "train"),
         ("b.mp4", "test"),
         ("sub/c.png", "train"),
+        ("sub/d.mp4", "val"),
     ]
+    assert sources[-1].group == "film"
 
 
 def test_a_folder_is_split_by_its_subfolders(tmp_path: Path) -> None:
@@ -97,12 +100,15 @@ def test_nothing_but_unreadable_files_is_a_clear_error(tmp_path: Path) -> None:
         ("a.csv", "file,split\none.mp4,train\n".encode("utf-16"), "is not UTF-8 text"),
         ("a.txt", "caf\xe9.mp4".encode("latin-1"), "is not UTF-8 text"),
         ("a.csv", b'file,split\n"one.mp4,train\ntwo.mp4,train\n', "line 2 cannot be read"),
+        ("a.csv", b"path,split\none.mp4,train\n,train\n", "line 3: its `path` is empty; wanted the path of a video"),
+        ("a.jsonl", b'{"path": "a.mp4"}\n{"path": ""}\n', "line 2: its `path` is empty"),
+        ("a.jsonl", b'{"split": "train"}\n', "line 1 names no video: no `path`"),
         ("a.csv", b"file,split\n" + b"x" * 200_000 + b",train\n", "line 2 cannot be read"),
     ],
 )
 def test_a_list_that_cannot_be_read_is_a_clear_error(tmp_path: Path, name: str, data: bytes, message: str) -> None:
     (tmp_path / name).write_bytes(data)
-    with pytest.raises(InputError, match=rf"a\.(csv|txt),? {message}"):
+    with pytest.raises(InputError, match=rf"a\.(csv|txt|jsonl),? {message}"):
         find_sources([tmp_path / name], 0.1)
 
 
