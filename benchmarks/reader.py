@@ -43,8 +43,8 @@ from cvcodec.codec import DEFAULT_QUALITY, EncodeOptions, encode_file
 from cvcodec.codec.headers import make_quantizer
 from cvcodec.codec.layers import latents_of
 from cvcodec.dataset import IterableLatentDataset, LatentDataset
+from cvcodec.dataset.items import ITEM
 from cvcodec.dataset.keys import epoch_generator
-from cvcodec.dataset.latents import ITEM
 from cvcodec.dataset.reader import draw_slice
 from cvcodec.dataset.shards import LATENTS
 from cvcodec.errors import UsageError

@@ -1,8 +1,12 @@
 """Data sets: many videos to .cvl files, their latents in slices for training loops, and videos as clips to learn from.
 
-latents, reader       `LatentDataset` over .cvl files, `IterableLatentDataset` over tar shards; slices of .cvl files
+latents, stream       `LatentDataset` over .cvl files, `IterableLatentDataset` over tar shards
+items, reader         what both give; slices of .cvl files
+buckets               batches of one shape (`BucketSampler`)
+attached              tensors of a user's own beside clips (`attach`)
 index, shards         the JSON lines that describe a folder of .cvl files; the layout of a tar shard
 sources, tables       folders, globs and manifests -> clips with their places; CSV and TSV
+sidecars              captions beside videos
 run                   `cvcodec.batch`: all of it in one call
 batch                 a run and its clips: encode or skip, journal, index, failures
 local_engine          who does the work: this process, or a Ray cluster (`ray_engine`), with a `shared_encoder`
@@ -11,7 +15,10 @@ media, sampling       videos and photos to learn from, decoded; clips of them, d
 device_clips, pack    the same clips, made in a device's memory; training files made small enough to travel
 """
 
+from cvcodec.dataset.attached import attach
+from cvcodec.dataset.buckets import BucketSampler
 from cvcodec.dataset.index import INDEX_NAME, read_index
-from cvcodec.dataset.latents import IterableLatentDataset, LatentDataset
+from cvcodec.dataset.latents import LatentDataset
+from cvcodec.dataset.stream import IterableLatentDataset
 
-__all__ = ["INDEX_NAME", "IterableLatentDataset", "LatentDataset", "read_index"]
+__all__ = ["INDEX_NAME", "BucketSampler", "IterableLatentDataset", "LatentDataset", "attach", "read_index"]

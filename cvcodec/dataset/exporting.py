@@ -23,6 +23,7 @@ from cvcodec.bitstream import BitstreamReader, Header
 from cvcodec.bitstream.header import dump_header
 from cvcodec.codec.headers import open_reader
 from cvcodec.codec.layers import latents_of
+from cvcodec.dataset.attached import read_attached
 from cvcodec.dataset.exchange import EXPORT_KEY, HEADER_KEY, write_npy, write_safetensors
 from cvcodec.dataset.index import check_one_space, dump_line, parse_lines, read_index
 from cvcodec.dataset.reader import ChunkCache
@@ -30,8 +31,10 @@ from cvcodec.dataset.shards import (
     DESCRIPTION,
     LATENTS,
     LOGVAR,
+    PTS,
     SHARDS_NAME,
     Sample,
+    attached_name,
     key_of,
     npy_bytes,
     open_shard,
@@ -235,6 +238,8 @@ def _samples(
         if header.logvar:
             logvar = target.order(_scaled_logvar(cache.logvar(path, 0, trailer.latents), target))
             files[LOGVAR] = npy_bytes((logvar if target.layout == "TCHW" else logvar[0]).astype(np.float16))
+        files[PTS] = npy_bytes(cache.pts(path, 0, trailer.frames))
+        files |= {attached_name(name): read_attached(base, record, name) for name in record.get("attached", {})}
         files[DESCRIPTION] = json.dumps(described, sort_keys=True).encode()
         yield Sample(keys[record["path"]], files)
 

@@ -1,6 +1,7 @@
 """The layout of a tar shard, in WebDataset's naming: the files of a sample share a key and follow each other.
 
     KEY.latents.npy    the latents, as `KEY.json` says            KEY.logvar.npy    their log-variance, where it is kept
+    KEY.pts.npy        the frames' time stamps                    KEY.NAME.safetensors    what is attached as NAME
     KEY.json           `target`, `layout`, `factors`, ... see `dataset.targets`, and the index record of the clip
 
 A key is the path of the .cvl file without its suffix; dots in a name become underscores, since WebDataset cuts keys at
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from cvcodec.errors import InputError
 
-LATENTS, LOGVAR, DESCRIPTION = "latents.npy", "logvar.npy", "json"
+LATENTS, LOGVAR, PTS, DESCRIPTION = "latents.npy", "logvar.npy", "pts.npy", "json"
 
 SHARDS_NAME = "shards.jsonl"
 """Lists the shards of a folder: path, samples, size_bytes. Others that lie there are none of its shards."""
@@ -73,6 +74,11 @@ def key_of(path: str) -> str:
     place = PurePosixPath(path)
     name = place.name.rpartition(".")[0] or place.name
     return place.with_name(name.replace(".", "_")).as_posix()
+
+
+def attached_name(name: str) -> str:
+    """Of the file of a sample that holds what is attached by this name."""
+    return f"{name}.safetensors"
 
 
 def sample_bytes(files: Mapping[str, bytes]) -> int:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from cvcodec.bitstream import BitstreamReader
-from cvcodec.dataset import batch
+from cvcodec.dataset import attach, batch, read_index
 from cvcodec.dataset.batch import run_batch
 from cvcodec.dataset.local_engine import run_local
-from cvcodec.dataset.sources import find_clips
+from cvcodec.dataset.sources import find_clips, shard_of
 from cvcodec.model.base import VideoAutoencoder
 from tests.dataset.small import break_a_packet, save_small_model, write_clip
 from tests.dataset.test_batch import encode, index_of, make_job
@@ -119,3 +119,81 @@ def test_a_source_that_nothing_was_written_to_is_not_read_again(
         assert encode(model, videos, out)[0].skipped == 6, "its content is the same"
         assert read == wanted
         read.clear()
+
+
+def test_captions_beside_videos_go_into_the_index_and_are_read_anew(model: VideoAutoencoder, tmp_path: Path) -> None:
+    for name in ("x", "y", "z"):
+        write_clip(tmp_path / f"v/{name}.mkv")
+    (tmp_path / "v/x.txt").write_text("a cat\n")
+    (tmp_path / "v/y.json").write_text('{"caption": "a dog", "source_fps": 8}')
+    (tmp_path / "v/z.json").write_text("{")
+    summary, _ = encode(model, tmp_path / "v", tmp_path / "out")
+    assert summary.encoded == 2
+    assert "z.json is no JSON" in str(summary.failures[0].error)
+    assert not (tmp_path / "out/z.cvl").exists()
+    (tmp_path / "v/z.json").unlink()
+    (tmp_path / "v/x.txt").write_text("two cats")
+    (tmp_path / "m.csv").write_text("video,caption\nv/y.mkv,of the manifest\n")
+    encode(model, tmp_path / "v", tmp_path / "out")
+    columns = {path: record["columns"] for path, record in index_of(tmp_path / "out").items()}
+    assert columns == {"x.cvl": {"caption": "two cats"}, "y.cvl": {"caption": "a dog", "source_fps": "8"}, "z.cvl": {}}
+    clips = [dataclasses.replace(clip, output="y.cvl") for clip in find_clips([tmp_path / "m.csv"])]
+    job = make_job(model, tmp_path / "out")
+    run_batch(clips, job, lambda tasks: run_local(tasks, job, model, devices="cpu"))
+    assert index_of(tmp_path / "out")["y.cvl"]["columns"] == {"caption": "of the manifest", "source_fps": "8"}
+
+
+def test_what_is_attached_stays_while_the_columns_do(model: VideoAutoencoder, tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        write_clip(tmp_path / f"v/{name}.mkv")
+        (tmp_path / f"v/{name}.txt").write_text(f"a {name}")
+    encode(model, tmp_path / "v", tmp_path / "out")
+    attach(tmp_path / "out", "text", {"x.cvl": [1.0], "y.cvl": [2.0]})
+    (tmp_path / "v/y.txt").write_text("another")
+    assert encode(model, tmp_path / "v", tmp_path / "out")[0].skipped == 2
+    assert {path: record["attached"] for path, record in index_of(tmp_path / "out").items()} == {
+        "x.cvl": {"text": "x.text.safetensors"},
+        "y.cvl": {},
+    }
+
+
+def test_clips_that_left_their_manifest_leave_the_index_and_nothing_else_does(
+    model: VideoAutoencoder, tmp_path: Path
+) -> None:
+    names = ["a", "b", "c", "d"]
+    for name in [*names, "other"]:
+        write_clip(tmp_path / f"{'w' if name == 'other' else 'v'}/{name}.mkv")
+    said: list[str] = []
+
+    def run(rows: list[str], shard: tuple[int, int] | None = None) -> None:
+        (tmp_path / "m.csv").write_text("\n".join(["path,output", *(f"v/{name}.mkv,{name}" for name in rows)]))
+        job = make_job(model, tmp_path / "out")
+        every = find_clips([tmp_path / "m.csv"])
+        run_batch(
+            shard_of(every, shard),
+            job,
+            lambda tasks: run_local(tasks, job, model, devices="cpu"),
+            shard=shard,
+            whole=every,
+            on_notice=said.append,
+        )
+
+    def listed() -> list[str]:
+        return [record["path"][0] for record in read_index(tmp_path / "out")]
+
+    encode(model, tmp_path / "w", tmp_path / "out")
+    run(names)
+    assert listed() == [*names, "o"]
+    run(["a", "d"])
+    assert listed() == ["a", "d", "o"]
+    assert said == ["2 clips left their manifest, and leave the index; their files stay: b.cvl, c.cvl"]
+    assert (tmp_path / "out/b.cvl").is_file()
+    run(names)
+    assert listed() == [*names, "o"], "they come back"
+    (tmp_path / "out/index.jsonl").unlink()
+    for number in range(2):
+        run(names, (number, 2))
+    # The row behind the one that leaves goes from one shard to the other.
+    for number in range(2):
+        run(["a", "c", "d"], (number, 2))
+    assert listed() == ["a", "c", "d"]

@@ -16,6 +16,7 @@ import cvcodec
 from cvcodec.codec import EncodeOptions
 from cvcodec.dataset import LatentDataset
 from cvcodec.dataset.batch import Job, run_batch, settings_id
+from cvcodec.dataset.items import RESERVED
 from cvcodec.dataset.local_engine import run_local
 from cvcodec.dataset.reader import ChunkCache
 from cvcodec.dataset.sources import find_clips
@@ -127,7 +128,8 @@ def test_scaled_latents_are_those_of_the_diffusion_model(folders: Folders) -> No
 def test_source_pixels_are_the_frames_with_these_time_stamps(folders: Folders) -> None:
     data = LatentDataset(folders["fp32"], latents=2, pixels="source", repeats=3)
     for item in map(data.__getitem__, range(len(data))):
-        with VideoReader(data.records[item["clip"]]["source"]) as reader:
+        source = next(record["source"] for record in data.records if record["path"] == item["path"])
+        with VideoReader(source) as reader:
             frames = {frame.pts: frame.pixels for frame in reader}
         assert item["pixels"].shape == (5, 24, 32, 3)
         wanted = np.stack([frames[pts] for pts in item["pts"].tolist()])
@@ -176,8 +178,8 @@ def test_what_cannot_be_given_is_refused_with_the_way_out(folders: Folders, tmp_
         LatentDataset(folders["fp32"], latents=5, short="error")
     with pytest.raises(InputError, match="has 99 latents"):
         LatentDataset(folders["fp32"], latents=99)
-    with pytest.raises(UsageError, match="has no column 'text'; it has caption"):
-        LatentDataset(folders["fp32"], columns=["text"])[0]
+    with pytest.raises(UsageError, match="has no column 'texts'; it has caption"):
+        LatentDataset(folders["fp32"], columns=["texts"])[0]
     with pytest.raises(UsageError, match="index"):
         LatentDataset([folders["fp32"] / "v/1.cvl"], pixels="source")
     with pytest.raises(UsageError, match=r"the source of .*v/1\.cvl is not known"):
@@ -191,12 +193,18 @@ def test_what_cannot_be_given_is_refused_with_the_way_out(folders: Folders, tmp_
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ({"latents": 0}, "latents = 0, wanted a whole number, at least 1, or None"),
+        ({"latents": 0}, "latents = 0, wanted a whole number, at least 1, several of these, or None"),
         ({"latents": 2.5}, "latents = 2.5, wanted a whole number"),
         ({"latents": True}, "latents = True, wanted a whole number"),
         ({"latents": "5"}, "latents = '5', wanted a whole number"),
         ({"seed": -1}, "seed = -1, wanted a whole number, at least 0"),
         ({"repeats": 0}, "repeats = 0, wanted a whole number, at least 1"),
+        ({"latents": []}, r"latents = \(\), wanted at least one length"),
+        ({"latents": [5, None]}, "latents = None, wanted a whole number"),
+        ({"start": "begin"}, "start = 'begin', wanted 'random' or 'first'"),
+        ({"layout": "HWC"}, "layout = 'HWC', wanted 'CTHW' or 'TCHW'"),
+        ({"attached": "text"}, r"attached = 'text', wanted a list of names: \['text'\]"),
+        ({"attached": ["text"], "columns": ["text"]}, "'text' is asked for as a column and as what is attached"),
         ({"posterior": "samples"}, "posterior = 'samples', wanted 'mean' or 'sample'"),
         ({"pixels": "sources"}, "pixels = 'sources', wanted None or 'source' or 'decoded'"),
         ({"short": "raise"}, "short = 'raise', wanted 'skip' or 'error'"),
@@ -211,7 +219,43 @@ def test_options_that_cannot_be_meant_are_refused(folders: Folders, options: dic
 
 
 def test_the_reserved_names_are_those_of_an_item(folders: Folders) -> None:
-    assert set(LatentDataset(folders["fp32"], pixels="source")[0]) == set(LatentDataset.RESERVED)
+    assert set(LatentDataset(folders["fp32"], pixels="source")[0]) == set(RESERVED)
+
+
+def test_slices_may_begin_with_the_clip(folders: Folders) -> None:
+    data = LatentDataset(folders["fp32"], latents=2, start="first", repeats=5)
+    assert {(item["first_latent"], item["first_frame"]) for item in map(data.__getitem__, range(len(data)))} == {(0, 0)}
+
+
+def test_of_several_lengths_a_clip_gives_the_longest_that_it_has(folders: Folders) -> None:
+    data = LatentDataset(folders["fp32"], latents=[2, 9, 3])
+    assert [data[item]["latents"].shape[1] for item in range(5)] == [3, 9, 9, 2, 3]
+    assert [data.shape_of(item) for item in (0, 1)] == [(4, 3, 3, 4), (4, 9, 3, 4)]
+    assert LatentDataset(folders["fp32"], latents=[9, 5]).skipped == 2
+
+
+def test_time_may_come_before_channels(folders: Folders) -> None:
+    plain, other = (LatentDataset(folders["fp32"], latents=3, layout=layout)[1] for layout in ("CTHW", "TCHW"))
+    assert torch.equal(plain["latents"], other["latents"].transpose(0, 1))
+    assert other["latents"].is_contiguous()
+
+
+@pytest.mark.parametrize("asked", ["caption", "text", "prompt"])
+def test_captions_answer_to_the_names_that_others_use(folders: Folders, asked: str) -> None:
+    assert LatentDataset(folders["fp32"], columns=[asked])[1][asked] == "clip 1"
+
+
+def test_clips_of_different_sizes_are_no_batch_and_the_error_says_what_makes_one(folders: Folders) -> None:
+    data = LatentDataset(folders["fp32"])
+    with pytest.raises(
+        UsageError,
+        match=r"sizes in one batch: latents of 4x3x3x4 \(v/0.cvl\) and 4x11x3x4 \(v/1.cvl\); .*BucketSampler\(",
+    ):
+        next(iter(DataLoader(data, batch_size=2)))
+    whole = LatentDataset(folders["fp32"], latents=2, columns=["caption"])
+    (batch,) = DataLoader(whole, batch_size=5)
+    assert type(batch) is dict
+    assert batch["caption"] == [f"clip {number}" for number in range(5)]
 
 
 def test_a_file_that_was_cut_is_an_error_that_names_it(folders: Folders, tmp_path: Path) -> None:

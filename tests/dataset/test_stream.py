@@ -18,7 +18,9 @@ from cvcodec.dataset import IterableLatentDataset, LatentDataset
 from cvcodec.dataset.exporting import export_shards
 from cvcodec.dataset.shards import key_of, read_samples
 from cvcodec.errors import InputError, UsageError
-from tests.dataset.small import save_small_model
+from tests.dataset.small import save_small_model, write_clip
+
+CPU = EncodeOptions(device="cpu", precision="fp32")
 
 
 @pytest.fixture(scope="module")
@@ -36,18 +38,54 @@ def items(data: IterableLatentDataset, workers: int = 0) -> list[dict[str, Any]]
 
 
 def by_key(found: list[dict[str, Any]]) -> dict[str, tuple[int, bytes]]:
-    return {item["key"]: (item["first_latent"], item["latents"].numpy().tobytes()) for item in found}
+    return {item["path"]: (item["first_latent"], item["latents"].numpy().tobytes()) for item in found}
 
 
 def test_slices_hold_exactly_what_the_files_hold_there(shards: Path, folders: dict[str, Path]) -> None:
     found = items(IterableLatentDataset(shards, latents=3, columns=["caption"]))
-    assert {item["key"] for item in found} == {"v/0", "v/1", "v/2", "v/4"}
+    assert {item["path"] for item in found} == {"v/0.cvl", "v/1.cvl", "v/2.cvl", "v/4.cvl"}
     for item in found:
-        with cvcodec.open(folders["fp16"] / f"{item['key']}.cvl") as file:
+        with cvcodec.open(folders["fp16"] / item["path"]) as file:
             start = item["first_latent"]
             assert np.array_equal(item["latents"].numpy(), file.latents[start : start + 3])
         assert item["first_frame"] == 4 * item["first_latent"]
-        assert item["caption"] == f"clip {item['key'][2:]}"
+        assert item["caption"] == f"clip {Path(item['path']).stem}"
+
+
+@pytest.mark.parametrize("target", ["raw", "svd"])
+@pytest.mark.parametrize("layout", ["CTHW", "TCHW"])
+def test_both_data_sets_give_the_same_items(tmp_path: Path, target: Any, layout: Any) -> None:
+    """Whatever order of axes the shards keep."""
+    model = save_small_model(tmp_path / "sd.safetensors", scaling_factor=0.18215)
+    (tmp_path / "in").mkdir()
+    encode_file(write_clip(tmp_path / "x.mkv", frames=14), tmp_path / "in/x.cvl", model=model, options=CPU)
+    export_shards(tmp_path / "in", tmp_path / "out", target=target)
+    asked: dict[str, Any] = {"latents": 3, "start": "first", "layout": layout}
+    one = LatentDataset(tmp_path / "in", scaled=target == "svd", **asked)[0]
+    (other,) = IterableLatentDataset(tmp_path / "out", **asked)
+    assert list(one) == list(other) == ["latents", "pts", "first_latent", "first_frame", "path"]
+    assert one.pop("path") == other.pop("path") == "x.cvl"
+    for name in one:
+        assert torch.equal(torch.as_tensor(one[name]), torch.as_tensor(other[name])), name
+        assert torch.as_tensor(one[name]).dtype == torch.as_tensor(other[name]).dtype
+    assert one["latents"].shape == ((4, 3, 4, 4) if layout == "CTHW" else (3, 4, 4, 4))
+    assert one["pts"].tolist() == list(range(0, 360, 40))
+
+
+def test_shards_give_batches_of_one_shape_too(shards: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"different sizes in one batch.*IterableLatentDataset\(\.\.\., batch_size=N\)"
+    ):
+        list(DataLoader(IterableLatentDataset(shards, latents=[2, 7]), batch_size=5))
+    data = IterableLatentDataset(shards, latents=[2, 7], columns=["caption"], batch_size=2)
+    batches = items(data)
+    assert sorted((*batch["latents"].shape[:3:2], len(batch["caption"])) for batch in batches) == [
+        (1, 7, 1),
+        (2, 2, 2),
+        (2, 7, 2),
+    ]
+    assert sorted(path for batch in batches for path in batch["path"]) == [f"v/{number}.cvl" for number in range(5)]
+    assert len(items(IterableLatentDataset(shards, latents=[2, 7], batch_size=2, drop_last=True))) == 2
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -73,11 +111,11 @@ def test_epochs_differ_in_order_and_slices_and_come_back(shards: Path) -> None:
     orders = []
     for epoch in range(6):
         data.set_epoch(epoch)
-        orders.append([(item["key"], item["first_latent"]) for item in items(data)])
+        orders.append([(item["path"], item["first_latent"]) for item in items(data)])
     assert len({tuple(key for key, _ in order) for order in orders}) > 1
     assert len({tuple(sorted(order)) for order in orders}) > 1
     data.set_epoch(2)
-    assert [(item["key"], item["first_latent"]) for item in items(data)] == orders[2]
+    assert [(item["path"], item["first_latent"]) for item in items(data)] == orders[2]
 
 
 def test_an_endless_stream_goes_on_with_the_next_epochs(shards: Path) -> None:
@@ -85,10 +123,10 @@ def test_an_endless_stream_goes_on_with_the_next_epochs(shards: Path) -> None:
     epochs = []
     for epoch in (3, 4, 5):
         data.set_epoch(epoch)
-        epochs += [(item["key"], item["first_latent"]) for item in items(data)]
+        epochs += [(item["path"], item["first_latent"]) for item in items(data)]
     endless = IterableLatentDataset(shards, latents=2, endless=True)
     endless.set_epoch(3)
-    assert [(item["key"], item["first_latent"]) for item in islice(endless, 15)] == epochs
+    assert [(item["path"], item["first_latent"]) for item in islice(endless, 15)] == epochs
 
 
 @pytest.mark.parametrize("more", [{}, {"endless": True}, {"rank": 1, "world_size": 99}])
@@ -121,18 +159,18 @@ def test_fewer_shards_than_workers_are_warned_of_once(shards: Path) -> None:
         {"seed": -1},
         {"shuffle": True},
         {"posterior": "samples"},
-        {"columns": ["caption", "key"]},
+        {"columns": ["caption", "path"]},
         {"columns": "caption"},
     ],
 )
 def test_options_that_cannot_be_meant_are_refused(shards: Path, options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError, match=r"wanted|reserved: latents, first_latent, first_frame, key"):
+    with pytest.raises(UsageError, match=r"wanted|reserved: latents, pts, first_latent, first_frame, path"):
         IterableLatentDataset(shards, **options)
 
 
 def test_stored_order_is_kept_without_shuffling(shards: Path) -> None:
-    stored = [sample.key for path in sorted(shards.glob("*.tar")) for sample in read_samples(path)]
-    assert [item["key"] for item in items(IterableLatentDataset(shards, shuffle=0))] == stored
+    stored = [f"{sample.key}.cvl" for path in sorted(shards.glob("*.tar")) for sample in read_samples(path)]
+    assert [item["path"] for item in items(IterableLatentDataset(shards, shuffle=0))] == stored
 
 
 def test_samples_are_spread_like_the_log_variance_says(shards: Path, folders: dict[str, Path]) -> None:
@@ -142,7 +180,7 @@ def test_samples_are_spread_like_the_log_variance_says(shards: Path, folders: di
     errors = []
     for epoch in range(30):
         data.set_epoch(epoch)
-        drawn = next(item["latents"].numpy() for item in items(data) if item["key"] == "v/1")
+        drawn = next(item["latents"].numpy() for item in items(data) if item["path"] == "v/1.cvl")
         errors.append((drawn - mean) / np.exp(logvar / 2))
     assert np.std(errors) == pytest.approx(1, abs=0.02)
 
@@ -247,7 +285,7 @@ def test_shards_of_several_latent_spaces_are_refused_by_every_worker(
     other = save_small_model(tmp_path / "other.safetensors", seed=1, scaling_factor=0.5)
     source = LatentDataset(folders["fp32"]).records[0]["source"]
     (tmp_path / "v").mkdir()
-    encode_file(source, tmp_path / "v/x.cvl", model=other, options=EncodeOptions(device="cpu", precision="fp32"))
+    encode_file(source, tmp_path / "v/x.cvl", model=other, options=CPU)
     export_shards(tmp_path / "v", tmp_path / "s")
     mixed = [*sorted(shards.glob("*.tar")), tmp_path / "s/shard-000000.tar"]
     with pytest.raises(
