@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -21,14 +21,14 @@ from cvcodec.cli import options, report
 from cvcodec.cli.fields import Fields, Given, with_fields
 from cvcodec.codec import DEFAULT_MODEL, EncodeOptions, ReaderOptions
 from cvcodec.codec.run_options import RunOptions
-from cvcodec.errors import InputError
+from cvcodec.errors import InputError, UsageError
 from cvcodec.options import option
 
 if TYPE_CHECKING:
     from cvcodec.dataset.batch import Outcome, Summary
     from cvcodec.dataset.sources import Clip
 
-_WORK = "Work"
+_WORK, _BUCKETS = "Work", "Size and rate"
 _REFRESHES_PER_S = 4
 _SHOWN_CLIPS = 8
 _NAME_COLUMNS = 52
@@ -93,6 +93,24 @@ def batch(
     work: Given[WorkOptions],
     run: Annotated[Given[RunOptions], Fields(only=("precision", "threads"))],
     reading: Annotated[Given[ReaderOptions], Fields(only=("size", "crop", "fps", "hwaccel"))],
+    buckets: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WxH,WxH,...",
+            help="Resize each clip to the one of these sizes that has the nearest shape, as --size with several does.",
+            rich_help_panel=_BUCKETS,
+            parser=options.parse_size,
+        ),
+    ] = None,
+    bucket_area: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PIXELS|WxH",
+            help="The same with buckets of about so many pixels, from 21:9 to 9:21, sides multiples of 16.",
+            rich_help_panel=_BUCKETS,
+            parser=options.parse_bucket_area,
+        ),
+    ] = None,
     strict: Annotated[
         bool,
         typer.Option(
@@ -110,7 +128,11 @@ def batch(
     from cvcodec.dataset.run import batch as run_batch
     from cvcodec.dataset.sources import parse_shard
 
-    by, encode = work.options(), given.options(reader=reading.options(), **run.values)
+    by, reader = work.options(), reading.options()
+    sizes = [size for size in (reader.size, buckets, bucket_area) if size is not None]
+    if len(sizes) > 1:
+        raise UsageError("--size, --buckets and --bucket-area exclude each other: each gives clips their size")
+    encode = given.options(reader=replace(reader, size=sizes[0]) if sizes else reader, **run.values)
     options.check_quantiser(encode.latents, given)
     part = parse_shard(by.shard) if by.shard is not None else None
     with _watch(hidden=quiet or json) as monitor:

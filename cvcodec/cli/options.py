@@ -46,6 +46,13 @@ def parse_size(text: str) -> str:
     return str(_understood(Size.parse, text))
 
 
+def parse_bucket_area(text: str) -> str:
+    """Pixels, or `512x320`, to buckets of about so many, as `Size` says them. Raises typer.BadParameter."""
+    from cvcodec.video.resize import Size, bucket_sizes
+
+    return str(bucket_sizes(_understood(Size.parse, f"area={text.strip()}").width))
+
+
 def parse_fps(text: str) -> str:
     """Frames per second in `8`, `23.976` or `30000/1001`, as a fraction. Raises typer.BadParameter."""
     from cvcodec.video.rate import parse_fps

@@ -191,6 +191,9 @@ def reader_metadata(reader: ReaderOptions, source: VideoInfo) -> dict[str, Any]:
     """Header metadata that say how the source was read; nothing where that is the default. A rotation that was not
     applied is in the header anyway."""
     settings = {name: getattr(reader, name) for name in _READER_DEFAULTS}
+    if reader.size is not None:  # of buckets, the one that was taken
+        shape = source.width, source.height, source.sample_aspect_ratio
+        settings["size"] = str(Size.parse(reader.size).fitting(*shape))
     settings["fps"] = None if reader.fps is None else str(parse_fps(reader.fps))
     changed = {name: value for name, value in settings.items() if value not in (None, _READER_DEFAULTS[name])}
     values: dict[str, Any] = {_SOURCE_READER: changed} if changed else {}

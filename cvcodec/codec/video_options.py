@@ -58,7 +58,8 @@ class ReaderOptions(_Arguments):
     )
     size: str | None = option(
         None,
-        "Resize frames (Lanczos): WxH, short=256 (the shorter side) or area=262144 (pixels). Default: as they are.",
+        "Resize frames (Lanczos): WxH (of several, with commas, the one of the nearest shape), short=256 (the shorter "
+        "side) or area=262144 (pixels). Default: as they are.",
         panel=_PREPARED,
         metavar="WxH|short=N|area=N",
         syntax="size",

@@ -28,6 +28,10 @@ CROPS = ("center", "none")
 MULTIPLE = 8
 """Sides that follow the source's shape become multiples of this where pictures may be cut: a latent is 8 pixels."""
 
+BUCKET_MULTIPLE = 16
+"""Of the sides of buckets that are made: diffusion transformers join 2 x 2 latents."""
+BUCKET_SHAPES = (1.0, 5 / 4, 4 / 3, 3 / 2, 16 / 9, 2.0, 21 / 9)
+
 MOST_SIDE = 1 << 15
 
 _LOBES = 3
@@ -36,17 +40,25 @@ _BLOCK = 32  # rows of the outcome that are made together: their weights lie sid
 
 @dataclass(frozen=True)
 class Size:
-    """`WxH`, `short=256` (the shorter side) or `area=262144` (pixels in all; `area=512x512` is the same)."""
+    """`WxH`, `short=256` (the shorter side) or `area=262144` (pixels in all; `area=512x512` is the same); or several
+    `WxH` with commas, buckets, of which a picture takes the one of the nearest shape."""
 
     kind: str
-    """`exact`, `short` or `area`."""
-    width: int
+    """`exact`, `short`, `area` or `buckets`."""
+    width: int = 0
     """Of `exact`; else the number."""
     height: int = 0
+    buckets: tuple[Size, ...] = ()
+    """All `exact`."""
 
     @classmethod
     def parse(cls, text: str) -> Size:
         """Raises UsageError."""
+        if "," in text:
+            several = tuple(cls.parse(part) for part in text.split(","))
+            if any(size.kind != "exact" for size in several):
+                raise UsageError(f"{text!r} are no buckets; wanted sizes such as 256x256,320x192")
+            return cls("buckets", buckets=tuple(dict.fromkeys(several)))
         match = re.fullmatch(r"(?:(short|area)=)?(\d{1,10})(?:x(\d{1,5}))?", text.strip().lower())
         kind, first, second = match.groups() if match else (None, None, None)
         if first is None or (kind is None) != (second is not None and kind != "area") or (kind == "short" and second):
@@ -60,7 +72,34 @@ class Size:
         return cls(kind or "exact", width, height)
 
     def __str__(self) -> str:
+        if self.kind == "buckets":
+            return ",".join(map(str, self.buckets))
         return f"{self.width}x{self.height}" if self.kind == "exact" else f"{self.kind}={self.width}"
+
+    def fitting(self, width: int, height: int, pixel_ratio: Fraction = Fraction(1)) -> Size:
+        """Of buckets, the one for pictures of width x height pixels that are `pixel_ratio` as wide as high: that of the
+        nearest shape, of several such the largest that they fill, or else the smallest; any other size is itself."""
+        if self.kind != "buckets":
+            return self
+        shown = width * pixel_ratio / height
+
+        def distance(bucket: Size) -> tuple[float, float]:
+            shape = Fraction(bucket.width, bucket.height)
+            area, own = bucket.width * bucket.height, width * pixel_ratio * height
+            return round(abs(math.log(shape / shown)), 9), float(own - area if area <= own else own + area)
+
+        return min(self.buckets, key=distance)
+
+
+def bucket_sizes(area: int) -> Size:
+    """Buckets of about so many pixels: the shapes of photographs and films, lying and standing, their sides multiples
+    of `BUCKET_MULTIPLE`."""
+    sizes = []
+    for shape in BUCKET_SHAPES:
+        sides = (math.sqrt(area * ratio) / BUCKET_MULTIPLE for ratio in (shape, 1 / shape))
+        long, short = (max(1, round(side)) * BUCKET_MULTIPLE for side in sides)
+        sizes += [Size("exact", long, short), Size("exact", short, long)]
+    return Size("buckets", buckets=tuple(dict.fromkeys(sizes)))
 
 
 @dataclass(frozen=True)
@@ -87,6 +126,7 @@ class Geometry:
         crop `center`: the picture covers the size, and what overhangs is cut off; of `short` and `area` the sides are
         the multiples of `MULTIPLE` next to the source's shape. `none`: the whole picture, within WxH.
         """
+        size = size.fitting(width, height, pixel_ratio)
         shown = width * pixel_ratio, Fraction(height)
         if size.kind == "exact":
             wanted = Fraction(size.width), Fraction(size.height)

@@ -11,7 +11,7 @@ import pytest
 
 from cvcodec.errors import UsageError
 from cvcodec.video import VideoReader
-from cvcodec.video.resize import Geometry, Size, resized
+from cvcodec.video.resize import Geometry, Size, bucket_sizes, resized
 from tests.video.clips import pictures, read, write
 
 SHAPES = [(96, 54), (57, 90), (320, 31), (400, 300), (13, 9)]
@@ -117,3 +117,39 @@ def test_a_crop_without_a_size_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "a.mp4", pictures(64, 48, 1))
     with pytest.raises(UsageError, match="give a size"):
         VideoReader(tmp_path / "a.mp4", crop="none")
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "pixels", "wanted"),
+    [
+        (1920, 1080, "1", "320x192"),
+        (1080, 1920, "1", "192x320"),
+        (300, 250, "1", "256x256"),
+        (720, 576, "16/11", "320x192"),  # shown 16:9, though the nearest to its pixels is square
+        (400, 400, "1", "256x256"),  # 512x512 would enlarge it
+        (600, 600, "1", "512x512"),
+        (20, 20, "1", "128x128"),
+    ],
+)
+def test_of_buckets_a_picture_takes_the_nearest_shape(width: int, height: int, pixels: str, wanted: str) -> None:
+    buckets = Size.parse("512x512,256x256,320x192,192x320,128x128,256x256")
+    assert str(buckets.fitting(width, height, Fraction(pixels))) == wanted
+    assert Size.parse(str(buckets)) == buckets
+    made = Geometry.of(buckets, "center", width, height, Fraction(pixels))
+    assert made == Geometry.of(Size.parse(wanted), "center", width, height, Fraction(pixels))
+
+
+def test_buckets_of_an_area_have_the_shapes_of_footage() -> None:
+    sizes = bucket_sizes(512 * 512).buckets
+    assert {"512x512", "576x464", "592x448", "624x416", "688x384", "720x368", "784x336"} <= set(map(str, sizes))
+    assert len(sizes) == 13
+    for size in sizes:
+        assert size.width % 16 == size.height % 16 == 0
+        assert abs(size.width * size.height / 512**2 - 1) < 0.05
+    assert {(size.height, size.width) for size in sizes} == {(size.width, size.height) for size in sizes}
+
+
+@pytest.mark.parametrize("text", ["256x256,", "256x256,short=256", "256x256;320x192", ",", "256x256,0x9"])
+def test_buckets_that_cannot_be_meant_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match=r"is no size|are no buckets|is out of range"):
+        Size.parse(text)
