@@ -34,7 +34,7 @@ import harness
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL
-from cvcodec.codec.plans import choose_plan
+from cvcodec.codec.headers import choose_plan
 from cvcodec.codec.runner import ModelRunner, denormalise, frames_to_tensor
 from cvcodec.errors import InputError
 from cvcodec.model import ModelConfig

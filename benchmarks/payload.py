@@ -36,7 +36,7 @@ from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, LatentFile, ReaderOptions, encode_file
 from cvcodec.codec.encode_options import RateDistortion
 from cvcodec.codec.headers import make_quantizer
-from cvcodec.codec.requantise import quantised
+from cvcodec.codec.layers import quantised
 from cvcodec.system.device import set_threads
 
 BLOCK = "bench: payload"

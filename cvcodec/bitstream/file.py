@@ -19,7 +19,7 @@ from cvcodec.bitstream import format as fmt
 from cvcodec.bitstream.chunk import Chunk, ChunkInfo, pack_chunk, pack_logvar, unpack_chunk, unpack_info, unpack_logvar
 from cvcodec.bitstream.header import Header, pack_header, unpack_header
 from cvcodec.bitstream.records import Record, pack_preamble, pack_record, read_preamble, read_record
-from cvcodec.bitstream.recovery import PartialFile, scan_partial
+from cvcodec.bitstream.recovery import PartialFile
 from cvcodec.bitstream.trailer import IndexEntry, Ledger, Trailer, pack_trailer, unpack_trailer
 from cvcodec.bitstream.wire import Readable, Writable, write_all
 from cvcodec.errors import BitstreamError, TruncatedError, UnsupportedError
@@ -43,7 +43,7 @@ class BitstreamWriter:
 
     @classmethod
     def resume(cls, sink: BinaryIO, partial: PartialFile) -> Self:
-        """Continue the file that `BitstreamReader.scan_partial` found: `sink` can be sought and truncated, and begins
+        """Continue the file that `scan_partial` found: `sink` can be sought and truncated, and begins
         where the file begins. What lies behind the last intact chunk is cut off; the next chunk to write is number
         `partial.chunks`. ValueError for a file that is already complete."""
         if partial.complete:
@@ -172,11 +172,6 @@ class BitstreamReader:
         self._head = head
         if self.seekable:
             self.trailer = self._open_trailer()
-
-    @classmethod
-    def scan_partial(cls, source: Readable) -> PartialFile:
-        """What is intact at the start of an unfinished file; see `partial.scan_partial`."""
-        return scan_partial(source)
 
     @property
     def index(self) -> tuple[IndexEntry, ...]:

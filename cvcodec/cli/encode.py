@@ -79,7 +79,7 @@ def encode(
     from cvcodec.checkpoints.registry import load_model
     from cvcodec.codec import encode_file
     from cvcodec.codec.headers import check_layers
-    from cvcodec.codec.notices import Notices
+    from cvcodec.codec.session import Notices
     from cvcodec.fileio import check_output, is_standard_stream, open_input
     from cvcodec.quality.target import Target, encode_to_target
 

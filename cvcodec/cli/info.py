@@ -30,7 +30,7 @@ def info(
 
     with open_input(source) as file, naming_damage(source):
         if check:
-            from cvcodec.codec.verify import verify
+            from cvcodec.codec.input import verify
 
             reader, trailer = verify(file)
         else:

@@ -5,9 +5,9 @@
     open     a file as an array of latents and frames                                               (`latent_file`)
 
 `encode_options`, `decode_options` and `video_options` say what is asked for; they are there without torch.
-`headers` says what of a source goes into a file, `resume` goes on with the partial file of an interrupted encode,
-`input` and `salvage` give what is needed of an intact file and of a damaged one; `session` has what a run
-has from beginning to end, `notices` collects what a person should read.
+`headers` says what of a source goes into a file, `output` writes it, also behind what an interrupted encode has left,
+`input` gives what is needed of an intact file or of a damaged one; `layers` is between latents and symbols, and
+`session` has what a run has from beginning to end.
 """
 
 from __future__ import annotations

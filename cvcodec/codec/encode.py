@@ -21,12 +21,10 @@ from cvcodec.bitstream.format import MAGIC
 from cvcodec.bitstream.wire import Writable
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec.encode_options import DEFAULT_MODEL, EncodeOptions, EncodeResult
-from cvcodec.codec.notices import Notices
-from cvcodec.codec.output import CvlOutput
-from cvcodec.codec.plans import choose_plan, memory_errors, plan_of
-from cvcodec.codec.resume import PartialSink
+from cvcodec.codec.headers import choose_plan, plan_of
+from cvcodec.codec.output import CvlOutput, PartialSink
 from cvcodec.codec.runner import ClipEncoder, frames_to_tensor
-from cvcodec.codec.session import Progress, Session
+from cvcodec.codec.session import Notices, Progress, Session, memory_errors
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import atomic_output, is_standard_stream, open_input, partial_path
 from cvcodec.model.base import VideoAutoencoder

@@ -1,8 +1,7 @@
-"""What a video is <-> what a .cvl header says.
+"""What a video is, and its windows, <-> what a .cvl header says.
 
-Owns: which facts of a source go into the header, the way back for the writer of the decoded video, and what is refused
-on that way.
-Does not know: frames, models' insides, files.
+Owns: which facts of a source go into the header, the way back for the windows and the writer of the decoded video, and
+what is refused on that way.
 """
 
 from __future__ import annotations
@@ -19,18 +18,19 @@ from cvcodec.bitstream import ENHANCEMENT, BitstreamReader, ColorTags, Enhanceme
 from cvcodec.bitstream.wire import Readable
 from cvcodec.checkpoints.checkpoint import default_statistics
 from cvcodec.codec.encode_options import LatentsKind, Layers
-from cvcodec.codec.notices import Notices
-from cvcodec.codec.plans import header_fields, plan_of
 from cvcodec.codec.runner import Rounding
+from cvcodec.codec.session import Notices
 from cvcodec.codec.video_options import ReaderOptions
 from cvcodec.errors import BitstreamError, ModelMismatchError, UsageError
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.model.config import ModelConfig
 from cvcodec.quantization import LatentStatistics, Quantizer
 from cvcodec.video import Color, ContentLight, MasteringDisplay, VideoInfo
 from cvcodec.video.convert import BACKGROUNDS, chroma_of
 from cvcodec.video.rate import parse_fps
 from cvcodec.video.resize import CROPS, Size
-from cvcodec.windows.plan import Plan
+from cvcodec.windows import plan as windows
+from cvcodec.windows.plan import ContextPlan, OfficialPlan, Plan
 from cvcodec.windows.space import padded_size
 from cvcodec.windows.specs import Window
 
@@ -56,6 +56,35 @@ _READER_DEFAULTS: dict[str, Any] = {
     "crop": "center",
     "fps": None,
 }
+
+
+def choose_plan(config: ModelConfig, **choice: Any) -> Plan:
+    """`windows.plan.choose_plan`, whose ValueErrors, for sizes that cannot work, become UsageErrors."""
+    try:
+        return windows.choose_plan(config, **choice)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def header_fields(plan: Plan) -> dict[str, Any]:
+    """Keyword arguments for `Header`."""
+    if isinstance(plan, OfficialPlan):
+        return {"windows": "official", "official": plan.official}
+    assert isinstance(plan, ContextPlan)
+    names = ("encode_window", "decode_window", "encode_tile", "decode_tile")
+    return {"windows": "context", **{name: getattr(plan, name) for name in names}}
+
+
+def plan_of(header: Header) -> Plan:
+    """What a file was coded with: inverse of `header_fields`. Raises BitstreamError for windows that cannot be."""
+    factors = header.temporal_factor, header.spatial_factor
+    try:
+        if header.official is not None and header.windows == "official":
+            return OfficialPlan(*factors, header.official)
+        assert header.encode_window is not None and header.decode_window is not None  # `Header` sees to it
+        return ContextPlan(*factors, header.encode_window, header.decode_window, header.encode_tile, header.decode_tile)
+    except ValueError as error:
+        raise BitstreamError(f"the header's windows cannot be: {error}") from error
 
 
 def make_header(

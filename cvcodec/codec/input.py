@@ -1,8 +1,8 @@
 """.cvl -> latents, and when the frames are shown that they stand for; of a trim, only what it needs.
 
 Owns: which chunks are read, in a thread that decodes the next one's symbols while the model runs, forgetting them when
-they are not needed, the times of frames, and handing the copied streams between chunks to their player.
-Does not know: models, containers. `salvage` is the same for damaged files. Its mirror is `output`.
+they are not needed, the times of frames, handing the copied streams between chunks to their player; of a damaged file,
+what stands in for what is lost. Its mirror is `output`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, Chunk, Header
-from cvcodec.bitstream.format import CHNK, MAX_SECONDS
+from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, BitstreamReader, Chunk, Header, Lost, Record, Salvage, Trailer
+from cvcodec.bitstream.chunk import unpack_logvar
+from cvcodec.bitstream.format import CHNK, LVAR, MAX_SECONDS
+from cvcodec.bitstream.wire import Readable
 from cvcodec.codec.decode_options import DecodeOptions, LostFrames
-from cvcodec.codec.headers import info_from_header, open_reader
+from cvcodec.codec.headers import check_header, info_from_header, open_reader, plan_of
 from cvcodec.codec.layers import check_chunk_place, layers_of
-from cvcodec.codec.plans import memory_errors, plan_of
+from cvcodec.codec.session import memory_errors
 from cvcodec.errors import BitstreamError, DeviceError, UsageError
 from cvcodec.passthrough.player import Player
+from cvcodec.passthrough.records import COPIED_TYPES
 from cvcodec.passthrough.streams import Trim
 from cvcodec.system.threads import ReadAhead
+from cvcodec.video.reader import ticks_of, trim_of
 from cvcodec.windows.plan import Plan
 from cvcodec.windows.space import ClipFunction
 from cvcodec.windows.time import frames_of_latents, latents_of_frames
@@ -142,7 +146,10 @@ class CvlInput(ABC):
         self.header, self._options = header, options
         self.info, self.plan = info_from_header(header), plan_of(header)
         self.lost: list[LostFrames] = []
-        self.bounds = _bounds(options, self.info.start_time, header.time_base)
+        if options.frames is not None and options.frames < 1:
+            raise UsageError(f"frames = {options.frames} is not positive")
+        trim = trim_of(options.start, options.end, options.duration)
+        self.bounds = ticks_of(trim, self.info.start_time, header.time_base)
         """The trim in time stamps: [first, end)."""
         self._player: Player | None = None
 
@@ -229,7 +236,7 @@ class FileInput(CvlInput):
         self._player = player
         trailer = self._reader.trailer
         if trailer is None or self._whole:
-            self._in_order = primed(self._between_records(player))
+            self._in_order = _primed(self._between_records(player))
             return
         for record in self._reader.side_records(0, 1):
             player.feed(record.type, record.payload)
@@ -273,27 +280,127 @@ class FileInput(CvlInput):
         return (met[0].first_frame, met[-1].first_frame + met[-1].frame_count) if met else (0, 0)
 
 
-def primed(items: Iterator[T]) -> Iterator[T]:
+class SalvagedInput(CvlInput):
+    """A damaged file, which is read forwards; `source` needs nothing but `read`. Frames that are lost outside of the
+    trim are not told. BitstreamError where the header is damaged or says what cannot be."""
+
+    def __init__(self, source: Readable, options: DecodeOptions) -> None:
+        self._salvage = Salvage(source, base_only=options.layers == "base")
+        check_header(self._salvage.header)
+        super().__init__(self._salvage.header, options)
+        self._parts = self._without_records()
+        self._reached: Fraction | None = None
+
+    @property
+    def expected_frames(self) -> None:
+        """Not known before the end."""
+
+    @property
+    def damaged_bytes(self) -> int:
+        return self._salvage.damaged_bytes
+
+    def feed_player(self, player: Player) -> None:
+        self._player = player
+        self._parts = _primed(self._parts)
+
+    def runs(self) -> Iterator[Run]:
+        """One for each stretch of intact chunks."""
+        lost: Lost | None = None
+        while (part := next(self._parts, None)) is not None:
+            if isinstance(part, Lost):
+                lost = part
+                continue
+            self._note(lost, part)
+            behind: list[Lost] = []
+            yield _SalvagedRun(self._run(part, behind), self.header, (part.first_latent, None))
+            lost = behind[0] if behind else None
+        self._note(lost, None)
+
+    def _run(self, first: Chunk, behind: list[Lost]) -> Iterator[Chunk]:
+        for part in itertools.chain([first], self._parts):
+            if isinstance(part, Lost):
+                behind.append(part)
+                return
+            self._reached = (int(part.pts[-1]) + max(0, int(part.durations[-1]))) * self.header.time_base
+            yield part
+
+    def _note(self, lost: Lost | None, behind: Chunk | None) -> None:
+        if lost is None:
+            return
+        zero, trim = self.info.start_time, self.trim
+        begin, end = self._reached, None if behind is None else int(behind.pts[0]) * self.header.time_base
+        if (end is not None and trim.begin is not None and end <= trim.begin) or (
+            begin is not None and trim.end is not None and begin >= trim.end
+        ):
+            return
+        self.lost.append(
+            LostFrames(
+                first_frame=lost.first_frame,
+                frame_count=lost.frame_count,
+                start_s=None if begin is None else float(begin - zero),
+                end_s=None if end is None else float(end - zero),
+            )
+        )
+        if lost.frame_count is None and self._player is not None:
+            self._player.tell_cut()
+
+    def _without_records(self) -> Iterator[Chunk | Lost]:
+        for part in self._salvage.parts():
+            if not isinstance(part, Record):
+                yield part
+            elif self._player is not None:
+                self._player.feed(part.type, part.payload)
+
+
+class _SalvagedRun(Run):
+    """A run whose first latent stands in for those in front of it, which are lost: a decoder needs some context."""
+
+    def read(self, start: int, stop: int) -> Tensor | None:
+        first = self.latents[0]
+        if start >= first:
+            return super().read(start, stop)
+        head = super().read(first, first + 1)
+        assert head is not None
+        missing = head.expand(-1, -1, min(stop, first) - start, -1, -1)
+        rest = super().read(first, stop) if stop > first else None
+        return missing.clone() if rest is None else torch.cat([missing, rest], dim=2)
+
+
+_AT_ONCE = 64  # latents
+
+
+def verify(source: BinaryIO) -> tuple[BitstreamReader, Trailer]:
+    """Read `source`, a file or a pipe, to its end. Raises BitstreamError for the first fault in it."""
+    reader = open_reader(source)
+    player = Player()
+    feed = Run(_chunks(reader, player), reader.header)
+    latent = 0
+    while feed.read(latent, latent + _AT_ONCE) is not None:
+        latent += _AT_ONCE
+        feed.times.clear()
+    player.check_streams()
+    assert reader.trailer is not None
+    return reader, reader.trailer
+
+
+def _chunks(reader: BitstreamReader, player: Player) -> Iterator[Chunk]:
+    header = reader.header
+    before: Chunk | None = None  # the chunk whose log-variance is due
+    for record in reader.records(COPIED_TYPES):
+        if header.logvar and (record.type == LVAR) != (before is not None):
+            raise BitstreamError(f"record {record.type} at byte {record.offset}: each chunk has one log-variance")
+        if record.type == CHNK:
+            chunk = reader.decode(record)
+            yield chunk
+            before = chunk if header.logvar else None
+        elif before is not None:
+            unpack_logvar(record.payload, header, before.index, before.latent_count)
+            before = None
+        else:
+            player.feed(record.type, record.payload)
+            player.forget()
+
+
+def _primed(items: Iterator[T]) -> Iterator[T]:
     """`items`, the first of which is there already, with all that was done to find it."""
     return itertools.chain(list(itertools.islice(items, 1)), items)
-
-
-def _bounds(options: DecodeOptions, zero: Fraction, time_base: Fraction) -> tuple[float, float]:
-    """The trim in time stamps: [first, end). zero: where the video's own clock begins."""
-    start, end, duration = options.start, options.end, options.duration
-    if options.frames is not None and options.frames < 1:
-        raise UsageError(f"frames = {options.frames} is not positive")
-    if duration is not None:
-        if end is not None:
-            raise UsageError("end and duration exclude each other")
-        end, start = Fraction(start or 0) + Fraction(duration), start or 0
-    if start is not None and end is not None and end <= start:
-        raise UsageError(f"the trim is empty: it ends at {float(end):g} s and begins at {float(start):g} s")
-
-    def ticks(seconds: Fraction | float | None, otherwise: float) -> float:
-        if seconds is None:
-            return otherwise
-        exact = zero + Fraction(seconds) - Fraction(1, 1_000_000)  # floats are no short decimals
-        return math.ceil(exact / time_base)
-
-    return ticks(start, -math.inf), ticks(end, math.inf)

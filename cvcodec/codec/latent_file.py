@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cvcodec.bitstream import BitstreamReader, Chunk, Header
-from cvcodec.codec.headers import check_model, open_reader, rounding_of
+from cvcodec.codec.headers import check_model, open_reader, plan_of, rounding_of
 from cvcodec.codec.layers import check_chunk_place, enhancement_of, latents_of, layers_of
-from cvcodec.codec.notices import Notices
-from cvcodec.codec.plans import memory_errors, plan_of
 from cvcodec.codec.runner import ModelRunner, denormalise, tensor_to_frames
+from cvcodec.codec.session import Notices, memory_errors
 from cvcodec.errors import UsageError
 from cvcodec.fileio import naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder

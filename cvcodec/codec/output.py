@@ -1,34 +1,47 @@
 """Latents -> .cvl: symbols, chunks with the times of their frames, copied streams, and what was there already.
 
 Owns: the header, the thread that makes symbols and bytes beside the model, when frames are shown, and taking over the
-chunks of a partial file that is continued.
-Does not know: models' insides, windows, how frames are read. Its mirror for decoding is `input`.
+chunks of a partial file that is continued. Its mirror for decoding is `input`.
+
+A continued encode is repeated from its beginning, but what the partial file holds already is compared instead of
+written, and chunks are taken over without running the model; only the last one is encoded again. So the finished file
+is, byte for byte, that of an uninterrupted run, or the difference is found: another source (times and copied packets of
+all frames are compared, the pixels of the last chunk's), other settings, other weights, another arithmetic.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, BitstreamWriter, Chunk, Header
+from cvcodec.bitstream import (
+    FLAG_CONCEALED,
+    UNKNOWN,
+    BitstreamWriter,
+    Chunk,
+    ChunkInfo,
+    Header,
+    IndexEntry,
+    read_record,
+    scan_partial,
+)
+from cvcodec.bitstream.header import dump_header, load_header
 from cvcodec.bitstream.wire import Writable
 from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
 from cvcodec.codec.headers import make_header, reader_metadata
-from cvcodec.codec.notices import Notices
-from cvcodec.codec.requantise import quantised
-from cvcodec.codec.resume import PartialSink
-from cvcodec.codec.session import Progress, RunFacts
-from cvcodec.errors import InputError, NumericalError, UsageError
+from cvcodec.codec.layers import enhancement_symbols_of, symbols_of
+from cvcodec.codec.session import Notices, Progress, RunFacts
+from cvcodec.errors import BitstreamError, InputError, OutputError, TruncatedError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.posterior import LOGVAR_RANGE
 from cvcodec.passthrough.recorder import Recorder
-from cvcodec.quantization import Quantizer
 from cvcodec.system.threads import WriteBehind
 from cvcodec.video import Frame, VideoReader
 from cvcodec.windows.plan import Plan
@@ -46,6 +59,9 @@ class _Times:
 
 _Item = tuple[NDArray[np.float32] | None, list[_Times]]
 """Latents of a chunk (with the log-variance, where it is kept), and when its frames are shown."""
+
+_Shown = dict[str, NDArray[Any]]
+"""The same times as `ChunkInfo` has them: its fields `pts`, `durations`, `flags`."""
 
 
 class CvlOutput:
@@ -69,7 +85,7 @@ class CvlOutput:
         self._writer: BitstreamWriter | None = None
         self._times: deque[_Times] = deque()
         self._latents = 0
-        self._frames = self._chunks = self._size = self._copied = self._resumed_frames = 0
+        self._copied = self._resumed_frames = 0
         self._first_pts = self._last_pts = 0
         self._resumed = sink if isinstance(sink, PartialSink) and sink.header is not None else None
         self.header = self._make_header()
@@ -128,21 +144,21 @@ class CvlOutput:
             raise InputError(f"the source has no frames in the range that was asked for{length}")
         self._write_copied(self._writer, None)
         if self._resumed is not None and not self._resumed.done:
-            raise self._resumed.mismatch(f"the source has only {self._frames} frames now")
+            raise self._resumed.mismatch(f"the source has only {self._writer.frames} frames now")
         # Known only now, so that the header cannot hold them.
         damage = {"decode_errors": self._reader.decode_errors, "concealed_frames": self._reader.corrupt_frames}
         self._writer.close(damage if any(damage.values()) else None)
-        self._size = self._writer.bytes_written
 
     def result(self, facts: RunFacts) -> EncodeResult:
         """What was written, with what the session knows."""
-        info, reader = self._reader.info, self._reader
+        info, reader, writer = self._reader.info, self._reader, self._writer
+        assert writer is not None  # `finish` sees to it
         result = EncodeResult(
-            frames=self._frames,
-            chunks=self._chunks,
+            frames=writer.frames,
+            chunks=writer.chunks,
             width=info.width,
             height=info.height,
-            size_bytes=self._size,
+            size_bytes=writer.bytes_written,
             copied_bytes=self._copied,
             source_bytes=reader.stream_bytes(self._first_pts, self._last_pts),
             decode_errors=reader.decode_errors,
@@ -182,34 +198,27 @@ class CvlOutput:
             self.header = self._make_header()
             self._writer = BitstreamWriter(self._sink, self.header)
         self._write_copied(self._writer, [time.pts for time in times])
-        pts = np.array([time.pts for time in times], np.int64)
-        durations = np.array([time.duration for time in times], np.int64)
-        flags = np.array([time.flags for time in times], np.uint8)
+        shown: _Shown = {
+            "pts": np.array([time.pts for time in times], np.int64),
+            "durations": np.array([time.duration for time in times], np.int64),
+            "flags": np.array([time.flags for time in times], np.uint8),
+        }
+        if not self._writer.frames:
+            self._first_pts = times[0].pts
         if latents is None:
             assert self._resumed is not None
-            self._resumed.adopt(self._writer, pts, durations, flags)
+            self._resumed.adopt(self._writer, shown)
             self._resumed_frames += len(times)
         else:
-            self._write_chunk(self._writer, latents, pts, durations, flags)
+            self._write_chunk(self._writer, latents, shown)
             if (flush := getattr(self._sink, "flush", None)) is not None:
                 flush()  # what is whole survives when this process is killed
-        self._first_pts = self._first_pts if self._frames else times[0].pts
         self._last_pts = times[-1].pts
-        self._frames += len(times)
-        self._chunks += 1
-        self._size = self._writer.bytes_written
         if self._on_progress is not None:
-            self._on_progress(self._frames, self._size, self._expected_frames)
+            self._on_progress(self._writer.frames, self._writer.bytes_written, self._expected_frames)
 
-    def _write_chunk(
-        self,
-        writer: BitstreamWriter,
-        latents: NDArray[np.float32],
-        pts: NDArray[np.int64],
-        durations: NDArray[np.int64],
-        flags: NDArray[np.uint8],
-    ) -> None:
-        header = writer.header
+    def _write_chunk(self, writer: BitstreamWriter, latents: NDArray[np.float32], shown: _Shown) -> None:
+        header, rdo = writer.header, self._options.rdo
         bounds = np.cumsum([header.latent_channels, header.enhancement_channels])
         base, enhancement, logvar = np.split(latents, bounds)
         chunk = Chunk(
@@ -217,11 +226,9 @@ class CvlOutput:
             first_latent=writer.latents,
             latent_count=base.shape[1],
             first_frame=writer.frames,
-            pts=pts,
-            durations=durations,
-            flags=flags,
-            symbols=self._stored(base, header, header.quantizer),
-            enhancement=self._stored(enhancement, header, header.enhancement_quantizer) if header.enhancement else None,
+            **shown,
+            symbols=symbols_of(base, header, rdo),
+            enhancement=enhancement_symbols_of(enhancement, header, rdo) if header.enhancement else None,
         )
         try:
             writer.write_chunk(chunk)
@@ -234,13 +241,105 @@ class CvlOutput:
         for kind, payload in self._recorder.take(pts):
             self._copied += writer.write_record(kind, payload)
 
-    def _stored(self, latent: NDArray[np.float32], header: Header, quantizer: Quantizer | None) -> NDArray[Any]:
-        """What the file keeps of a layer of a chunk. Raises NumericalError for what its type cannot hold."""
-        if quantizer is not None:
-            return quantised(latent, quantizer, self._options.rdo)
-        dtype = header.latent_dtype
-        with np.errstate(over="ignore"):  # infinity is refused below
-            values = latent.astype(dtype)
-        if not np.isfinite(values).all():
-            raise NumericalError(f"a latent of {np.abs(latent).max():g} does not fit {dtype}; use --latents fp32")
-        return values
+
+_SHOWN = 60  # characters of a value that still fit into a message
+
+
+class PartialSink:
+    """The partial file as what a `BitstreamWriter` writes into.
+
+    file: can be read, written, sought and truncated. Nothing of it changes until all it holds has been found equal.
+    header: of the partial file; None where it holds no whole chunk, and the encode begins from nothing.
+    chunks: to take over with `adopt`, in order; the chunk behind them is in the file too, and is to be encoded again.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        """name: of the file, for messages. Raises OutputError for a file that is no partial .cvl of this release."""
+        self._file = file
+        self._name = name
+        self._at = self._until = 0
+        self.header: Header | None = None
+        self.chunks: tuple[IndexEntry, ...] = ()
+        file.seek(0)
+        try:
+            partial = scan_partial(file)
+        except TruncatedError:  # it was stopped before its header was out
+            partial = None
+        except BitstreamError as error:
+            raise OutputError(
+                f"{self._name} cannot be continued: {error}; remove it, or start over without --resume"
+            ) from error
+        if partial is not None and partial.chunks:
+            self.header = partial.header
+            self.chunks = partial.index[:-1]
+            self._until = partial.resume_at
+        file.seek(0)
+        if not self._until:
+            file.truncate()
+
+    @property
+    def done(self) -> bool:
+        """Whether everything the file held has been written again."""
+        return self._at >= self._until
+
+    def check_header(self, wanted: Header) -> None:
+        """OutputError, which names what differs, unless an encode with header `wanted` may go on here."""
+        if self.header is None or dump_header(self.header) == dump_header(wanted):
+            return
+        wanted = load_header(dump_header(wanted))
+        differences = []
+        for entry in dataclasses.fields(Header):
+            stored, given = getattr(self.header, entry.name), getattr(wanted, entry.name)
+            if stored != given:
+                shown = f"{stored} there, {given} now"
+                differences.append(f"{entry.name}: {shown}" if len(shown) <= _SHOWN else entry.name)
+        raise self.mismatch("its header differs in " + ", ".join(differences[:4]))
+
+    def mismatch(self, why: str) -> OutputError:
+        """The error to raise when the partial file is not the beginning of this encode."""
+        return OutputError(
+            f"{self._name} was made from another source, with other settings or on another machine: {why}; "
+            "use the same, or start over with -y and without --resume"
+        )
+
+    def write(self, data: Any) -> int:
+        """Compare with what is there; behind that, write."""
+        view = memoryview(data).cast("B")
+        known = min(len(view), self._until - self._at)
+        if known > 0:
+            self._file.seek(self._at)
+            if self._file.read(known) != view[:known]:
+                raise self.mismatch(f"what it holds at byte {self._at} is not what is encoded now")
+            self._advance(known)
+            view = view[known:]
+        if len(view):
+            self._file.write(view)
+            self._at += len(view)
+        return max(known, 0) + len(view)
+
+    def flush(self) -> None:
+        """Hand what was written to the system, so that it survives this process."""
+        self._file.flush()
+
+    def adopt(self, writer: BitstreamWriter, shown: _Shown) -> None:
+        """Let `writer` take over the next chunk, and its log-variance, whose frames have these times now."""
+        self._file.seek(self._at)
+        info: ChunkInfo | None = None
+        for _ in range(2 if writer.header.logvar else 1):
+            record = read_record(self._file, self._at)
+            if record is None or record.type != ("CHNK" if info is None else "LVAR"):
+                raise self.mismatch(f"copied streams differ in front of byte {self._at}")
+            found = writer.adopt(record)
+            info = found if info is None else info
+            self._advance(record.size)
+        assert info is not None
+        if not all(np.array_equal(getattr(info, name), values) for name, values in shown.items()):
+            raise self.mismatch(f"frames {info.first_frame} to {info.end_frame - 1} had other times")
+
+    def _advance(self, size: int) -> None:
+        self._at += size
+        if self._at >= self._until:  # all was equal: what lies behind the last whole chunk is written again
+            self._file.seek(self._at)
+            self._file.truncate()
+        else:
+            self._file.seek(self._at)

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypedDict
 
 from torch import Tensor
 
-from cvcodec.codec.notices import Notices
 from cvcodec.codec.run_options import RunOptions
 from cvcodec.codec.runner import ClipEncoder, ModelRunner
+from cvcodec.errors import DeviceError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.system.device import set_threads
 from cvcodec.windows.space import ClipFunction
 
 Progress = Callable[[int, int, int | None], None]
 """Is given frames and bytes done so far, and the number of frames expected in all where that is known."""
+
+
+class Notices:
+    """Passes on sentences that a person should read, each once, and remembers them. Safe between threads."""
+
+    def __init__(self, on_notice: Callable[[str], None] | None = None) -> None:
+        self.said: list[str] = []
+        self._on_notice = on_notice
+        self._lock = threading.RLock()  # a callback may have something to say itself
+
+    def __call__(self, text: str) -> None:
+        """Say `text` unless it was said."""
+        with self._lock:
+            if text not in self.said:
+                self.said.append(text)
+                if self._on_notice is not None:
+                    self._on_notice(text)
+
+    def extend(self, texts: Iterable[str]) -> None:
+        """Say each of `texts`."""
+        for text in texts:
+            self(text)
 
 
 class RunFacts(TypedDict):
@@ -60,3 +83,11 @@ class Session:
             "precision": runner.precision,
             "device": str(runner.device),
         }
+
+
+def memory_errors(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+    """What `Plan.encode` or `Plan.decode` gives; DeviceError when even the smallest tiles do not fit."""
+    try:
+        yield from pieces
+    except MemoryError as error:
+        raise DeviceError(str(error) or "out of memory; use a smaller --window or --tile") from error

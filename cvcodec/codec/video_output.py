@@ -13,9 +13,8 @@ from typing import Self
 
 from cvcodec.bitstream import Header
 from cvcodec.codec.input import PART_FRAMES, CvlInput, Part
-from cvcodec.codec.notices import Notices
 from cvcodec.codec.runner import denormalise, tensor_to_frames
-from cvcodec.codec.session import Progress
+from cvcodec.codec.session import Notices, Progress
 from cvcodec.codec.video_options import WriterOptions
 from cvcodec.errors import BitstreamError, UsageError
 from cvcodec.passthrough.player import Player

@@ -22,8 +22,8 @@ from torch import Tensor
 from cvcodec.bitstream import Header
 from cvcodec.codec.headers import check_model, info_from_header
 from cvcodec.codec.latent_file import LatentFile
-from cvcodec.codec.notices import Notices
 from cvcodec.codec.runner import denormalise
+from cvcodec.codec.session import Notices
 from cvcodec.errors import UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quality.pictures import BACKGROUND, MARGIN, text

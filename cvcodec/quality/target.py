@@ -29,7 +29,7 @@ from cvcodec.bitstream import BitstreamReader
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, EncodeResult, ReaderOptions, encode_stream
 from cvcodec.codec.encode import refuse_coded
 from cvcodec.codec.headers import open_reader
-from cvcodec.codec.requantise import requantise
+from cvcodec.codec.layers import requantise
 from cvcodec.codec.runner import ModelRunner
 from cvcodec.codec.session import Progress
 from cvcodec.errors import InputError, UsageError

@@ -116,7 +116,7 @@ class VideoReader:
         fps: Fraction | float | str | None = None,
         on_packet: PacketSink | None = None,
     ) -> None:
-        self._start, self._end = _trim(start, end, duration)
+        self._start, self._end = trim_of(start, end, duration)
         if frames is not None and frames < 1:
             raise UsageError(f"frames = {frames} is not positive")
         if background not in BACKGROUNDS:
@@ -365,12 +365,7 @@ class VideoReader:
             yield held
 
     def _bounds(self) -> tuple[float | int, float | int]:
-        def ticks(seconds: Fraction | None, otherwise: float) -> float | int:
-            if seconds is None:
-                return otherwise
-            return math.ceil((self.info.start_time + seconds - _TOLERANCE) / self.info.time_base)
-
-        return ticks(self._start, -math.inf), ticks(self._end, math.inf)
+        return ticks_of((self._start, self._end), self.info.start_time, self.info.time_base)
 
     @property
     def time_range(self) -> tuple[Fraction | None, Fraction | None]:
@@ -465,9 +460,13 @@ def _tagged_length(tags: Mapping[str, str]) -> Fraction | None:
     return int(found[1]) * 3600 + int(found[2]) * 60 + Fraction(found[3]) if found else None
 
 
-def _trim(
-    start: Seconds | None, end: Seconds | None, duration: Seconds | None
-) -> tuple[Fraction | None, Fraction | None]:
+Trim = tuple[Fraction | None, Fraction | None]
+"""(first, end) in seconds from the beginning of a timeline; None for no limit."""
+
+
+def trim_of(start: Seconds | None, end: Seconds | None, duration: Seconds | None) -> Trim:
+    """The trim that a person asks for; `duration` stands for `end` = start + duration. Raises UsageError for what is
+    no time, and for an empty trim."""
     if end is not None and duration is not None:
         raise UsageError("end and duration exclude each other")
     begin = None if start is None else _seconds(start, "start")
@@ -477,6 +476,13 @@ def _trim(
     if finish is not None and finish <= (begin or Fraction(0)):
         raise UsageError(f"the trim is empty: it ends at {float(finish):g} s and begins at {float(begin or 0):g} s")
     return begin, finish
+
+
+def ticks_of(trim: Trim, zero: Fraction, time_base: Fraction) -> tuple[float | int, float | int]:
+    """The time stamps [first, end) of a trim, infinite where there is no limit. zero: seconds at which the timeline
+    begins."""
+    first, end = (None if time is None else math.ceil((zero + time - _TOLERANCE) / time_base) for time in trim)
+    return -math.inf if first is None else first, math.inf if end is None else end
 
 
 def _seconds(value: Seconds, name: str) -> Fraction:

@@ -20,7 +20,7 @@ from cvcodec.bench import clips, measure, settings, summary
 from cvcodec.bench.measure import Cache, Workbench, matching_settings, run
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import EncodeOptions, ReaderOptions, encode_stream
-from cvcodec.codec.requantise import requantise
+from cvcodec.codec.layers import requantise
 from cvcodec.errors import InputError, UsageError
 from cvcodec.quality import backbones, lpips_weights
 from cvcodec.quality.lpips import Lpips

@@ -12,7 +12,7 @@ from collections import Counter
 
 import numpy as np
 
-from cvcodec.bitstream import BitstreamReader, Salvage
+from cvcodec.bitstream import BitstreamReader, Salvage, scan_partial
 from cvcodec.bitstream.chunk import unpack_chunk
 from cvcodec.bitstream.records import pack_record
 from cvcodec.errors import BitstreamError
@@ -79,7 +79,7 @@ def examine(data: bytes, wanted: tuple[object, ...], *, forged: bool) -> str:
     try:
         for _ in Salvage(io.BytesIO(data)).parts():
             pass
-        BitstreamReader.scan_partial(io.BytesIO(data))
+        scan_partial(io.BytesIO(data))
     except BitstreamError:
         pass
     if forged:  # straight at the payload, past the chain over all records that would refuse it first

@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 
-from cvcodec.bitstream import BitstreamReader, BitstreamWriter, read_record
+from cvcodec.bitstream import BitstreamReader, BitstreamWriter, read_record, scan_partial
 from cvcodec.errors import BitstreamError, TruncatedError
 from tests.bitstream.samples import make_chunks, make_file, make_header
 
@@ -13,7 +13,7 @@ from tests.bitstream.samples import make_chunks, make_file, make_header
 def finish(data: bytes) -> bytes:
     """What an encoder does with an interrupted file: scan, go on, close."""
     sink = io.BytesIO(data)
-    partial = BitstreamReader.scan_partial(sink)
+    partial = scan_partial(sink)
     chunks = make_chunks(partial.header)
     with BitstreamWriter.resume(sink, partial) as writer:
         if partial.chunks and partial.chunks <= len(chunks):
@@ -40,7 +40,7 @@ def test_what_is_damaged_is_cut_off_with_all_behind_it():
     entry = BitstreamReader(io.BytesIO(data)).index[1]
     damaged = bytearray(data)
     damaged[entry.offset + 50] ^= 4
-    partial = BitstreamReader.scan_partial(io.BytesIO(damaged))
+    partial = scan_partial(io.BytesIO(damaged))
     assert (partial.chunks, partial.latents, partial.frames) == (1, 5, 17)
     assert partial.valid_until == entry.offset
     assert partial.resume_at == partial.index[0].offset + partial.index[0].size
@@ -50,7 +50,7 @@ def test_what_is_damaged_is_cut_off_with_all_behind_it():
 
 def test_a_complete_file_is_told_and_not_resumed():
     data = make_file()
-    partial = BitstreamReader.scan_partial(io.BytesIO(data))
+    partial = scan_partial(io.BytesIO(data))
     assert (partial.complete, partial.damage, partial.valid_until) == (True, None, len(data))
     with pytest.raises(ValueError, match="complete"):
         BitstreamWriter.resume(io.BytesIO(data), partial)
@@ -59,12 +59,12 @@ def test_a_complete_file_is_told_and_not_resumed():
 @pytest.mark.parametrize("length", [0, 5, 8, 20, 100])
 def test_without_a_whole_header_there_is_nothing_to_resume(length):
     with pytest.raises(TruncatedError):
-        BitstreamReader.scan_partial(io.BytesIO(make_file()[:length]))
+        scan_partial(io.BytesIO(make_file()[:length]))
 
 
 def test_another_kind_of_file_is_refused():
     with pytest.raises(BitstreamError, match=r"not a \.cvl file"):
-        BitstreamReader.scan_partial(io.BytesIO(b"RIFF....AVI "))
+        scan_partial(io.BytesIO(b"RIFF....AVI "))
 
 
 def test_a_chunk_is_whole_only_with_its_log_variance():
@@ -80,14 +80,14 @@ def test_a_chunk_is_whole_only_with_its_log_variance():
     data = sink.getvalue()
     for whole, end in enumerate(ends, start=1):
         for cut, chunks in ((end - 1, whole - 1), (end, whole), (end + 40, whole)):
-            partial = BitstreamReader.scan_partial(io.BytesIO(data[:cut]))
+            partial = scan_partial(io.BytesIO(data[:cut]))
             assert partial.chunks == chunks
             assert partial.resume_at == (ends[chunks - 1] if chunks else partial.head_end)
     entry = BitstreamReader(io.BytesIO(data)).index[1]
     without = data[: entry.offset + entry.size] + data[ends[1] :]
-    assert BitstreamReader.scan_partial(io.BytesIO(without)).chunks == 1
+    assert scan_partial(io.BytesIO(without)).chunks == 1
     resumed = io.BytesIO(data[: ends[1] + 50])
-    with BitstreamWriter.resume(resumed, BitstreamReader.scan_partial(resumed)) as writer:
+    with BitstreamWriter.resume(resumed, scan_partial(resumed)) as writer:
         last = make_chunks(header)[2]
         writer.write_record("PKTS", bytes(30))
         writer.write_chunk(last)

@@ -31,7 +31,7 @@ from cvcodec.bitstream.trailer import Ledger, pack_trailer
 from cvcodec.bitstream.wire import Cursor, put_sized_block, put_uvarint, take_sized_block
 from cvcodec.cli.info import describe
 from cvcodec.codec import DecodeOptions, EncodeOptions, LatentFile, WriterOptions, decode_stream, encode_file
-from cvcodec.codec.verify import verify
+from cvcodec.codec.input import verify
 from cvcodec.dataset import LatentDataset
 from cvcodec.errors import CvcodecError
 from tests.bitstream.test_stream import records_of

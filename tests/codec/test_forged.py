@@ -15,7 +15,7 @@ from cvcodec.bitstream import BitstreamReader, BitstreamWriter, ColorTags, Heade
 from cvcodec.bitstream.format import CHNK
 from cvcodec.codec import DecodeOptions, Decoder, decode
 from cvcodec.codec.headers import info_from_header
-from cvcodec.codec.verify import verify
+from cvcodec.codec.input import verify
 from cvcodec.errors import BitstreamError, DeviceError
 from cvcodec.passthrough.records import COPIED_TYPES, pack_packets, pack_streams, unpack_packets, unpack_streams
 from cvcodec.windows.specs import Official, Tile, Window

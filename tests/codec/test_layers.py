@@ -14,7 +14,7 @@ import cvcodec
 from cvcodec.bitstream import BitstreamReader
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_stream
-from cvcodec.codec.requantise import requantise
+from cvcodec.codec.layers import requantise
 from cvcodec.codec.runner import frames_to_tensor, normalise
 from cvcodec.errors import UsageError
 from cvcodec.model.base import VideoAutoencoder

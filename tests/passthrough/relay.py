@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cvcodec.codec.notices import Notices
+from cvcodec.codec.session import Notices
 from cvcodec.passthrough.player import Player
 from cvcodec.passthrough.recorder import Recorder
 from cvcodec.passthrough.streams import Trim
