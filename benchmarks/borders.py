@@ -38,7 +38,7 @@ from cvcodec.codec.headers import choose_plan
 from cvcodec.codec.runner import ModelRunner, denormalise, frames_to_tensor
 from cvcodec.errors import InputError
 from cvcodec.model import ModelConfig
-from cvcodec.model.posterior import coded_layers
+from cvcodec.model.base import coded_layers
 from cvcodec.quality.psnr import psnr
 from cvcodec.system.device import set_threads
 from cvcodec.video import VideoReader

@@ -35,7 +35,7 @@ from cvcodec.codec import EncodeOptions, LatentFile, encode_file
 from cvcodec.codec.runner import ModelRunner
 from cvcodec.errors import DeviceError
 from cvcodec.model import ModelConfig, VideoAutoencoder
-from cvcodec.model.posterior import coded_layers
+from cvcodec.model.base import coded_layers
 from cvcodec.system.device import release_memory, select_device, select_precision, set_threads
 from cvcodec.windows.plan import ContextPlan, OfficialPlan, Plan
 from cvcodec.windows.specs import Tile, Window

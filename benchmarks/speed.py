@@ -39,7 +39,7 @@ from cvcodec.codec import (
 from cvcodec.codec.runner import ModelRunner
 from cvcodec.errors import DeviceError, InputError
 from cvcodec.model import VideoAutoencoder
-from cvcodec.model.posterior import coded_layers
+from cvcodec.model.base import coded_layers
 from cvcodec.system.device import select_device, select_precision, set_threads
 from cvcodec.video import VideoReader
 from cvcodec.windows.plan import choose_plan

@@ -39,8 +39,7 @@ from cvcodec.codec.headers import make_header, reader_metadata
 from cvcodec.codec.layers import enhancement_symbols_of, symbols_of
 from cvcodec.codec.session import Notices, Progress, RunFacts
 from cvcodec.errors import BitstreamError, InputError, OutputError, TruncatedError, UsageError
-from cvcodec.model.base import VideoAutoencoder
-from cvcodec.model.posterior import LOGVAR_RANGE
+from cvcodec.model.base import LOGVAR_RANGE, VideoAutoencoder
 from cvcodec.passthrough.recorder import Recorder
 from cvcodec.system.threads import WriteBehind
 from cvcodec.video import Frame, VideoReader

@@ -21,7 +21,7 @@ from torch import Tensor
 from cvcodec.dataset.media import MediaFile, Pixels
 from cvcodec.dataset.sampling import Crop, Drawn, Pan
 from cvcodec.errors import InputError
-from cvcodec.model.frames import RGB
+from cvcodec.model.base import RGB
 from cvcodec.system import host
 from cvcodec.system.device import to_device
 

@@ -27,8 +27,7 @@ from cvcodec.errors import UsageError
 from cvcodec.integrations import diffusers_files
 from cvcodec.integrations.diffusers_surface import DecoderOutput, EncoderOutput, LatentDistribution, VAEConfig
 from cvcodec.integrations.video_pieces import VideoPieces
-from cvcodec.model.base import VideoAutoencoder
-from cvcodec.model.frames import check_latent, check_pixels
+from cvcodec.model.base import VideoAutoencoder, check_latent, check_pixels
 from cvcodec.windows.plan import Plan, choose_plan
 from cvcodec.windows.space import pad_space
 from cvcodec.windows.time import frame_count, pad_time

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cvcodec.model.base import Posterior
 from cvcodec.model.config import ModelConfig
-from cvcodec.model.posterior import Posterior
 
 _SCALED_TWICE = (4, 12)
 """Latent channels of the pipelines (SDXL's, Mochi's) that divide by the scaling factor *and* multiply by

@@ -1,6 +1,6 @@
 """Networks: tensors in, tensors out. No paths, no windows, no devices; the only error is ValueError.
 
-    base, posterior, frames     what every model shows and takes
+    base                        what every model shows and takes
     config                      what a model is
     mini, mini_inflate          ours, for CPUs, and its 2D twin
     official/                   the CV-VAE models and the image models of Stable Diffusion

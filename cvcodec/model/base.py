@@ -1,15 +1,19 @@
-"""The surface that every model shows: moments, encode, decode; tensors in, tensors out."""
+"""The surface that every model shows: moments, encode, decode, the posterior; what it takes, and what it refuses.
+
+Between the tensors that people hand over and the frames (T, B, H, W, C) that convolutions work on there are two views,
+`pixel_frames` and `latent_frames`, and the way back, `from_frames`.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from cvcodec.model.config import ModelConfig
-from cvcodec.model.frames import check_pixels
-from cvcodec.model.posterior import Posterior
 
 
 class VideoAutoencoder(nn.Module, ABC):
@@ -48,3 +52,109 @@ class VideoAutoencoder(nn.Module, ABC):
     @abstractmethod
     def decode(self, latent: Tensor) -> Tensor:
         """Pixels (B, 3, T, H, W), unclamped, without windows or tiles."""
+
+
+LOGVAR_RANGE = (-30.0, 20.0)  # clamp of the log-variance, official and diffusers alike (spec 1.6)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The diagonal Gaussian that an encoder gives (spec 1.6): q(latent | pixels).
+
+    `mean` and `logvar` are both (B, C, t, h, w) float; `logvar` is clamped to [-30, 20].
+
+    Both are of the base layer, whatever else the model has.
+    """
+
+    mean: Tensor
+    logvar: Tensor
+    enhancement: Tensor | None = None
+    """(B, E, t, h, w) float: the enhancement layer, of models that have one. It is coded as it is, never sampled."""
+
+    @classmethod
+    def from_moments(cls, moments: Tensor, enhancement_channels: int = 0) -> Posterior:
+        """`moments`: (B, 2C + E, t, h, w): mean, unclamped log-variance, enhancement layer."""
+        channels = (moments.shape[1] - enhancement_channels) // 2
+        mean, logvar, enhancement = moments.split([channels, channels, enhancement_channels], dim=1)
+        return cls(mean, logvar.clamp(*LOGVAR_RANGE), enhancement if enhancement_channels else None)
+
+    @property
+    def layers(self) -> Tensor:
+        """(B, C + E, t, h, w): the mean and, behind it, the enhancement layer: all that the decoder can read."""
+        return self.mean if self.enhancement is None else torch.cat([self.mean, self.enhancement], dim=1)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation, (B, C, t, h, w)."""
+        return torch.exp(0.5 * self.logvar)
+
+    def mode(self) -> Tensor:
+        """The mean: what the codec stores."""
+        return self.mean
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One draw, (B, C, t, h, w)."""
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + self.std * noise
+
+    def kl(self) -> Tensor:
+        """KL(q || N(0, 1)) in nats, summed over C, t, h, w: (B,)."""
+        terms = self.mean.square() + self.logvar.exp() - 1.0 - self.logvar
+        return 0.5 * terms.flatten(1).sum(1)
+
+
+def coded_layers(moments: Tensor, config: ModelConfig) -> Tensor:
+    """Moments (B, 2C + E, t, h, w) -> (B, C + E, t, h, w): what a codec keeps of them."""
+    return Posterior.from_moments(moments, config.enhancement_channels).layers
+
+
+RGB = 3
+"""How many channels pixels have."""
+
+_PIXEL_LIMIT = 8.0
+"""Noise and ringing lead out of [-1, 1], but never so far; pictures in 0 to 255 do, unless they are black."""
+
+
+def check_pixels(pixels: object, *, ranks: tuple[int, ...] = (5,)) -> None:
+    """ValueError, one sentence, for what cannot be meant as pixels: another type, shape or range."""
+    axes = " or ".join({4: "(B, 3, H, W)", 5: "(B, 3, T, H, W)"}[rank] for rank in ranks)
+    form = f"wanted a float tensor {axes} in [-1, 1]: 8-bit values are pixels.float() / 127.5 - 1"
+    tensor = _checked(pixels, "pixels are", RGB, ranks, form)
+    if not (tensor.is_meta or torch.compiler.is_compiling()):  # nobody could look at the values
+        reach = float(tensor.detach().abs().amax())
+        if reach > _PIXEL_LIMIT:
+            raise ValueError(f"pixels reach {reach:g}; {form}")
+
+
+def check_latent(latent: object, channels: int, *, ranks: tuple[int, ...] = (5,)) -> None:
+    """ValueError, one sentence, for what cannot be meant as latents of so many channels: another type or shape."""
+    axes = " or ".join({4: f"(B, {channels}, h, w)", 5: f"(B, {channels}, t, h, w)"}[rank] for rank in ranks)
+    _checked(latent, "latents are", channels, ranks, f"wanted a float tensor {axes}")
+
+
+def _checked(value: object, what: str, channels: int, ranks: tuple[int, ...], form: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{what} {type(value).__module__}.{type(value).__qualname__}; {form}")
+    if value.ndim not in ranks or value.shape[1] != channels or not value.numel():
+        raise ValueError(f"{what} {tuple(value.shape)}; {form}")
+    if not value.is_floating_point():
+        raise ValueError(f"{what} {value.dtype}; {form}")
+    return value
+
+
+def pixel_frames(pixels: Tensor, *, smallest: int) -> Tensor:
+    """(B, 3, T, H, W) -> frames (T, B, H, W, 3). ValueError unless B, T >= 1 and H, W >= `smallest`."""
+    if pixels.ndim != 5 or pixels.shape[1] != 3 or min(pixels.shape) < 1 or min(pixels.shape[3:]) < smallest:
+        raise ValueError(f"want pixels (B, 3, T, H, W) with sides of at least {smallest}: {tuple(pixels.shape) = }")
+    return pixels.permute(2, 0, 3, 4, 1).contiguous()
+
+
+def latent_frames(latent: Tensor, channels: int) -> Tensor:
+    """(B, C, t, h, w) -> frames (t, B, h, w, C). ValueError unless C is `channels` and nothing is empty."""
+    check_latent(latent, channels)
+    return latent.permute(2, 0, 3, 4, 1).contiguous()
+
+
+def from_frames(frames: Tensor) -> Tensor:
+    """Frames (T, B, H, W, C) -> (B, C, T, H, W), contiguous."""
+    return frames.permute(1, 4, 0, 2, 3).contiguous()

@@ -33,10 +33,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from cvcodec.model.base import VideoAutoencoder
+from cvcodec.model.base import RGB, VideoAutoencoder, check_latent
 from cvcodec.model.config import ModelConfig
 from cvcodec.model.convolution import conv2d
-from cvcodec.model.frames import RGB, check_latent
 from cvcodec.model.patches import coarser, finer, patches_of, pixels_of, reordered, strips
 
 Side = Literal["causal", "symmetric"]

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from cvcodec.model.frames import RGB
+from cvcodec.model.base import RGB
 
 _CPU_STRIP_VALUES = 1 << 20  # 4 MiB of fp32: stays in the cache, and in the allocator's hands
 _GPU_STRIP_VALUES = 1 << 26  # enough to keep a GPU busy

@@ -3,6 +3,6 @@
     encode   recorder.Recorder    packets that `VideoReader` delivers -> records, in front of the chunks they belong to
     decode   player.Player        records -> packets of the container that `VideoWriter` writes
 
-`streams` has the nouns, `records` their bytes, `packet_queue` where packets wait. `copier` takes streams out of
-FFmpeg's containers and `restorer` puts them into others, with codec parameters as `carrier` keeps them.
+`streams` has the nouns, `records` their bytes, `packet_queue` where packets wait, `carrier` how codec parameters are
+kept.
 """

@@ -25,8 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from cvcodec.dataset.keys import normal, numpy_generator, sample_keys, uniform
-from cvcodec.model.base import VideoAutoencoder
-from cvcodec.model.posterior import Posterior
+from cvcodec.model.base import Posterior, VideoAutoencoder
 from cvcodec.quality.lpips import Lpips
 from cvcodec.quantization import STEP_OCTAVES_LIMIT, STEP_QUALITIES
 from cvcodec.system.device import to_device

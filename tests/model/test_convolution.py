@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cvcodec.model import convolution
+from cvcodec.model.base import from_frames
 from cvcodec.model.convolution import FrameConv, SpacePadding, TimePadding, UpsampleConv
-from cvcodec.model.frames import from_frames
 
 TIMES = [TimePadding.CAUSAL, TimePadding.REPLICATE, TimePadding.ZERO, None]
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cvcodec.checkpoints.identity import identities
+from cvcodec.model.base import Posterior, coded_layers
 from cvcodec.model.config import ModelConfig
 from cvcodec.model.mini import MiniAutoencoder, mini_config
-from cvcodec.model.posterior import Posterior, coded_layers
 from cvcodec.training.pca import patches
 from cvcodec.training.start import grown
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from cvcodec.model import convolution
-from cvcodec.model.frames import from_frames, latent_frames, pixel_frames
+from cvcodec.model.base import from_frames, latent_frames, pixel_frames
 from cvcodec.model.official.layers import ClipNorm, DiffusersAttention
 from tests.model.naive_cvvae import softmax_attention
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cvcodec.model.base import VideoAutoencoder
+from cvcodec.model.base import RGB, VideoAutoencoder, from_frames, latent_frames, pixel_frames
 from cvcodec.model.config import ModelConfig
 from cvcodec.model.convolution import FrameConv, SpacePadding, TimePadding, UpsampleConv
-from cvcodec.model.frames import RGB, from_frames, latent_frames, pixel_frames
 from cvcodec.model.official.layers import (
     ClipNorm,
     LdmAttention,

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from cvcodec.model.base import VideoAutoencoder
+from cvcodec.model.base import RGB, VideoAutoencoder, from_frames, latent_frames, pixel_frames
 from cvcodec.model.config import ModelConfig
 from cvcodec.model.convolution import FrameConv, PointConv, SpacePadding, TimePadding, UpsampleConv
-from cvcodec.model.frames import RGB, from_frames, latent_frames, pixel_frames
 from cvcodec.model.official.layers import (
     ClipNorm,
     DiffusersAttention,
