@@ -11,7 +11,7 @@ from cvcodec.bitstream.file import BitstreamReader, BitstreamWriter
 from cvcodec.bitstream.format import FLAG_CONCEALED
 from cvcodec.bitstream.header import ENHANCEMENT, ColorTags, Enhancement, Header
 from cvcodec.bitstream.records import Record, read_record
-from cvcodec.bitstream.recovery import Gap, Lost, PartialFile, Salvage, scan_partial, scan_records
+from cvcodec.bitstream.recovery import Gap, Lost, Salvage, scan_partial, scan_records
 from cvcodec.bitstream.trailer import IndexEntry, RecordTotal, Trailer
 
 __all__ = [
@@ -28,7 +28,6 @@ __all__ = [
     "Header",
     "IndexEntry",
     "Lost",
-    "PartialFile",
     "Record",
     "RecordTotal",
     "Salvage",

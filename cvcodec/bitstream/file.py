@@ -1,6 +1,6 @@
 """A `.cvl` byte stream: chunks and other records written forwards, and read again.
 
-Owns: the order of what is written, picking up where an interrupted writer stopped, reading in order with everything
+Owns: the order of what is written, taking over what an interrupted writer has left, reading in order with everything
 verified, and going straight to a chunk where the source can be sought. What to do about damage: `recovery`.
 """
 
@@ -19,7 +19,6 @@ from cvcodec.bitstream import format as fmt
 from cvcodec.bitstream.chunk import Chunk, ChunkInfo, pack_chunk, pack_logvar, unpack_chunk, unpack_info, unpack_logvar
 from cvcodec.bitstream.header import Header, pack_header, unpack_header
 from cvcodec.bitstream.records import Record, pack_preamble, pack_record, read_preamble, read_record
-from cvcodec.bitstream.recovery import PartialFile
 from cvcodec.bitstream.trailer import IndexEntry, Ledger, Trailer, pack_trailer, unpack_trailer
 from cvcodec.bitstream.wire import Readable, Writable, write_all
 from cvcodec.errors import BitstreamError, TruncatedError, UnsupportedError
@@ -37,26 +36,10 @@ class BitstreamWriter:
     def __init__(self, sink: Writable, header: Header) -> None:
         """ValueError where the header's metadata cannot be stored."""
         payload = pack_header(header)
-        self._begin(sink, header, Ledger())
+        self._sink, self.header, self._ledger = sink, header, Ledger()
+        self._trailer: Trailer | None = None
         write_all(sink, pack_preamble())
         self._put(fmt.HEAD, payload, required=True)
-
-    @classmethod
-    def resume(cls, sink: BinaryIO, partial: PartialFile) -> Self:
-        """Continue the file that `scan_partial` found: `sink` can be sought and truncated, and begins
-        where the file begins. What lies behind the last intact chunk is cut off; the next chunk to write is number
-        `partial.chunks`. ValueError for a file that is already complete."""
-        if partial.complete:
-            raise ValueError("the file is complete, there is nothing to resume")
-        sink.seek(partial.resume_at)
-        sink.truncate()
-        writer = cls.__new__(cls)
-        writer._begin(sink, partial.header, partial.ledger.copy())
-        return writer
-
-    def _begin(self, sink: Writable, header: Header, ledger: Ledger) -> None:
-        self._sink, self.header, self._ledger = sink, header, ledger
-        self._trailer: Trailer | None = None
 
     @property
     def bytes_written(self) -> int:
@@ -66,7 +49,7 @@ class BitstreamWriter:
     @property
     def chunks(self) -> int:
         """How many there are so far: the index of the next one."""
-        return len(self._ledger.entries)
+        return self._ledger.chunks
 
     @property
     def latents(self) -> int:

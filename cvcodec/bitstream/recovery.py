@@ -6,6 +6,7 @@ are lost. What to show instead is the decoder's to choose.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import zlib
 from collections.abc import Iterator
@@ -15,65 +16,20 @@ from cvcodec.bitstream import format as fmt
 from cvcodec.bitstream.chunk import Chunk, ChunkInfo, unpack_chunk, unpack_info
 from cvcodec.bitstream.header import Header, unpack_header
 from cvcodec.bitstream.records import Record, pack_preamble, parse_head, read_preamble, read_record
-from cvcodec.bitstream.trailer import IndexEntry, Ledger, Trailer, unpack_trailer
+from cvcodec.bitstream.trailer import Ledger, Trailer, unpack_trailer
 from cvcodec.bitstream.wire import READ_STEP, Readable
 from cvcodec.errors import BitstreamError, TruncatedError
 
 _CANDIDATE = re.compile(rb"(?=[A-Z0-9]{4}[\x00\x01])")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PartialFile:
-    """A file as far as it is intact."""
+def scan_partial(source: Readable) -> tuple[Header, Ledger]:
+    """How far `source`, an unfinished file, is intact: its header, and the state of a writer that has just written the
+    last intact chunk (or the header). At `ledger.end` such a writer goes on, and what lies behind is written again.
 
-    header: Header
-    valid_until: int
-    """Where the last intact record ends."""
-    ledger: Ledger
-    """State of a writer that has just written the last intact chunk, its log-variance included (or the header)."""
-    complete: bool
-    """Whether the trailer is there: nothing to resume."""
-    damage: str | None
-    """Why reading stopped; None where the file just ends between two records."""
-
-    @property
-    def head_end(self) -> int:
-        """Where the HEAD record ends."""
-        return self.ledger.head_end
-
-    @property
-    def resume_at(self) -> int:
-        """Where the last intact chunk ends, or its log-variance where the file keeps it: a resumed writer goes on here.
-        Records behind it are written again."""
-        return self.ledger.end
-
-    @property
-    def index(self) -> tuple[IndexEntry, ...]:
-        """Where the intact chunks are and what they hold."""
-        return tuple(self.ledger.entries)
-
-    @property
-    def chunks(self) -> int:
-        """Intact chunks: the index of the next one."""
-        return len(self.ledger.entries)
-
-    @property
-    def latents(self) -> int:
-        """How many the intact chunks hold."""
-        return self.ledger.latents
-
-    @property
-    def frames(self) -> int:
-        """How many the intact chunks stand for."""
-        return self.ledger.frames
-
-
-def scan_partial(source: Readable) -> PartialFile:
-    """Read `source` from its start to the first damage or the end. Raises BitstreamError where not even the header is
-    intact: there is nothing to resume then. Chunk payloads are verified by checksum, not decoded.
-
-    Copied packets and other records belong to the chunk that they precede; a log-variance to the chunk that it follows,
-    which is not intact without it."""
+    Raises BitstreamError where not even the header is intact: there is nothing to resume then. Payloads of chunks are
+    verified by checksum, not decoded. Copied packets and other records belong to the chunk that they precede; a
+    log-variance to the chunk that it follows, which is not intact without it."""
     read_preamble(source)
     head = read_record(source, fmt.PREAMBLE.size)
     if head is None or head.type != fmt.HEAD:
@@ -83,14 +39,12 @@ def scan_partial(source: Readable) -> PartialFile:
     ledger.add(head.type, head.size, head.checksum)
     since: list[tuple[str, int, int, ChunkInfo | None]] = []  # records behind the last intact chunk
     closing = fmt.LVAR if header.logvar else fmt.CHNK
-    end, damage, complete = head.end, None, False
-    try:
+    end = head.end
+    with contextlib.suppress(BitstreamError):
         while (record := read_record(source, end)) is not None:
             if header.logvar and (record.type == fmt.LVAR) != bool(since and since[-1][0] == fmt.CHNK):
                 raise BitstreamError(f"record {record.type} at byte {record.offset}: each chunk has one log-variance")
-            if record.type == fmt.FOOT:
-                complete = True
-            elif record.type != fmt.TRLR:
+            if record.type not in (fmt.TRLR, fmt.FOOT):
                 info = unpack_info(record.payload, header) if record.type == fmt.CHNK else None
                 since.append((record.type, record.size, record.checksum, info))
             if record.type == closing:
@@ -98,9 +52,7 @@ def scan_partial(source: Readable) -> PartialFile:
                     ledger.add(*other)
                 since.clear()
             end = record.end
-    except BitstreamError as error:
-        damage = str(error)
-    return PartialFile(header=header, valid_until=end, ledger=ledger, complete=complete, damage=damage)
+    return header, ledger
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class IndexEntry:
     first_pts: int
     """The smallest of the chunk, in units of the time base."""
     last_pts: int
-    """The largest."""
+    """The largest of the chunk."""
 
     @property
     def end(self) -> int:
@@ -118,8 +118,8 @@ class Trailer:
 class Ledger:
     """Every record of a file as it passes, whichever way: the state between one record and the next.
 
-    The writer makes the trailer of it, the reader compares the trailer with it, and a resumed writer starts from the
-    reader's.
+    The writer makes the trailer of it, the reader compares the trailer with it, and of a partial file it says what can
+    be taken over.
     """
 
     def __init__(self) -> None:
@@ -159,7 +159,12 @@ class Ledger:
     @property
     def place(self) -> tuple[int, int, int]:
         """Index, first latent and first frame of the next chunk."""
-        return len(self.entries), self.latents, self.frames
+        return self.chunks, self.latents, self.frames
+
+    @property
+    def chunks(self) -> int:
+        """How many there are so far: the index of the next one."""
+        return len(self.entries)
 
     @property
     def latents(self) -> int:
@@ -170,15 +175,6 @@ class Ledger:
     def frames(self) -> int:
         """How many there are so far: the first frame of the next chunk."""
         return self.entries[-1].end_frame if self.entries else 0
-
-    def copy(self) -> Ledger:
-        """One that goes on by itself."""
-        other = Ledger()
-        other.entries = list(self.entries)
-        other.totals = dict(self.totals)
-        other.end, other.head_end = self.end, self.head_end
-        other._chain = self._chain.copy()
-        return other
 
     def trailer(self, metadata: Mapping[str, Any] | None = None) -> Trailer:
         """The trailer of a file that ends here. ValueError for a file without chunks."""

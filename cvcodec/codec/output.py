@@ -261,17 +261,15 @@ class PartialSink:
         self.chunks: tuple[IndexEntry, ...] = ()
         file.seek(0)
         try:
-            partial = scan_partial(file)
-        except TruncatedError:  # it was stopped before its header was out
-            partial = None
+            header, ledger = scan_partial(file)
+            if ledger.chunks:
+                self.header, self.chunks, self._until = header, tuple(ledger.entries[:-1]), ledger.end
+        except TruncatedError:
+            pass  # it was stopped before its header was out
         except BitstreamError as error:
             raise OutputError(
                 f"{self._name} cannot be continued: {error}; remove it, or start over without --resume"
             ) from error
-        if partial is not None and partial.chunks:
-            self.header = partial.header
-            self.chunks = partial.index[:-1]
-            self._until = partial.resume_at
         file.seek(0)
         if not self._until:
             file.truncate()

@@ -129,11 +129,5 @@ def fit_to_memory(
     while shrink_window and not fits() and window.kept > 1:
         window = dataclasses.replace(window, kept=window.kept // 2)
     while not fits() and (smaller := smaller_tile()):
-        if smaller.size < 4 * max(2 * smaller.context + smaller.blend, 2):
-            break
-        tile = smaller
-    while shrink_window and not fits() and window.kept > 1:
-        window = dataclasses.replace(window, kept=window.kept // 2)
-    while not fits() and (smaller := smaller_tile()):
         tile = smaller
     return window, tile

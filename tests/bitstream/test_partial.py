@@ -11,17 +11,25 @@ from tests.bitstream.samples import make_chunks, make_file, make_header
 
 
 def finish(data: bytes) -> bytes:
-    """What an encoder does with an interrupted file: scan, go on, close."""
-    sink = io.BytesIO(data)
-    partial = scan_partial(sink)
-    chunks = make_chunks(partial.header)
-    with BitstreamWriter.resume(sink, partial) as writer:
-        if partial.chunks and partial.chunks <= len(chunks):
-            writer.write_record("XPKT", bytes(range(partial.chunks - 1, partial.chunks + 39)))
-        for chunk in chunks[partial.chunks :]:
-            writer.write_chunk(chunk)
+    """What an encoder does with an interrupted file: scan, take over what is whole, go on, close."""
+    header, ledger = scan_partial(io.BytesIO(data))
+    sink = io.BytesIO()
+    with BitstreamWriter(sink, header) as writer:
+        for chunk in make_chunks(header):
+            if chunk.index < ledger.chunks:
+                take_over(writer, sink, data)
+            else:
+                writer.write_chunk(chunk)
             writer.write_record("XPKT", bytes(range(chunk.index, chunk.index + 40)))
     return sink.getvalue()
+
+
+def take_over(writer: BitstreamWriter, sink: io.BytesIO, data: bytes) -> None:
+    """Have the writer adopt the record that `data` holds where it stands."""
+    record = read_record(io.BytesIO(data[writer.bytes_written :]), writer.bytes_written)
+    assert record is not None
+    sink.write(data[record.offset : record.end])
+    writer.adopt(record)
 
 
 def test_a_file_cut_anywhere_behind_its_header_is_finished_to_the_same_bytes():
@@ -40,20 +48,17 @@ def test_what_is_damaged_is_cut_off_with_all_behind_it():
     entry = BitstreamReader(io.BytesIO(data)).index[1]
     damaged = bytearray(data)
     damaged[entry.offset + 50] ^= 4
-    partial = scan_partial(io.BytesIO(damaged))
-    assert (partial.chunks, partial.latents, partial.frames) == (1, 5, 17)
-    assert partial.valid_until == entry.offset
-    assert partial.resume_at == partial.index[0].offset + partial.index[0].size
-    assert "CHNK" in (partial.damage or "")
+    _, ledger = scan_partial(io.BytesIO(damaged))
+    assert (ledger.chunks, ledger.latents, ledger.frames) == (1, 5, 17)
+    assert ledger.end == ledger.entries[0].offset + ledger.entries[0].size
     assert finish(bytes(damaged)) == data
 
 
-def test_a_complete_file_is_told_and_not_resumed():
+def test_a_complete_file_is_intact_to_its_last_chunk():
     data = make_file()
-    partial = scan_partial(io.BytesIO(data))
-    assert (partial.complete, partial.damage, partial.valid_until) == (True, None, len(data))
-    with pytest.raises(ValueError, match="complete"):
-        BitstreamWriter.resume(io.BytesIO(data), partial)
+    _, ledger = scan_partial(io.BytesIO(data))
+    assert tuple(ledger.entries) == BitstreamReader(io.BytesIO(data)).index
+    assert finish(data) == data
 
 
 @pytest.mark.parametrize("length", [0, 5, 8, 20, 100])
@@ -80,19 +85,23 @@ def test_a_chunk_is_whole_only_with_its_log_variance():
     data = sink.getvalue()
     for whole, end in enumerate(ends, start=1):
         for cut, chunks in ((end - 1, whole - 1), (end, whole), (end + 40, whole)):
-            partial = scan_partial(io.BytesIO(data[:cut]))
-            assert partial.chunks == chunks
-            assert partial.resume_at == (ends[chunks - 1] if chunks else partial.head_end)
+            _, ledger = scan_partial(io.BytesIO(data[:cut]))
+            assert ledger.chunks == chunks
+            assert ledger.end == (ends[chunks - 1] if chunks else ledger.head_end)
     entry = BitstreamReader(io.BytesIO(data)).index[1]
     without = data[: entry.offset + entry.size] + data[ends[1] :]
-    assert scan_partial(io.BytesIO(without)).chunks == 1
-    resumed = io.BytesIO(data[: ends[1] + 50])
-    with BitstreamWriter.resume(resumed, scan_partial(resumed)) as writer:
-        last = make_chunks(header)[2]
-        writer.write_record("PKTS", bytes(30))
-        writer.write_chunk(last)
-        writer.write_logvar(np.full(last.symbols.shape, -3.5, np.float32))
-    assert resumed.getvalue() == data
+    assert scan_partial(io.BytesIO(without))[1].chunks == 1
+    sink = io.BytesIO()
+    with BitstreamWriter(sink, header) as writer:
+        for chunk in make_chunks(header):
+            writer.write_record("PKTS", bytes(30))
+            if chunk.index < 2:
+                take_over(writer, sink, data)
+                take_over(writer, sink, data)
+            else:
+                writer.write_chunk(chunk)
+                writer.write_logvar(np.full(chunk.symbols.shape, -3.5, np.float32))
+    assert sink.getvalue() == data
 
 
 def test_records_taken_over_leave_the_trailer_of_one_run():
