@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.errors import OutputError, UsageError
-from cvcodec.fileio import atomic_output, make_folder
+from cvcodec.fileio import make_folder
 from cvcodec.quality.pictures import BACKGROUND, MARGIN, text
-from cvcodec.video import Frame, VideoWriter
-from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
+from cvcodec.video.writer import IMAGE_CONTAINERS, container_for, write_image
 
 Picture = NDArray[np.uint8]
 
@@ -53,23 +51,19 @@ def middle(pixels: Picture, width: int, height: int) -> Picture:
 
 def write_picture(path: Path, pixels: Picture) -> None:
     """As PNG, JPEG or WebP, by the name; whole or not at all, replacing what was there. Raises OutputError."""
-    kind = check_picture_name(path)
-    height, width = pixels.shape[:2]
+    check_picture_name(path)
     make_folder(path.parent)
-    with atomic_output(path, overwrite=True) as file:
-        with VideoWriter(file, width=width, height=height, time_base=Fraction(1), container=kind) as writer:
-            writer.write(Frame(pixels=np.ascontiguousarray(pixels), pts=0, duration=1))
+    write_image(path, pixels, overwrite=True)
 
 
-def check_picture_name(path: Path) -> str:
-    """The format of a picture by its name. UsageError, before any work is done, for one that is none."""
+def check_picture_name(path: Path) -> None:
+    """UsageError, before any work is done, for a name that is no picture's."""
     try:
         kind = container_for(path)
     except OutputError:
         kind = ""
     if kind not in IMAGE_CONTAINERS:
         raise UsageError(f"{path} names no picture; wanted .png, .jpg or .webp")
-    return kind
 
 
 def _label(line: str, width: int) -> Picture:

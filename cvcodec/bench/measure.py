@@ -26,7 +26,6 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +41,7 @@ from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
 from cvcodec.codec.encode_options import RateDistortion
 from cvcodec.codec.layers import requantise
 from cvcodec.errors import InputError, OutputError, UsageError
-from cvcodec.fileio import atomic_output, atomic_path, make_folder
+from cvcodec.fileio import atomic_output, make_folder
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quality.compare import evaluate
 from cvcodec.quality.lpips import Lpips
@@ -51,6 +50,7 @@ from cvcodec.system.device import select_device
 from cvcodec.video import Frame, VideoInfo, VideoReader, VideoWriter
 from cvcodec.video.encoders import encoder_named
 from cvcodec.video.sizes import stream_bytes
+from cvcodec.video.writer import write_image
 
 METRICS = ("psnr", "ssim", "ms_ssim", "lpips")
 
@@ -155,12 +155,7 @@ class Cache:
 
     def store_picture(self, key: str, pixels: NDArray[np.uint8]) -> None:
         """Keep an (H, W, 3) picture. Raises OutputError."""
-        height, width = pixels.shape[:2]
-        with (
-            atomic_path(self.picture(key), overwrite=True) as path,
-            VideoWriter(path, width=width, height=height, time_base=Fraction(1), container="png") as writer,
-        ):
-            writer.write(Frame(pixels, pts=0))
+        write_image(self.picture(key), pixels, overwrite=True)
 
 
 @dataclass(kw_only=True)

@@ -105,13 +105,11 @@ def _preview(
 ) -> dict[str, Any]:
     """Write the contact sheet; what `--json` says of it."""
     import time
-    from fractions import Fraction
 
-    from cvcodec.fileio import atomic_output, check_output, is_standard_stream
+    from cvcodec.fileio import check_output, is_standard_stream
     from cvcodec.quality.preview import PICTURES, contact_sheet
     from cvcodec.system.device import set_threads
-    from cvcodec.video import Frame, VideoWriter
-    from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
+    from cvcodec.video.writer import IMAGE_CONTAINERS, container_for, write_image
 
     set_threads(options.threads)
     kind = options.writer.container or ("png" if is_standard_stream(destination) else container_for(destination))
@@ -122,16 +120,11 @@ def _preview(
     check_output(destination, overwrite=overwrite, inputs=[source])
     begun = time.perf_counter()
     pixels, times = contact_sheet(source, model, pictures=options.frames or PICTURES, on_notice=report.note)
-    height, width = pixels.shape[:2]
-    with (
-        atomic_output(destination, overwrite=overwrite, inputs=[source]) as file,
-        VideoWriter(file, width=width, height=height, time_base=Fraction(1), container=kind) as writer,
-    ):
-        writer.write(Frame(pixels, pts=0))
+    write_image(destination, pixels, container=kind, overwrite=overwrite, inputs=[source])
     return {
         "pictures": len(times),
         "times_s": times,
-        "width": width,
-        "height": height,
+        "width": pixels.shape[1],
+        "height": pixels.shape[0],
         "seconds": time.perf_counter() - begun,
     }

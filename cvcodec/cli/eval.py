@@ -257,11 +257,8 @@ def _check_form(reference: Path | None, reconstruction: Path | None, original: P
 
 
 def _write_files(result: Report, csv: Path | None, picture: Path | None, *, overwrite: bool) -> None:
-    from fractions import Fraction
-
     from cvcodec.fileio import atomic_output
-    from cvcodec.video import Frame, VideoWriter
-    from cvcodec.video.writer import container_for
+    from cvcodec.video.writer import write_image
 
     if picture is not None and result.kept is None:
         raise UsageError(f"--frame is out of range: frames 0 to {result.frames - 1} were compared")
@@ -272,12 +269,7 @@ def _write_files(result: Report, csv: Path | None, picture: Path | None, *, over
             file.write(text.getvalue().encode())
     if picture is not None:
         assert result.kept is not None
-        with atomic_output(picture, overwrite=overwrite) as file:
-            pixels = result.kept.picture((result.reference, result.test))
-            height, width = pixels.shape[:2]
-            container = container_for(picture)
-            with VideoWriter(file, width=width, height=height, time_base=Fraction(1), container=container) as writer:
-                writer.write(Frame(pixels, pts=0))
+        write_image(picture, result.kept.picture((result.reference, result.test)), overwrite=overwrite)
 
 
 def _print(result: Report) -> None:

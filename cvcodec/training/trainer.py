@@ -52,7 +52,8 @@ from cvcodec.training.run_folder import (
 )
 from cvcodec.training.start import start_model
 from cvcodec.training.stop import Flag, Lease, interruption
-from cvcodec.training.validation import Validator, validation_clips, write_png
+from cvcodec.training.validation import Validator, validation_clips
+from cvcodec.video.writer import write_image
 
 _PCA_CLIPS = 640
 _PCA_SHAPE = BatchShape(1, 9, 96)
@@ -339,7 +340,7 @@ class Trainer:
         if self.processes.is_main and self.validator.clips:
             with self._averaged():
                 drawn = self.validator.draw(self.model, self.start.image_model)
-            write_png(self.folder / f"grid-{self.step:07d}.png", drawn)
+            write_image(self.folder / f"grid-{self.step:07d}.png", drawn, overwrite=True)
 
     def _store_weights(self) -> None:
         """The model's present ones, which are to be the averaged ones."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,14 +19,12 @@ from torch import Tensor
 from cvcodec.codec.runner import denormalise, normalise
 from cvcodec.dataset.media import ClipCache, MediaFile, resize
 from cvcodec.errors import MissingDependencyError
-from cvcodec.fileio import atomic_output
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quality.lpips import Lpips
 from cvcodec.quality.psnr import psnr
 from cvcodec.quality.ssim import ssim
 from cvcodec.training.losses import GROUP, RateModel, fold_frames
 from cvcodec.training.objective import Arithmetic, decode_pictures, encode_pictures
-from cvcodec.video import Frame, VideoWriter
 
 _LPIPS_STRIDE = 3  # frames that LPIPS, slower than the model, sees: it comes by every place in a group of four
 _MOST_STILLS = 4  # frames that a 2D model is measured on, from each clip
@@ -224,11 +220,3 @@ def grid(rows: Sequence[Sequence[Tensor]]) -> npt.NDArray[np.uint8]:
 def error_picture(x: Tensor, y: Tensor) -> Tensor:
     """|x - y|, four times brighter, black where they are equal: (3, H, W) in [-1, 1]."""
     return (x.float() - y.float()).abs() * _ERROR_GAIN - 1
-
-
-def write_png(path: Path, pixels: npt.NDArray[np.uint8]) -> None:
-    """(H, W, 3) uint8, replacing what was there."""
-    height, width = pixels.shape[:2]
-    with atomic_output(path, overwrite=True) as file:
-        with VideoWriter(file, width=width, height=height, time_base=Fraction(1), container="png") as writer:
-            writer.write(Frame(pixels=pixels, pts=0, duration=1))

@@ -11,7 +11,7 @@ until the first `write` or `mux`. Whoever adds some sets `before_video`, and mux
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -20,8 +20,11 @@ from typing import Any, BinaryIO, Self
 
 import av
 import av.error
+import numpy as np
+from numpy.typing import NDArray
 
 from cvcodec.errors import OutputError, UsageError
+from cvcodec.fileio import atomic_output
 from cvcodec.video.color import Color, ContentLight, MasteringDisplay
 from cvcodec.video.convert import RgbWriter, chroma_of
 from cvcodec.video.encoders import choose_pixel_format, color_tags, default_codec, encoder_named, encoder_options
@@ -264,6 +267,27 @@ class VideoWriter:
             self.close()
         else:
             self.abort()
+
+
+def write_image(
+    path: str | os.PathLike[str],
+    pixels: NDArray[np.uint8],
+    *,
+    container: str | None = None,
+    overwrite: bool = False,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+) -> None:
+    """One picture, (H, W, 3) uint8 RGB, which appears whole or not at all.
+
+    container: one of `IMAGE_CONTAINERS`; None goes by the extension. overwrite, inputs: as for `fileio.atomic_output`.
+    Raises OutputError."""
+    container = container or container_for(path)
+    height, width = pixels.shape[:2]
+    with (
+        atomic_output(path, overwrite=overwrite, inputs=inputs) as file,
+        VideoWriter(file, width=width, height=height, time_base=Fraction(1), container=container) as writer,
+    ):
+        writer.write(Frame(np.ascontiguousarray(pixels), pts=0, duration=1))
 
 
 _SUFFIXES = {"mp4": ".mp4", "mov": ".mov", "matroska": ".mkv", "webm": ".webm"}

@@ -19,7 +19,8 @@ from cvcodec.model.mini import MiniAutoencoder, mini_config
 from cvcodec.training.losses import RateModel
 from cvcodec.training.objective import step_of_quality
 from cvcodec.training.pca import fit_pca, start_as_pca
-from cvcodec.training.validation import Validator, error_picture, grid, spread_over_sources, write_png
+from cvcodec.training.validation import Validator, error_picture, grid, spread_over_sources
+from cvcodec.video.writer import write_image
 
 from .conftest import moving_texture
 
@@ -108,7 +109,7 @@ def test_a_grid_is_a_png_that_other_software_reads(tmp_path: Path) -> None:
     red = torch.tensor([1.0, -1.0, -1.0]).view(3, 1, 1).expand(3, 6, 8)
     pixels = grid([[red, -red], [torch.zeros(3, 4, 4)]])
     assert pixels.shape == (6 + 4 + 4 + 4, 8 + 4 + 8 + 4, 3)
-    write_png(tmp_path / "grid.png", pixels)
+    write_image(tmp_path / "grid.png", pixels)
     with av.open(str(tmp_path / "grid.png")) as container:
         read = next(container.decode(video=0)).to_ndarray(format="rgb24")
     assert np.array_equal(read, pixels)
