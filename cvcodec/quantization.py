@@ -8,7 +8,6 @@
 Owns: the quality scale, the range checks, and the exact arithmetic of both directions. Dequantising gives the same
 bits on every machine: |symbol| < 2**24 converts to float32 exactly, and the multiplication and the addition are two
 separate IEEE-754 float32 operations (never fused, since numpy runs them as two passes).
-Does not know: how symbols become bytes, networks, devices.
 """
 
 from __future__ import annotations

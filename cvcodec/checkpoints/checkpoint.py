@@ -1,7 +1,7 @@
 """Weights files: safetensors <-> config, weights, statistics of the latents, model card and the two identities.
 
 Owns: the metadata keys, what a reader must refuse, how a model is built from a file without initialising it first.
-Does not know: model names and where files live (registry), files of other projects (importers), video.
+Names and places of files: `registry`; files of other projects: `foreign`.
 
 A weights file is a safetensors file. Its metadata are
 

@@ -4,7 +4,7 @@ Owns: finding the autoencoder in a larger checkpoint, ldm and old diffusers name
 AutoencoderKL and CVVAESD3Model, canonical for 2D weights; 3D weights keep the names of their official class); a
 config.json for weights without one, read off names and shapes, with the official values for what these cannot tell
 (norm groups, epsilons, the factors around a diffusion model, tiling); the card, and what people are told.
-Does not know: files (`foreign_files`), the table of names (`model.official.inflate`), where the result goes.
+`foreign_files` finds and reads the files, `model.official.inflate` has the table of names.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Reading other projects' weights: a file, a folder or a Hugging Face repository -> tensors and config.json.
 
-Owns: which file of a folder is taken, safe unpickling, downloads, the licence a source states. Does not know: names of
-tensors, our own models.
+Owns: which file of a folder is taken, safe unpickling, downloads, the licence a source states.
 
 Pickle never runs code here: PyTorch checkpoints are read with `weights_only=True` and refused if that is not enough.
 """

@@ -1,7 +1,6 @@
 """What makes two models the same: the latent-space id and the decoder hash.
 
 Owns: which tensors and which config fields each identity covers, and how they are hashed.
-Does not know: files, names, statistics, cards.
 
 Both are the first 16 hex digits of a SHA-256 over
 

@@ -1,7 +1,6 @@
 """Models by name: the bundled ones, those the user added, and which file a `--weights NAME|PATH` means.
 
 Owns: where weights files live, names and versions, adding and removing, and that a name in a file opens no path.
-Does not know: how weights are stored (checkpoint), other projects' formats (importers), video.
 
 Bundled files lie in `weights/` of a checkout and in `cvcodec/weights/` of an installed package; the user's in
 `models/` of the data folder (`CVCODEC_HOME`, else the platform's place for application data). A file is called

@@ -1,6 +1,6 @@
 """Statistics of a model's latents, measured on clips, for the quantiser.
 
-Owns: the running mean and deviation per channel. Does not know: how clips are read and encoded (codec does).
+Owns: the running mean and deviation per channel.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns: the order of the steps, and what runs beside the model: a thread reads and decodes chunks (`CvlInput`), one turns
 floats into pictures and one writes them (`VideoOutput`).
-Does not know: command lines, names of models, what windows or the entropy coder do inside. Its mirror is `encode`.
+Its mirror is `encode`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Owns: the order of the steps, and what runs beside the model: a thread reads and decodes (`ReaderAhead`), one joins
 frames to clips, one turns latents into symbols and bytes (`CvlOutput`).
-Does not know: command lines, names of models, what windows or the entropy coder do inside. Its mirror is `decode`.
+Its mirror is `decode`.
 """
 
 from __future__ import annotations

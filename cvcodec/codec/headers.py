@@ -67,7 +67,7 @@ def choose_plan(config: ModelConfig, **choice: Any) -> Plan:
 
 
 def header_fields(plan: Plan) -> dict[str, Any]:
-    """Keyword arguments for `Header`."""
+    """What a header keeps of a plan, as keyword arguments of `Header`."""
     if isinstance(plan, OfficialPlan):
         return {"windows": "official", "official": plan.official}
     assert isinstance(plan, ContextPlan)

@@ -155,12 +155,12 @@ class CvlInput(ABC):
 
     @property
     def trim(self) -> Trim:
-        """The trim in seconds."""
+        """The trim in seconds on the source's clock, for what is copied beside the picture."""
         return Trim(*(None if math.isinf(pts) else int(pts) * self.header.time_base for pts in self.bounds))
 
     @property
     def damaged_bytes(self) -> int:
-        """See above."""
+        """Bytes that belong to no intact record, so far."""
         return 0
 
     @property

@@ -2,7 +2,6 @@
 
 Owns: moving clips to the device and results back, the number range (normalise, denormalise), the arithmetic's
 precision, and the second attempt in fp32 when a reduced precision gives NaN or infinity.
-Does not know: windows, files, colour.
 """
 
 from __future__ import annotations
@@ -108,7 +107,7 @@ class ModelRunner:
 
     @property
     def model(self) -> VideoAutoencoder:
-        """The copy that runs."""
+        """The copy that runs: on its device, in the precision that was chosen."""
         return self._model
 
     def encode(self, frames: Tensor, bit_depth: int) -> Tensor:

@@ -37,7 +37,7 @@ class Notices:
                     self._on_notice(text)
 
     def extend(self, texts: Iterable[str]) -> None:
-        """Say each of `texts`."""
+        """Say those of `texts` that were not said."""
         for text in texts:
             self(text)
 
@@ -76,7 +76,7 @@ class Session:
         return measured
 
     def facts(self, runner: ClipEncoder) -> RunFacts:
-        """The run so far."""
+        """What a result says of the run: seconds so far, and the arithmetic."""
         return {
             "seconds": time.perf_counter() - self._begun,
             "model_seconds": self._model_seconds,

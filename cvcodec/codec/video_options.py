@@ -18,7 +18,7 @@ Container = Literal["mp4", "mov", "matroska", "webm", "y4m", "raw", "png", "jpeg
 
 
 class _Arguments:
-    """What both have."""
+    """Options that become keyword arguments of a class of `video`."""
 
     def arguments(self) -> dict[str, Any]:
         """What was chosen: the fields that are not as their defaults, by name."""

@@ -1,7 +1,6 @@
 """Pixels -> video file: converted to pictures and encoded in threads beside the model, copied streams along with them.
 
 Owns: these threads and what waits for them, the writer, and giving it up when something fails.
-Does not know: models, chunks, what a writer does inside.
 """
 
 from __future__ import annotations

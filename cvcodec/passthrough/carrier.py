@@ -5,7 +5,6 @@ public container format, which FFmpeg writes and reads itself; what that format 
 format is chosen by trying: the first that gives everything back.
 
 Owns: this file, and raising the encoder delay in it.
-Does not know: packets in time, what the streams are for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Packets that wait for their time: one queue per stream, in bounded memory.
 
 Owns: the order in which packets of several streams leave, and where many of them lie meanwhile.
-Does not know: containers, records, threads beyond its own lock.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ class PacketQueue:
             yield packet, due
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget all that waits, what is in the temporary file too."""
         with self._lock:
             self._queues.clear()
             self._held = 0

@@ -33,7 +33,6 @@ PKTS        packets of one stream, in file order; those of a stream are in order
 The packets of a time before the first frame of a chunk precede that chunk, where the source had them in time.
 
 Owns: these bytes and their limits.
-Does not know: FFmpeg, which containers there are, when packets are written.
 """
 
 from __future__ import annotations

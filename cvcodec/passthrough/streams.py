@@ -1,7 +1,4 @@
-"""The nouns of what a .cvl keeps beside the picture: streams copied as packets, chapters, tags. Plain values.
-
-Knows neither containers nor bytes.
-"""
+"""The nouns of what a .cvl keeps beside the picture: streams copied as packets, chapters, tags. Plain values."""
 
 from __future__ import annotations
 
@@ -110,7 +107,7 @@ class CopiedContainer:
 
 
 def naming(tags: Mapping[str, str]) -> dict[str, str]:
-    """Those of `NAMING_TAGS`."""
+    """The tags that name things, whatever case their keys are in: see `NAMING_TAGS`."""
     return {key: value for key, value in tags.items() if key.lower() in NAMING_TAGS}
 
 

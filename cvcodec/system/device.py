@@ -1,7 +1,6 @@
 """Devices, precisions and threads: what `--device`, `--precision` and `--threads` mean to torch.
 
 Owns: turning those words into torch objects, what memory a device has left, which exceptions mean "out of memory".
-Does not know: models, windows, command lines.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the operating system lets this process use: memory and processors, container limits included.
 
 Owns: reading /proc, control groups (v1 and v2), and their counterparts on macOS and Windows; the C library's allocator.
-Does not know: torch, accelerators. Standard library only, so that the command line may ask before importing torch.
+Standard library only, so that the command line may ask before importing torch.
 """
 
 from __future__ import annotations

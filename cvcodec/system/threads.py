@@ -1,7 +1,6 @@
 """Threads beside the model: reading ahead of it and writing behind it, with bounded queues.
 
 Owns: hand-over between threads, back-pressure, and carrying exceptions to the thread that waits.
-Does not know: frames, models, files.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ exact inverse.
 import re
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any, Self
 
@@ -170,21 +170,8 @@ class Color:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready form; `from_dict` is its inverse."""
-        return {
-            "matrix": self.matrix,
-            "range": self.range,
-            "primaries": self.primaries,
-            "transfer": self.transfer,
-            "guessed": self.guessed,
-        }
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
-        """Inverse of `to_dict`. Raises ValueError on unknown names or keys of the wrong type."""
-        return cls(
-            data["matrix"], data["range"], data.get("primaries"), data.get("transfer"), bool(data.get("guessed"))
-        )
+        """A JSON-ready form: the fields."""
+        return asdict(self)
 
     @property
     def is_hdr(self) -> bool:
@@ -321,7 +308,7 @@ class ContentLight:
 
     def to_dict(self) -> dict[str, int]:
         """A JSON-ready form; `from_dict` is its inverse."""
-        return {"max_content": self.max_content, "max_frame_average": self.max_frame_average}
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Self:

@@ -1,4 +1,4 @@
-"""Packets -> decoded frames with exact times, from any position. Knows streams, errors and seeking; knows no colours.
+"""Packets -> decoded frames with exact times, from any position.
 
 Nothing is dropped: the decoder is flushed at the end, frames that it would hide because they are damaged are asked
 for, and frames without times get the next free one. Errors are counted, and reading goes on where the data allow it.

@@ -1,4 +1,4 @@
-"""PyAV's rough edges, in one place: fractions, one-line error texts, log capture. Knows no streams and no pixels."""
+"""PyAV's rough edges, in one place: fractions, one-line error texts, log capture."""
 
 import gc
 import logging

@@ -3,7 +3,7 @@
 Tags that a container does not keep are found by trying: FFmpeg's muxers leave them out without a word. HDR metadata are
 boxes of MP4 and MOV, elements of Matroska: encoders put them into the bitstream at most, many players look into the
 container alone. PyAV has no way to say them, but takes a stream's parameters from another: here from a Matroska header
-that is written for the purpose, in EBML (RFC 8794). Knows no sources, no other streams, no encoders' options.
+that is written for the purpose, in EBML (RFC 8794).
 """
 
 from __future__ import annotations

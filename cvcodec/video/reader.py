@@ -1,5 +1,4 @@
-"""`VideoReader`: any video, or image, that FFmpeg opens -> RGB frames with exact times. Knows neither models nor
-bitstreams.
+"""`VideoReader`: any video, or image, that FFmpeg opens -> RGB frames with exact times.
 
 One frame through it: FrameDecoder -> bwdif (flagged frames only) -> another rate (`rate`) -> RGB (`convert`) ->
 container cropping -> turn upright -> another size (`resize`) -> `Frame`. One decoded frame is held back, because a

@@ -180,10 +180,6 @@ class _StreamSink:
 class RawSink(_StreamSink):
     """Packed RGB, see the module docstring."""
 
-    def __init__(self, target: str | os.PathLike[str] | BinaryIO, spec: OutputSpec, label: str | None = None) -> None:
-        super().__init__(target, label)
-        del spec
-
     def write(self, frame: Frame) -> None:
         """Append the pixels. Raises OutputError."""
         dtype = "u1" if frame.bit_depth == 8 else "<u2"

@@ -1,7 +1,6 @@
 """Time stamps as files have them -> times that only go forward: of packets in file order, and of the frames of them.
 
 Owns: what of pts and dts to believe, jumps back where recordings were joined, stamps far from their neighbours'.
-Does not know: decoding, seeking, what packets are for.
 
 `Timeline` mends packets, `FrameClock` the frames that a decoder makes of them. Both leave alone what can be meant:
 times that increase, however far apart.

@@ -1,5 +1,4 @@
-"""`VideoWriter`: RGB frames with exact times -> a video file, a pipe, y4m, raw pixels, or images. Knows neither
-models nor bitstreams.
+"""`VideoWriter`: RGB frames with exact times -> a video file, a pipe, y4m, raw pixels, or images.
 
 It writes where it is told and leaves temporary names and renaming to the caller: `close` finishes the output,
 `abort` gives it up. Kinds of output without a container live in `sink`.
@@ -157,7 +156,7 @@ class VideoWriter:
         elif container == "y4m":
             self._sink = Y4mSink(target, spec, chroma, label)
         elif container == "raw":
-            self._sink = RawSink(target, spec, label)
+            self._sink = RawSink(target, label)
         else:
             self._sink = ContainerSink(
                 target,

@@ -48,7 +48,7 @@ def test_unknown_names_are_refused() -> None:
 def test_descriptions_survive_their_json_form() -> None:
     color = Color("bt2020nc", "limited", "bt2020", "arib-std-b67", guessed=True)
     display = MasteringDisplay((Fraction(17, 25), Fraction(8, 25)), None, None, None, Fraction(1, 200), Fraction(1000))
-    assert Color.from_dict(color.to_dict()) == color
+    assert Color(**color.to_dict()) == color
     assert MasteringDisplay.from_dict(display.to_dict()) == display
     assert ContentLight.from_dict(ContentLight(1000, 400).to_dict()) == ContentLight(1000, 400)
 
