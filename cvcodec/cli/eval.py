@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
-from cvcodec.cli import options, report
+from cvcodec.cli import eval_set, options, report
 from cvcodec.cli.fields import Fields, Given, with_fields
 from cvcodec.codec import DEFAULT_MODEL, EncodeOptions
 from cvcodec.errors import UsageError
 from cvcodec.options import option
 
 if TYPE_CHECKING:
+    from cvcodec.quality.lpips import Lpips
     from cvcodec.quality.pictures import ComparisonVideo
     from cvcodec.quality.report import Report
 
@@ -31,9 +32,10 @@ _VIDEOS = ("mp4", "mov", "matroska", "webm")
 def parse_metrics(text: str) -> tuple[str, ...]:
     """`psnr,ssim,lpips` to names. Raises typer.BadParameter."""
     names = tuple(name.strip().lower().replace("-", "_") for name in text.split(",") if name.strip())
-    unknown = sorted(set(names) - set(_METRICS))
+    unknown = sorted(set(names) - set(_METRICS + eval_set.METRICS))
     if unknown or not names:
-        raise typer.BadParameter(f"{text!r} is not a list of metrics; wanted some of {','.join(_METRICS)}")
+        of_sets = f"or with --set of {','.join(eval_set.METRICS)}"
+        raise typer.BadParameter(f"{text!r} is not a list of metrics; wanted some of {','.join(_METRICS)}, {of_sets}")
     return names
 
 
@@ -116,11 +118,12 @@ def evaluate(
             panel={"frames": None},
         ),
     ],
+    sets: Given[eval_set.SetOptions],
     overwrite: options.Overwrite = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure quality: REF against RECON, a FILE.cvl against --reference, or IN encoded and decoded here.
+    """Measure quality: REF against RECON, a FILE.cvl against --reference, IN encoded and decoded here, or two folders.
 
     Without a file, the default model is measured on a built-in synthetic clip, to check an installation.
     Metrics see the model's own output, before any output codec, unless RECON is a video file. Y of two videos is what
@@ -129,6 +132,12 @@ def evaluate(
     from cvcodec.fileio import check_output, is_standard_stream
 
     chosen, encode = files.options(), given.options()
+    if sets.options().set:
+        _evaluate_sets(reference, reconstruction, original, sets, measure, files, weights, given, json, quiet)
+        return
+    sets.refuse("only folders that are compared with --set have these", *sets.values)
+    if of_sets := sorted(set(measure.options().metrics) & set(eval_set.METRICS)):
+        raise UsageError(f"{', '.join(of_sets)} compares folders: cvcodec eval --set REAL/ FAKE/")
     inputs = [path for path in (reference, reconstruction, original) if path is not None]
     for path in (chosen.csv, chosen.picture):
         if path is not None:
@@ -158,6 +167,39 @@ def evaluate(
     _write_files(result, chosen.csv, chosen.picture if "keep" in arguments else None, overwrite=overwrite)
 
 
+def _evaluate_sets(
+    reference: Path | None,
+    reconstruction: Path | None,
+    original: Path | None,
+    sets: Given[eval_set.SetOptions],
+    measure: Given[MeasureOptions],
+    files: Given[FileOptions],
+    weights: str | None,
+    given: Given[EncodeOptions],
+    json: bool,
+    quiet: bool,
+) -> None:
+    """Refuse what sets have no use for, and compare them."""
+    from cvcodec.codec import DecodeOptions
+
+    why = "--set compares the first --set-frames frames of clips as they are"
+    given.refuse(why, *_CODING, "start", "end", "frames", others={"--reference": original is not None})
+    measure.refuse(why, "align")
+    files.refuse(why, "csv", "picture", "frame")
+    encode = given.options()
+    eval_set.evaluate_sets(
+        reference,
+        reconstruction,
+        sets.options(),
+        measure.values.get("metrics"),
+        weights=weights,
+        lpips=lambda: _lpips(measure.options()),
+        decode=DecodeOptions(device=encode.device, precision=encode.precision, threads=encode.threads),
+        json=json,
+        quiet=quiet,
+    )
+
+
 def _picture_kind(chosen: FileOptions) -> str | None:
     """The format of `--picture`. UsageError for one that is no picture, and for a frame of what has none to choose."""
     from cvcodec.video.writer import IMAGE_CONTAINERS, container_for
@@ -177,18 +219,22 @@ def _picture_kind(chosen: FileOptions) -> str | None:
 
 def _measuring(chosen: MeasureOptions, device: str) -> dict[str, Any]:
     """What all comparisons are told of metrics, as arguments of `evaluate`."""
-    from cvcodec.quality.lpips import Lpips
     from cvcodec.system.device import select_device
 
-    where, lpips = select_device(device), None
-    if "lpips" in chosen.metrics:
-        try:
-            lpips = Lpips.load(
-                chosen.lpips_net, chosen.lpips_variant, backbone=chosen.lpips_backbone, download=chosen.download
-            )
-        except ValueError as error:
-            raise UsageError(str(error)) from error
+    where = select_device(device)
+    lpips = _lpips(chosen) if "lpips" in chosen.metrics else None
     return {"metrics": chosen.metrics, "lpips": lpips, "device": where, "align": chosen.align}
+
+
+def _lpips(chosen: MeasureOptions) -> Lpips:
+    from cvcodec.quality.lpips import Lpips
+
+    try:
+        return Lpips.load(
+            chosen.lpips_net, chosen.lpips_variant, backbone=chosen.lpips_backbone, download=chosen.download
+        )
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _compare(
