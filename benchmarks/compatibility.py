@@ -100,7 +100,7 @@ def compare(
     clip: Short, video: VideoAutoencoder, image: VideoAutoencoder, *, device: torch.device, precision: Precision
 ) -> tuple[Numbers, Pictures]:
     """Everything of one clip. Both models lie on `device`, in fp32. InputError for a clip of less than 8x8 pixels."""
-    x = _trimmed(clip, device)
+    x = trimmed(clip, device)
     pixels = normalise(x, 8)
     stills = pixels[:, :, ::GROUP]
     with arithmetic(device, precision):
@@ -122,8 +122,8 @@ def compare(
         image_model=_name(image),
         **{f"psnr_db_{name}": float(psnr(sources[name], output, peak=255)) for name, output in codes.items()},
     )
-    shown = {name: _pictures(codes[name]) for name in ("video", "image", "image_decoder", "image_by_video")}
-    return numbers, Pictures(clip=_pictures(x), **shown)
+    shown = {name: pictures_of(codes[name]) for name in ("video", "image", "image_decoder", "image_by_video")}
+    return numbers, Pictures(clip=pictures_of(x), **shown)
 
 
 def mean_numbers(numbers: Sequence[Numbers]) -> Numbers:
@@ -177,7 +177,7 @@ def markdown(means: Sequence[Numbers], clips: int) -> str:
     return "\n".join(lines)
 
 
-def _trimmed(clip: Short, device: torch.device) -> Tensor:
+def trimmed(clip: Short, device: torch.device) -> Tensor:
     """(1, 3, 4k+1, 8h, 8w) uint8, cut about the middle."""
     frames, height, width = clip.pixels.shape[:3]
     if min(height, width) < 8:
@@ -186,7 +186,8 @@ def _trimmed(clip: Short, device: torch.device) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(cut)).permute(3, 0, 1, 2)[None].to(device)
 
 
-def _pictures(codes: Tensor) -> NDArray[np.uint8]:
+def pictures_of(codes: Tensor) -> NDArray[np.uint8]:
+    """(1, 3, T, H, W) -> (T, H, W, 3)."""
     return codes[0].permute(1, 2, 3, 0).contiguous().cpu().numpy()
 
 

@@ -38,7 +38,6 @@ from cvcodec.quality.lpips import Lpips
 from cvcodec.quality.report import Report
 from cvcodec.quality.sources import Comparison, round_trip
 from cvcodec.system.device import set_threads
-from cvcodec.video import Frame
 from patch_pca import GROUP, PatchPca
 from shorts import Short
 
@@ -143,8 +142,8 @@ def measure(
                 yield _score(clip.name, model.name or model.config.family, report, model.config.temporal_factor)
             for channels in dict.fromkeys(model.config.latent_channels for model in models):
                 report = evaluate(
-                    _frames(clip.pixels),
-                    _frames(pca.reconstruct(clip.pixels, channels)),
+                    harness.frames_of(clip.pixels),
+                    harness.frames_of(pca.reconstruct(clip.pixels, channels)),
                     reference_time_base=Fraction(1),
                     test_time_base=Fraction(1),
                     metrics=metrics,
@@ -236,10 +235,6 @@ def _score(clip: str, method: str, report: Report, group: int) -> Score:
         psnr_db_by_position=positions.by_position(report.columns["psnr_db"], group),
         lpips_by_position=positions.by_position(report.columns.get("lpips", ()), group),
     )
-
-
-def _frames(pixels: Iterable[object]) -> Iterator[Frame]:
-    return (Frame(pixels=picture, pts=index, duration=1) for index, picture in enumerate(pixels))  # type: ignore[arg-type]
 
 
 def _value(number: float | None) -> float:

@@ -76,6 +76,11 @@ def moving_clip(width: int, height: int, count: int, *, seed: int = 0) -> Tensor
     return frames_to_tensor(list(moving_frames(width, height, count, seed=seed)))
 
 
+def frames_of(pictures: Iterable[NDArray[np.uint8]]) -> Iterator[Frame]:
+    """Pictures (H, W, 3) one tick after another."""
+    return (Frame(pixels=picture, pts=index, duration=1) for index, picture in enumerate(pictures))
+
+
 def write_clip(path: Path, width: int, height: int, count: int, *, seed: int = 0) -> None:
     """Write `moving_frames` as a video at `RATE`, one frame in memory; coded cheaply, as only its decoding counts."""
     with VideoWriter(
