@@ -34,9 +34,9 @@ from cvcodec.bitstream.entropy import encode_symbols
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.cli import report
 from cvcodec.codec import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, LatentFile, ReaderOptions, encode_file
-from cvcodec.codec.encode_options import RateDistortion
 from cvcodec.codec.headers import make_quantizer
 from cvcodec.codec.layers import quantised
+from cvcodec.codec.options import RateDistortion
 from cvcodec.system.device import set_threads
 
 BLOCK = "bench: payload"

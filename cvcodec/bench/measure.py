@@ -38,8 +38,8 @@ from cvcodec.bench.bjontegaard import Curve
 from cvcodec.bench.clips import Clip
 from cvcodec.bench.settings import Setting, command
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
-from cvcodec.codec.encode_options import RateDistortion
 from cvcodec.codec.layers import requantise
+from cvcodec.codec.options import RateDistortion
 from cvcodec.errors import InputError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, make_folder
 from cvcodec.model.base import VideoAutoencoder

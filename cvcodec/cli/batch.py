@@ -20,7 +20,7 @@ from rich.text import Text
 from cvcodec.cli import options, report
 from cvcodec.cli.fields import Fields, Given, with_fields
 from cvcodec.codec import DEFAULT_MODEL, EncodeOptions, ReaderOptions
-from cvcodec.codec.run_options import RunOptions
+from cvcodec.codec.options import RunOptions
 from cvcodec.errors import InputError, UsageError
 from cvcodec.options import option
 

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from cvcodec.cli import options, report
 from cvcodec.cli.fields import Fields, Given, with_fields
-from cvcodec.codec.run_options import RunOptions
+from cvcodec.codec.options import RunOptions
 from cvcodec.errors import CvcodecError, UsageError
 from cvcodec.fileio import VIDEO_SUFFIXES
 from cvcodec.system.printable import printable

@@ -4,7 +4,7 @@
     decode   BitstreamReader -> symbols -> latents -> windows -> decoder -> frames -> VideoWriter   (`decode`, `input`)
     open     a file as an array of latents and frames                                               (`latent_file`)
 
-`encode_options`, `decode_options` and `video_options` say what is asked for; they are there without torch.
+`options` says what is asked for and what came out; it is there without torch.
 `headers` says what of a source goes into a file, `output` writes it, also behind what an interrupted encode has left,
 `input` gives what is needed of an intact file or of a damaged one; `layers` is between latents and symbols, and
 `session` has what a run has from beginning to end.
@@ -15,9 +15,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from cvcodec.codec.decode_options import DecodeOptions, DecodeResult
-from cvcodec.codec.encode_options import DEFAULT_MODEL, DEFAULT_QUALITY, EncodeOptions, EncodeResult
-from cvcodec.codec.video_options import ReaderOptions, WriterOptions
+from cvcodec.codec.options import (
+    DEFAULT_MODEL,
+    DEFAULT_QUALITY,
+    DecodeOptions,
+    DecodeResult,
+    EncodeOptions,
+    EncodeResult,
+    ReaderOptions,
+    WriterOptions,
+)
 
 if TYPE_CHECKING:
     from cvcodec.codec.decode import Decoder, decode_file, decode_stream

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from cvcodec.bitstream import Header
 from cvcodec.checkpoints.registry import load_model, load_named_model
-from cvcodec.codec.decode_options import DecodeOptions, DecodeResult
 from cvcodec.codec.encode import StrPath
 from cvcodec.codec.headers import check_model, rounding_of
 from cvcodec.codec.input import CvlInput, FileInput, Part, SalvagedInput
+from cvcodec.codec.options import DecodeOptions, DecodeResult
 from cvcodec.codec.session import Progress, Session
 from cvcodec.codec.video_output import VideoOutput, pictures
 from cvcodec.errors import OutputError

@@ -20,8 +20,8 @@ from cvcodec.bitstream import Header
 from cvcodec.bitstream.format import MAGIC
 from cvcodec.bitstream.wire import Writable
 from cvcodec.checkpoints.registry import load_model
-from cvcodec.codec.encode_options import DEFAULT_MODEL, EncodeOptions, EncodeResult
 from cvcodec.codec.headers import choose_plan, plan_of
+from cvcodec.codec.options import DEFAULT_MODEL, EncodeOptions, EncodeResult
 from cvcodec.codec.output import CvlOutput, PartialSink
 from cvcodec.codec.runner import ClipEncoder, frames_to_tensor
 from cvcodec.codec.session import Notices, Progress, Session, memory_errors

@@ -17,10 +17,9 @@ from cvcodec import __version__
 from cvcodec.bitstream import ENHANCEMENT, BitstreamReader, ColorTags, Enhancement, Header
 from cvcodec.bitstream.wire import Readable
 from cvcodec.checkpoints.checkpoint import default_statistics
-from cvcodec.codec.encode_options import LatentsKind, Layers
+from cvcodec.codec.options import LatentsKind, Layers, ReaderOptions
 from cvcodec.codec.runner import Rounding
 from cvcodec.codec.session import Notices
-from cvcodec.codec.video_options import ReaderOptions
 from cvcodec.errors import BitstreamError, ModelMismatchError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.config import ModelConfig

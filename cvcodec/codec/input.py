@@ -25,9 +25,9 @@ from cvcodec.bitstream import FLAG_CONCEALED, UNKNOWN, BitstreamReader, Chunk, H
 from cvcodec.bitstream.chunk import unpack_logvar
 from cvcodec.bitstream.format import CHNK, LVAR, MAX_SECONDS
 from cvcodec.bitstream.wire import Readable
-from cvcodec.codec.decode_options import DecodeOptions, LostFrames
 from cvcodec.codec.headers import check_header, info_from_header, open_reader, plan_of
 from cvcodec.codec.layers import check_chunk_place, layers_of
+from cvcodec.codec.options import DecodeOptions, LostFrames
 from cvcodec.codec.session import memory_errors
 from cvcodec.errors import BitstreamError, DeviceError, UsageError
 from cvcodec.passthrough.player import Player

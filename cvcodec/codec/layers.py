@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from cvcodec.bitstream import BitstreamWriter, Chunk, Header
 from cvcodec.bitstream.rate_distortion import STRENGTH, choose_symbols
 from cvcodec.bitstream.wire import Writable
-from cvcodec.codec.encode_options import Layers, RateDistortion
 from cvcodec.codec.headers import open_reader, stored_layers
+from cvcodec.codec.options import Layers, RateDistortion
 from cvcodec.errors import BitstreamError, NumericalError, UsageError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quantization import Quantizer

@@ -34,9 +34,9 @@ from cvcodec.bitstream import (
 )
 from cvcodec.bitstream.header import dump_header, load_header
 from cvcodec.bitstream.wire import Writable
-from cvcodec.codec.encode_options import EncodeOptions, EncodeResult
 from cvcodec.codec.headers import make_header, reader_metadata
 from cvcodec.codec.layers import enhancement_symbols_of, symbols_of
+from cvcodec.codec.options import EncodeOptions, EncodeResult
 from cvcodec.codec.session import Notices, Progress, RunFacts
 from cvcodec.errors import BitstreamError, InputError, OutputError, TruncatedError, UsageError
 from cvcodec.model.base import LOGVAR_RANGE, VideoAutoencoder

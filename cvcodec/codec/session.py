@@ -9,7 +9,7 @@ from typing import TypedDict
 
 from torch import Tensor
 
-from cvcodec.codec.run_options import RunOptions
+from cvcodec.codec.options import RunOptions
 from cvcodec.codec.runner import ClipEncoder, ModelRunner
 from cvcodec.errors import DeviceError
 from cvcodec.model.base import VideoAutoencoder

@@ -12,9 +12,9 @@ from typing import Self
 
 from cvcodec.bitstream import Header
 from cvcodec.codec.input import PART_FRAMES, CvlInput, Part
+from cvcodec.codec.options import WriterOptions
 from cvcodec.codec.runner import denormalise, tensor_to_frames
 from cvcodec.codec.session import Notices, Progress
-from cvcodec.codec.video_options import WriterOptions
 from cvcodec.errors import BitstreamError, UsageError
 from cvcodec.passthrough.player import Player
 from cvcodec.system.threads import WriteBehind, in_thread

@@ -22,8 +22,8 @@ from typing import BinaryIO, Literal
 
 from cvcodec.codec import EncodeOptions, EncodeResult
 from cvcodec.codec.encode import encode_stream
-from cvcodec.codec.encode_options import describe_damage
 from cvcodec.codec.headers import open_reader
+from cvcodec.codec.options import describe_damage
 from cvcodec.dataset.index import (
     BATCH_KEY,
     FAILURES_NAME,

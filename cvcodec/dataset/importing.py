@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import UNKNOWN, BitstreamWriter, Chunk, Header
-from cvcodec.codec.encode_options import DEFAULT_QUALITY, LatentsKind
 from cvcodec.codec.headers import choose_plan, info_from_header, make_header, make_quantizer
+from cvcodec.codec.options import DEFAULT_QUALITY, LatentsKind
 from cvcodec.dataset.exchange import Stored, read_latents
 from cvcodec.dataset.index import BATCH_KEY
 from cvcodec.dataset.targets import TARGETS, Mode, Target, TargetName

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from cvcodec.checkpoints.registry import load_model
-from cvcodec.codec.encode_options import DEFAULT_MODEL, EncodeOptions, LatentsKind, options_with
 from cvcodec.codec.headers import check_layers
+from cvcodec.codec.options import DEFAULT_MODEL, EncodeOptions, LatentsKind, options_with
 from cvcodec.dataset.batch import Job, Outcome, Summary, Task, run_batch, settings_id
 from cvcodec.dataset.sources import Clip, find_clips, overlooked, shard_of
 from cvcodec.errors import UsageError
