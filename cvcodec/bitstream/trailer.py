@@ -109,6 +109,24 @@ class Trailer:
         """Which chunk holds `frame`. IndexError outside the file."""
         return self._chunk_of("frame", frame, self.frames)
 
+    def latents_in_chunks(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
+        """Where latents [start, stop) are: numbers of chunks, and which of their latents. IndexError outside the
+        file."""
+        return self._in_chunks("latent", start, stop, self.latents)
+
+    def frames_in_chunks(self, start: int, stop: int) -> Iterator[tuple[int, slice]]:
+        """The same of frames [start, stop)."""
+        return self._in_chunks("frame", start, stop, self.frames)
+
+    def _in_chunks(self, what: str, start: int, stop: int, count: int) -> Iterator[tuple[int, slice]]:
+        if not 0 <= start <= stop <= count:
+            raise IndexError(f"{what}s {start}:{stop} are not in the file, it has {count}")
+        while start < stop:
+            number = self._chunk_of(what, start, count)
+            first, end = (getattr(self.index[number], f"{edge}_{what}") for edge in ("first", "end"))
+            yield number, slice(start - first, min(stop, end) - first)
+            start = end
+
     def _chunk_of(self, what: str, number: int, count: int) -> int:
         if not 0 <= number < count:
             raise IndexError(f"{what} {number} is not in the file, it has {count}")

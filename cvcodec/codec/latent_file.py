@@ -137,29 +137,20 @@ class LatentFile:
 
     def _read(self, start: int, stop: int, values_of: Callable[[int], Values], channels: int) -> Values:
         """Latents [start, stop) of what `values_of` gives for the number of a chunk."""
-        if not 0 <= start <= stop <= self.latent_count:
-            raise IndexError(f"latents {start}:{stop} are not in the file, it has {self.latent_count}")
+        chunks = list(self._trailer.latents_in_chunks(start, stop))
         out = np.empty((channels, stop - start, *self.header.latent_size), np.float32)
-        position = start
-        while position < stop:
-            number = self._trailer.chunk_of_latent(position)
-            first = self._trailer.index[number].first_latent
-            values = values_of(number)[:, position - first : stop - first]
-            out[:, position - start : position - start + values.shape[1]] = values
+        position = 0
+        for number, wanted in chunks:
+            values = values_of(number)[:, wanted]
+            out[:, position : position + values.shape[1]] = values
             position += values.shape[1]
         return out
 
     def pts(self, start: int, stop: int) -> NDArray[np.int64]:
         """Time stamps of frames [start, stop), in units of `header.time_base`."""
-        if not 0 <= start <= stop <= self.frame_count:
-            raise IndexError(f"frames {start}:{stop} are not in the file, it has {self.frame_count}")
-        parts = [np.zeros(0, np.int64)]
-        position = start
-        while position < stop:
-            info = self._reader.read_info(self._trailer.chunk_of_frame(position))
-            parts.append(info.pts[position - info.first_frame : min(stop, info.end_frame) - info.first_frame])
-            position = min(stop, info.end_frame)
-        return np.concatenate(parts)
+        wanted = self._trailer.frames_in_chunks(start, stop)
+        parts = [self._reader.read_info(number).pts[frames] for number, frames in wanted]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def runner(self) -> ModelRunner:
         """The model on its device. Raises UsageError without one, ModelMismatchError for the wrong one."""

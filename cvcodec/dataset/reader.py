@@ -162,13 +162,9 @@ class ChunkCache:
         """Time stamps of frames [start, stop), cut where the file ends."""
         trailer = self.trailer(path)
         parts = [np.zeros(0, np.int64)]
-        position, stop = start, min(stop, trailer.frames)
-        while position < stop:
-            number = trailer.chunk_of_frame(position)
-            first = trailer.index[number].first_frame
+        for number, frames in trailer.frames_in_chunks(min(start, trailer.frames), min(stop, trailer.frames)):
             pts = self._pts.get((path, number), functools.partial(self._read_pts, path, number))
-            parts.append(pts[position - first : stop - first])
-            position += len(parts[-1])
+            parts.append(pts[frames])
         return np.concatenate(parts)
 
     def _read_pts(self, path: Path, number: int) -> NDArray[np.int64]:
@@ -186,12 +182,9 @@ class ChunkCache:
                 return decode(number)
 
         parts = []
-        while start < stop:
-            number = trailer.chunk_of_latent(start)
-            first = trailer.index[number].first_latent
+        for number, latents in trailer.latents_in_chunks(start, stop):
             values = self._chunks.get((path, kind, number), functools.partial(chunk, number))
-            parts.append(values[:, start - first : stop - first])
-            start = first + values.shape[1]
+            parts.append(values[:, latents])
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
     def _reader(self, path: Path) -> BitstreamReader:
