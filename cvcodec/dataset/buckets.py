@@ -52,7 +52,8 @@ class BucketSampler(Sampler[Batch]):
         check_whole("batch_size", batch_size, least=1)
         check_whole("seed", seed, least=0)
         process_place(rank, world_size)
-        self.batch_size, self.drop_last = batch_size, drop_last
+        # No attribute `batch_size`: accelerate fills up or leaves out batches that are smaller than it says.
+        self._most, self.drop_last = batch_size, drop_last
         self._data, self._shuffle, self._seed, self._epoch = data, shuffle, seed, 0
         self._rank, self._world_size = rank, world_size
         self.buckets: dict[tuple[int, ...], Batch] = {}
@@ -84,8 +85,8 @@ class BucketSampler(Sampler[Batch]):
         rest: list[Batch] = []  # of buckets whose batches do not divide among the processes
         for items in self.buckets.values():
             order = generator.permutation(items).tolist() if self._shuffle else items
-            batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-            if self.drop_last and len(batches[-1]) < self.batch_size:
+            batches = [order[start : start + self._most] for start in range(0, len(order), self._most)]
+            if self.drop_last and len(batches[-1]) < self._most:
                 batches.pop()
             shared = len(batches) - len(batches) % world
             steps += _groups(batches[:shared], world)

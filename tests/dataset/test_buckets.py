@@ -71,6 +71,18 @@ def test_processes_share_the_items_in_batches_of_one_shape(
         assert given_out == list(range(len(shapes)))
 
 
+def test_accelerate_shares_out_batches_as_they_are() -> None:
+    """It repeats some where they do not divide, but neither joins them nor leaves any out."""
+    sharing = pytest.importorskip("accelerate.data_loader").BatchSamplerShard
+    data = Shapes([number % 3 for number in range(51)])
+    (whole,) = samplers(data, 4, 1)
+    parts = [list(sharing(whole, num_processes=2, process_index=rank)) for rank in range(2)]
+    assert len(parts[0]) == len(parts[1])
+    given_out = sorted(map(tuple, (batch for part in parts for batch in part)))
+    assert set(given_out) == set(map(tuple, whole))
+    assert len(given_out) - len(whole) == len(whole) % 2
+
+
 def test_most_steps_have_one_shape_on_all_processes() -> None:
     data = Shapes([number % 3 for number in range(300)])
     steps = list(zip(*samplers(data, 4, 4), strict=True))
