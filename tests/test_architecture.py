@@ -36,6 +36,7 @@ ONLY_IN = {
     "rich": {"cli"},
     "matplotlib": {"bench", "training"},
     "click": set[str](),
+    "scenedetect": {"dataset"},
 }
 # Which of these packages a component, or a module that differs from the rest of its component, may import: those that
 # must stay light or liftable.

@@ -21,6 +21,7 @@ from cvcodec.cli import options, report
 from cvcodec.cli.fields import Fields, Given, with_fields
 from cvcodec.codec import DEFAULT_MODEL, EncodeOptions, ReaderOptions
 from cvcodec.codec.options import RunOptions
+from cvcodec.dataset.cutting_options import Cutting
 from cvcodec.errors import InputError, UsageError
 from cvcodec.options import option
 
@@ -90,6 +91,7 @@ def batch(
             help={"latents": "Store quantised latents, or the latents themselves: fp16 reads fastest."},
         ),
     ],
+    cutting: Given[Cutting],
     work: Given[WorkOptions],
     run: Annotated[Given[RunOptions], Fields(only=("precision", "threads"))],
     reading: Annotated[Given[ReaderOptions], Fields(only=("size", "crop", "fps", "hwaccel"))],
@@ -142,6 +144,7 @@ def batch(
             out,
             model=weights or DEFAULT_MODEL,
             options=encode,
+            cutting=cutting.options(),
             overwrite=overwrite,
             retries=by.retries,
             shard=part,
@@ -211,9 +214,10 @@ class _Told:
 
 def _close(out: Path, summary: Summary, told: _Told) -> None:
     damaged = f", {summary.damaged} damaged" if summary.damaged else ""
+    left_out = f", {len(summary.left_out)} left out" if summary.left_out else ""
     report.say(
         f"{out}: {summary.encoded} encoded, {summary.skipped} already there, {len(summary.failures)} failed"
-        f"{damaged}; index {summary.index.name}"
+        f"{left_out}{damaged}; index {summary.index.name}"
     )
     if sources := told.sizes["sources"]:
         ratio, size = told.sizes["ours"] / sources, report.format_size(sources)
@@ -228,6 +232,7 @@ def _line(outcome: Outcome) -> dict[str, object]:
         "source": outcome.clip.source,
         "path": outcome.clip.output,
         "error": outcome.error,
+        "left_out": outcome.reason,
         "attempts": outcome.attempts,
         "seconds": outcome.seconds,
         "notices": list(outcome.notices),
@@ -247,7 +252,7 @@ class _Monitor:
         """Clips of the run, as soon as they are known."""
         self._lock = threading.Lock()
         self._active: dict[str, tuple[int, int | None]] = {}
-        self._counts = {"encoded": 0, "skipped": 0, "failed": 0}
+        self._counts = {"encoded": 0, "skipped": 0, "failed": 0, "left out": 0}
         self._pixels = 0
         self._begun = time.monotonic()
 

@@ -146,6 +146,8 @@ def _print(record: dict[str, Any]) -> None:
             rate = f" at {was['average_rate_fps']} frames/s" if was.get("average_rate_fps") else ""
             read = f"{was.get('width')}x{was.get('height')}{rate}, {read}"
         lines.append(("source", read))
+    if isinstance(clip := record["metadata"].get("clip"), dict):
+        lines.append(("clip", f"cut from a longer source, from its frame {clip.get('first_frame')} on"))
     if record["copied_bytes"]:
         lines.append(("copied streams", report.format_size(record["copied_bytes"])))
     if record["checked"]:

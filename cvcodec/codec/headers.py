@@ -47,6 +47,9 @@ _SOURCE_FORMAT = "source_pixel_format"
 _SOURCE_VIDEO = "source_video"
 """Where they keep what the source was, of which the file has frames of another size or rate."""
 
+_CLIP = "clip"
+"""Where they keep the place of a clip in its source."""
+
 _READER_DEFAULTS: dict[str, Any] = {
     "stream": 0,
     "deinterlace": True,
@@ -247,6 +250,21 @@ def reader_options(header: Header) -> ReaderOptions:
     return ReaderOptions(**settings, rotate=not (header.rotation or "display_matrix" in header.metadata))
 
 
+def clip_metadata(first_frame: int) -> dict[str, Any]:
+    """Header metadata of a clip that was cut from a longer source."""
+    return {_CLIP: {"first_frame": first_frame}}
+
+
+def first_frame(header: Header) -> int | None:
+    """Number in the source, at the file's rate, of the first frame of a clip that was cut; None where it was not.
+    Raises BitstreamError for what is no number."""
+    stored = header.metadata.get(_CLIP)
+    number = stored.get("first_frame") if isinstance(stored, dict) else None
+    if stored is not None and (type(number) is not int or not 0 <= number < 1 << 53):
+        raise BitstreamError(f"the header's {_CLIP} is {ascii(stored)[:40]}, wanted the number of its first frame")
+    return number
+
+
 def _is_reading(*, stream: Any, deinterlace: Any, background: Any, size: Any, crop: Any, fps: Any) -> bool:
     """Whether a video can be read so."""
     if type(stream) is not int or stream < 0 or type(deinterlace) is not bool or background not in tuple(BACKGROUNDS):
@@ -268,6 +286,7 @@ def check_header(header: Header) -> None:
     plan_of(header)
     info_from_header(header)
     reader_options(header)
+    first_frame(header)
 
 
 def open_reader(source: Readable) -> BitstreamReader:

@@ -11,18 +11,20 @@ folder; shards have an index each. What other runs wrote into it stays in it, as
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from cvcodec.codec import EncodeOptions, EncodeResult
 from cvcodec.codec.encode import encode_stream
-from cvcodec.codec.headers import open_reader
+from cvcodec.codec.headers import clip_metadata, open_reader
 from cvcodec.codec.options import describe_damage
 from cvcodec.dataset.index import (
     BATCH_KEY,
@@ -39,12 +41,12 @@ from cvcodec.dataset.index import (
 )
 from cvcodec.dataset.shared_encoder import SharedEncoder
 from cvcodec.dataset.sidecars import read_sidecars
-from cvcodec.dataset.sources import Clip
+from cvcodec.dataset.sources import Clip, cut_from
 from cvcodec.errors import BitstreamError, CheckpointError, CvcodecError, InputError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, make_folder, partial_path
 from cvcodec.model.base import VideoAutoencoder
 
-Status = Literal["encoded", "skipped", "failed"]
+Status = Literal["encoded", "skipped", "failed", "left out"]
 
 PIECE_BYTES, PIECES = 1 << 20, 256
 """A source is known again by all of its bytes, if these are no more than so many pieces, else by so many pieces from
@@ -91,8 +93,10 @@ class Outcome:
     clip: Clip
     status: Status
     record: Record | None = None
-    """Of the index; None where it failed."""
+    """Of the index; None where it failed or was left out."""
     error: str | None = None
+    reason: str | None = None
+    """Why it was left out."""
     attempts: int = 0
     seconds: float = 0.0
     notices: tuple[str, ...] = ()
@@ -133,6 +137,27 @@ def settings_id(model: VideoAutoencoder, options: EncodeOptions) -> str:
     values |= {"latent_space_id": model.latent_space_id, "config": model.config.digest()}
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _settings_of(clip: Clip, job: Job) -> str:
+    """The job's settings, and which part of its source a clip is."""
+    piece = clip.piece
+    if piece is None:
+        return job.settings
+    text = json.dumps([job.settings, piece.first, piece.frames, str(piece.start)])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _content_of(clip: Clip) -> str:
+    """`source_id` of the clip's source, which is not read again for each clip that is cut from it."""
+    if clip.piece is None:
+        return source_id(clip.source)
+    return _read_once(clip.source, *stamp_of(clip.source).values())
+
+
+@functools.lru_cache(maxsize=256)
+def _read_once(source: str, *stamp: int) -> str:
+    return source_id(source)
 
 
 def source_id(path: str | os.PathLike[str]) -> str:
@@ -205,17 +230,17 @@ def _existing(task: Task, job: Job) -> Record | None:
     target = Path(job.out) / clip.output
     if not target.is_file():
         return None
-    wanted = {"source_id": _identity(task), "settings": job.settings}
+    wanted = {"source_id": _identity(task), "settings": _settings_of(clip, job)}
     known = task.known or {}
     # The file's name appears only when it is complete, so a look at its size is enough.
     if known.items() >= {**wanted, "size_bytes": target.stat().st_size}.items():
-        return {**known, **_stamp(clip.source), **_naming(task)}
+        return {**known, **stamp_of(clip.source), **_naming(task)}
     try:
         with target.open("rb") as file:
             made: Mapping[str, str] = identities_of(open_reader(file).header.metadata)
         found = "from another source" if made.get("source_id") != wanted["source_id"] else "with other settings"
         if all(made.get(name) == value for name, value in wanted.items()):
-            return {**describe(target, Path(job.out)), **_stamp(clip.source), **_naming(task)}
+            return {**describe(target, Path(job.out)), **stamp_of(clip.source), **_naming(task)}
     except BitstreamError as error:
         found = f"and is damaged ({error})"
     if not job.overwrite:
@@ -223,7 +248,7 @@ def _existing(task: Task, job: Job) -> Record | None:
     return None
 
 
-def _stamp(source: str) -> Record:
+def stamp_of(source: str) -> Record:
     """By which a source is taken for what it was, without being read. Raises InputError."""
     try:
         status = os.stat(source)
@@ -235,9 +260,9 @@ def _stamp(source: str) -> Record:
 def _identity(task: Task) -> str:
     """`source_id` of the clip; the one that the index knows, where nothing was written since."""
     known, source = task.known or {}, task.clip.source
-    if known.get("source_id") and known.items() >= {**_stamp(source), "source": source}.items():
+    if known.get("source_id") and known.items() >= {**stamp_of(source), "source": source}.items():
         return str(known["source_id"])
-    return source_id(source)
+    return _content_of(task.clip)
 
 
 def _naming(task: Task) -> Record:
@@ -265,9 +290,15 @@ def _encode(
     clip = task.clip
     target = Path(job.out) / clip.output
     # Before it is read: what is written meanwhile is another source, and a caption that is none costs no encode.
-    stamp, naming = _stamp(clip.source), _naming(task)
-    made = {"source_id": source_id(clip.source), "settings": job.settings}
+    stamp, naming = stamp_of(clip.source), _naming(task)
+    made = {"source_id": _content_of(clip), "settings": _settings_of(clip, job)}
     options = replace(job.options, metadata={**job.options.metadata, BATCH_KEY: made})
+    if clip.piece is not None:
+        options = replace(
+            options,
+            reader=replace(options.reader, start=clip.piece.start, frames=clip.piece.frames),
+            metadata={**options.metadata, **clip_metadata(clip.piece.first)},
+        )
     make_folder(target.parent)
     # A partial file of a fixed name, so that a run that was killed leaves nothing that the next one does not finish.
     with atomic_output(target, overwrite=job.overwrite, inputs=[clip.source], keep_partial=True) as sink:
@@ -302,6 +333,8 @@ class Summary:
     index: Path
     damaged: int
     """Clips, encoded now or before, whose source was damaged."""
+    left_out: tuple[Outcome, ...] = ()
+    """Clips that were not to be encoded."""
 
 
 def run_batch(
@@ -309,14 +342,16 @@ def run_batch(
     job: Job,
     engine: Engine,
     *,
+    settled: Sequence[Outcome] = (),
     shard: tuple[int, int] | None = None,
     whole: Sequence[Clip] | None = None,
     on_outcome: Callable[[Outcome], None] = lambda outcome: None,
     on_notice: Callable[[str], None] = lambda text: None,
 ) -> Summary:
-    """Encode clips into `job.out`, and leave an index of all that is there. shard: (i, n), if these clips are one part
-    of many; it only names the index. whole: the clips of all shards, which tell what left a manifest; None: these.
-    on_notice: is given what a person should know of the folder.
+    """Encode clips into `job.out`, and leave an index of all that is there. settled: of clips that are not to be
+    encoded. shard: (i, n), if these clips are one part of many; it only names the index. whole: the clips of all
+    shards, before sources were cut, which tell what left a manifest; None: these. on_notice: is given what a person
+    should know of the folder.
 
     Clips that a manifest named once and names no more leave the index; their files stay.
 
@@ -334,6 +369,7 @@ def run_batch(
     own = {record["path"]: known[record["path"]] for record in listed_here}
     counts = {"encoded": 0, "skipped": 0, "damaged": 0}
     failures: list[Outcome] = []
+    left_out: list[Outcome] = []
     with atomic_output(name, overwrite=True, keep_partial=True, resume=True) as journal:
         done = {record["path"]: record for record in _read_journal(journal)}
         known |= done
@@ -342,8 +378,12 @@ def run_batch(
             del own[left]
         _warn_of_others(folder, known, clips, job, on_notice)
         try:
-            for outcome in engine([Task(clip=clip, known=known.get(clip.output)) for clip in clips]):
-                if outcome.record is None:
+            encoded = engine([Task(clip=clip, known=known.get(clip.output)) for clip in clips])
+            for outcome in chain(settled, encoded):
+                if outcome.status == "left out":
+                    left_out.append(outcome)
+                    own.pop(outcome.clip.output, None)  # an earlier run may have had it
+                elif outcome.record is None:
                     failures.append(outcome)
                 else:
                     counts[outcome.status] += 1
@@ -359,14 +399,16 @@ def run_batch(
         journal.seek(0)
         journal.truncate()
         journal.writelines(dump_line(own[path]) for path in sorted(own) if (folder / path).is_file())
-    failures.sort(key=lambda outcome: outcome.clip.output)
-    _write_failures(listed, failures)
-    return Summary(counts["encoded"], counts["skipped"], tuple(failures), name, counts["damaged"])
+    for listing in (failures, left_out):
+        listing.sort(key=lambda outcome: outcome.clip.output)
+    _write_failures(listed, [*failures, *left_out])
+    return Summary(counts["encoded"], counts["skipped"], tuple(failures), name, counts["damaged"], tuple(left_out))
 
 
 def _left_manifests(own: Mapping[str, Record], clips: Sequence[Clip], on_notice: Callable[[str], None]) -> list[str]:
     """The paths of records that came from a manifest of these clips, which does not name them any more; it is said."""
     manifests, named = {clip.manifest for clip in clips} - {None}, {clip.output for clip in clips}
+    named |= {path for path in own if cut_from(path) in named}
     left = sorted(path for path in own.keys() - named if own[path].get("manifest") in manifests)
     if left:
         some = ", ".join(left[:_EXAMPLES]) + (", ..." if len(left) > _EXAMPLES else "")
@@ -400,7 +442,10 @@ def _read_journal(journal: BinaryIO) -> list[Record]:
 
 def _write_failures(path: Path, failures: Iterable[Outcome]) -> None:
     lines = [
-        dump_line({"path": failure.clip.output, "source": failure.clip.source, "error": failure.error})
+        dump_line(
+            {"path": failure.clip.output, "source": failure.clip.source}
+            | ({"error": failure.error} if failure.status == "failed" else {"left_out": failure.reason})
+        )
         for failure in failures
     ]
     if lines or path.exists():

@@ -11,6 +11,7 @@
     decode_errors, concealed_frames   damage of the source         source_bytes, source_mtime_ns   of the video's file
     bucket            WIDTHxHEIGHT: clips that make batches        manifest   that names the video, where one does
     attached          files beside the clip by name, as paths, where there are some (see `attached`)
+    first_frame       number of the first frame in the source, at the rate that was asked for; 0 unless it was cut
 
 Lines end in a line feed; other line ends, such as U+2028 in a caption, are part of a value. A run of one shard of many
 writes `index-00003-of-00016.jsonl`. Owns: names and reading of these files, and describing a .cvl file in their terms.
@@ -29,17 +30,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cvcodec.codec.headers import open_reader
+from cvcodec.codec.headers import first_frame, open_reader
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import PARTIAL_SUFFIX, naming_damage, partial_path
 from cvcodec.system.printable import printable
 
 INDEX_NAME = "index.jsonl"
 FAILURES_NAME = "failures.jsonl"
-"""Lines of `path`, `source` and `error`: the clips that a run could not encode. It is there if any ever failed."""
+"""Lines of `path`, `source` and `error`: the clips that a run could not encode, and of `path`, `source` and `left_out`,
+why: those that it was not to encode. It is there if there ever were any."""
+CUTS_NAME = "clips.jsonl"
+"""Which clips the sources have that were looked through; see `dataset.cuts`."""
 SUFFIX = ".cvl"
 
-_RUN_FILE = re.compile(r"(index|failures)(-\d{5}-of-\d{5})?\.jsonl(\.partial)?")
+_RUN_FILE = re.compile(r"(index|failures|clips)(-\d{5}-of-\d{5})?\.jsonl(\.partial)?")
 _SHARD_INDEX = re.compile(r"index-(\d{5})-of-(\d{5})\.jsonl")
 
 Record = dict[str, Any]
@@ -53,7 +57,7 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys(("source", "source_id", "settings", "sha256", "latent_space_id", "manifest"), _TEXT),
     **dict.fromkeys(("time_base", "model", "latents_kind", "bucket"), str),
     **dict.fromkeys(("frames", "latents", "width", "height", "bit_depth", "size_bytes", "samples"), int),
-    **dict.fromkeys(("first_pts", "last_pts", "decode_errors", "concealed_frames"), int),
+    **dict.fromkeys(("first_pts", "last_pts", "decode_errors", "concealed_frames", "first_frame"), int),
     **dict.fromkeys(("source_bytes", "source_mtime_ns"), int | None),
     "shape": list,
     "logvar": bool,
@@ -287,6 +291,7 @@ def describe(
         "height": header.height,
         "bucket": f"{header.width}x{header.height}",
         "time_base": str(header.time_base),
+        "first_frame": first_frame(header) or 0,
         "first_pts": min(entry.first_pts for entry in trailer.index),
         "last_pts": max(entry.last_pts for entry in trailer.index),
         "size_bytes": size,

@@ -15,6 +15,8 @@ from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec.headers import check_layers
 from cvcodec.codec.options import DEFAULT_MODEL, EncodeOptions, LatentsKind, options_with
 from cvcodec.dataset.batch import Job, Outcome, Summary, Task, run_batch, settings_id
+from cvcodec.dataset.cuts import cut_sources
+from cvcodec.dataset.cutting_options import Cutting
 from cvcodec.dataset.sources import Clip, find_clips, overlooked, shard_of
 from cvcodec.errors import UsageError
 from cvcodec.model.base import VideoAutoencoder
@@ -30,6 +32,7 @@ def batch(
     options: EncodeOptions | None = None,
     latents: LatentsKind | None = None,
     quality: float | None = None,
+    cutting: Cutting | None = None,
     overwrite: bool = False,
     retries: int = 1,
     shard: tuple[int, int] | None = None,
@@ -49,7 +52,8 @@ def batch(
 
     sources: videos, folders, globs and manifests (.csv, .tsv, .jsonl, .txt), one or several.
     model: as `load_model` gives it, or what that takes. options: how to encode; latents, quality: fields of them that
-        are chosen most often. overwrite: encode again what was made from another source or with other settings.
+        are chosen most often. cutting: clips of which length, and what is left out.
+    overwrite: encode again what was made from another source or with other settings.
     retries: further attempts at a clip that fails. shard: (i, n), every n-th clip from the i-th on, from 0.
     engine: `local` with one copy of the model on each of `devices` (`auto`, or such as `cuda:0,cuda:1`), or `ray`, the
         cluster at `address` with so many `workers`. jobs: files at once on each device. clips_per_call: most clips of
@@ -68,8 +72,10 @@ def batch(
     every = find_clips(named)
     for text in overlooked(every, named):
         on_notice(text)
-    clips = shard_of(every, shard)
-    on_clips(clips)
+    clips, settled = cut_sources(
+        shard_of(every, shard), cutting or Cutting(), chosen.reader, Path(out), shard=shard, on_notice=on_notice
+    )
+    on_clips([*clips, *(outcome.clip for outcome in settled)])
     loaded = model if isinstance(model, VideoAutoencoder) else load_model(model)
     check_layers(loaded, chosen.layers)
     job = Job(
@@ -97,8 +103,9 @@ def batch(
         )  # fmt: skip
 
     return run_batch(
-        clips, job, work, shard=shard, whole=every, on_outcome=on_outcome, on_notice=on_warning or on_notice
-    )
+        clips, job, work, settled=settled, shard=shard, whole=every, on_outcome=on_outcome,
+        on_notice=on_warning or on_notice,
+    )  # fmt: skip
 
 
 def _check(engine: str, devices: str, address: str | None, workers: int | None) -> None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
+from cvcodec.dataset.cutting import Piece
 from cvcodec.dataset.index import SUFFIX, is_run_file
 from cvcodec.dataset.sidecars import column_text, sidecars_of
 from cvcodec.dataset.tables import TABLE_SUFFIXES, read_table, read_text
@@ -57,6 +58,18 @@ class Clip:
     """The manifest that names the video, absolute; None: none does."""
     sidecars: tuple[str, ...] = ()
     """Files beside the video that hold its caption, see `sidecars`."""
+    piece: Piece | None = None
+    """The part of the video that it is; None: all of it."""
+
+
+def cut_place(output: str, first_frame: int) -> str:
+    """Where a clip goes that is cut from a source: `name.cvl` -> `name/000065.cvl`, by its first frame's number."""
+    return (PurePosixPath(output).with_suffix("") / f"{first_frame:06d}{SUFFIX}").as_posix()
+
+
+def cut_from(output: str) -> str:
+    """`name/000065.cvl` -> `name.cvl`, where its source would go as a whole."""
+    return PurePosixPath(output).parent.as_posix() + SUFFIX
 
 
 @dataclass(frozen=True)

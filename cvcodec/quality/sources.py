@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from cvcodec.bitstream import Header
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, ReaderOptions, encode_file
-from cvcodec.codec.headers import open_reader, reader_options
+from cvcodec.codec.headers import first_frame, info_from_header, open_reader, reader_options
 from cvcodec.fileio import naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.passthrough.records import copied_bytes
@@ -105,6 +105,8 @@ def compare_file(file: Path, reference: Path, model: Model, options: Comparison,
         decoder = Decoder(source, model=model, options=options.decode, on_notice=options.on_notice)
         header = decoder.header
         reading = _reading(header, reference).arguments()
+        if first_frame(header) is not None and not options.reader.is_trimmed:
+            reading |= _place(file)
         ahead = stack.enter_context(closing(ReaderAhead(reference, **reading | options.reader.arguments())))
         left = ahead.reader
         return evaluate(
@@ -133,6 +135,16 @@ def _how(reading: Mapping[str, Any]) -> str:
 def _scale(color: Color) -> tuple[str, str | None]:
     """Range and matrix: luma of two videos can be compared as stored where both agree."""
     return color.range, matrix_name(color.matrix)
+
+
+def _place(file: Path) -> dict[str, Any]:
+    """Arguments for reading of its source what a clip has."""
+    with open_input(file) as source, naming_damage(file):
+        reader = open_reader(source)
+        assert reader.trailer is not None
+        zero = info_from_header(reader.header).start_time
+        begin = reader.trailer.index[0].first_pts * reader.header.time_base - zero
+        return {"start": begin, "frames": reader.trailer.frames}
 
 
 def _reading(header: Header, reference: Path) -> ReaderOptions:

@@ -32,9 +32,10 @@ from cvcodec.video.libav import as_fraction, park, reason
 from cvcodec.video.source import InputFile, TileGrid, cropping, tile_grids
 from cvcodec.video.timestamps import FrameClock, Timeline
 
-# Formats that store the time of every frame. Elsewhere (AVI, MPEG-PS, raw streams) FFmpeg derives times from the frames
-# before, and gives others after a seek; such files are read from the beginning.
-_TIMED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "flv", "mxf", "nut"}
+TIMED_FORMATS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mpegts", "flv", "mxf", "nut"}
+"""Formats that store the time of every frame. Elsewhere (AVI, MPEG-PS, raw streams) FFmpeg derives times from the
+frames before, and gives others after a seek; such files are read from the beginning."""
+
 _JOINED_FORMATS = {"mpegts"}  # of these, whose times may begin anew where files are joined end to end
 _HEIF_PICTURES = ("avif", "mif1", "heic", "heix", "heim", "heis")  # ISO/IEC 23008-12, B.4; AVIF, 6
 _HEIF_SEQUENCES = ("avis", "msf1", "hevc", "hevx", "hevm", "hevs")
@@ -331,7 +332,7 @@ class FrameDecoder:
 
     def _can_seek(self) -> bool:
         """Whether times after a seek are those that reading from the beginning gives."""
-        if not self.source.seekable or self.container.format.name not in _TIMED_FORMATS:
+        if not self.source.seekable or self.container.format.name not in TIMED_FORMATS:
             return False
         if self._joined is None:
             self._joined = self.container.format.name in _JOINED_FORMATS and self._finds_joint()
