@@ -34,7 +34,7 @@ _FOLDER_WEIGHTS = (
     "diffusion_pytorch_model.fp16.bin",
 )
 _PIPELINE_SUBFOLDER = "vae"  # where a diffusers pipeline keeps its autoencoder
-_HUB_SCHEME = "hf://"
+HUB_SCHEME = "hf://"
 _GENERIC_NAME = re.compile(r"diffusion_pytorch_model(\.fp16)?|model|vae|[a-z]:")  # names that say nothing; a drive
 _CONFIG_CLASSES = ("CVVAEModel", "CVVAESD3Model", "AutoencoderKL")
 _MAX_CONFIG_BYTES = 1 << 20
@@ -76,7 +76,7 @@ def open_source(
     CheckpointError when it is not weights,
     MissingDependencyError for hf:// without huggingface_hub.
     """
-    if source.startswith(_HUB_SCHEME):
+    if source.startswith(HUB_SCHEME):
         return _from_hub(source, config, download or {})
     path = Path(os.path.expanduser(source))
     if path.is_dir():
@@ -92,8 +92,8 @@ def open_source(
 def suggested_name(source: str) -> str:
     """A model name made from the last telling part of a source's address; nothing is read."""
     path = (
-        re.sub(r"@[^/]*", "", source.removeprefix(_HUB_SCHEME))
-        if source.startswith(_HUB_SCHEME)
+        re.sub(r"@[^/]*", "", source.removeprefix(HUB_SCHEME))
+        if source.startswith(HUB_SCHEME)
         else str(Path(source).resolve())
     )
     stems = [

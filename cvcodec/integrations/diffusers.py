@@ -66,7 +66,8 @@ class DiffusersVAE(ModelMixin):
         **options: Any,
     ) -> DiffusersVAE:
         """A model by name or weights file, as for `--weights`; or, as in diffusers, a folder or a repository
-        `OWNER/REPO` on Hugging Face: what `save_pretrained` wrote, official CV-VAE weights, or an AutoencoderKL.
+        `OWNER/REPO` on Hugging Face (or `hf://OWNER/REPO/SUBFOLDER`, as for `models add`): what `save_pretrained`
+        wrote, official CV-VAE weights, or an AutoencoderKL.
 
         torch_dtype, or dtype: None is float32. image: an AutoencoderKL stays a model of pictures; else it is inflated
         to video, which a warning says. options: `cache_dir`, `token`, `local_files_only` and `force_download` of a
@@ -104,8 +105,14 @@ class DiffusersVAE(ModelMixin):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and what `encode` and `decode` compute on."""
-        return next(self.model.parameters()).device
+        """What `encode` and `decode` compute on: where the weights are, or, of weights that come one layer at a time
+        (`enable_sequential_cpu_offload`), where they come to."""
+        there = next(self.model.parameters()).device
+        if there.type != "meta":
+            return there
+        hooks = (getattr(module, "_hf_hook", None) for module in self.modules())
+        devices = (getattr(hook, "execution_device", None) for hook in hooks)
+        return next((torch.device(device) for device in devices if device is not None), there)
 
     @property
     def temporal_compression_ratio(self) -> int:
@@ -137,6 +144,7 @@ class DiffusersVAE(ModelMixin):
         """x: pixels in [-1, 1], (B, 3, H, W) or (B, 3, T, H, W); sides and T are padded by repetition to what the model
         takes. Gives an `EncoderOutput`, or a tuple with the distribution. ValueError for what cannot be meant."""
         check_pixels(x, ranks=(4, 5))
+        self._come_back()
         videos = self._as_videos(x)
         padded = pad_space(videos, self.model.config.spatial_factor)
         if self.model.config.is_video:
@@ -148,17 +156,20 @@ class DiffusersVAE(ModelMixin):
     def decode(
         self,
         z: Tensor,
-        return_dict: bool = True,
+        return_dict: bool | int = True,
         generator: torch.Generator | None = None,
         *,
         num_frames: int | None = None,
     ) -> Any:
         """z: latents, (B, C, h, w) or (B, C, t, h, w), unscaled. num_frames: take every so many of (B, C, h, w) for the
         latents of one video; its frames then follow each other along the batch. Where that is all of them, they are
-        decoded when the result is used, since they may be a piece of a longer video (`VideoPieces`). generator: of no
-        use here, as in diffusers. Gives a `DecoderOutput`, or a tuple with the pixels, unclamped. ValueError for what
-        cannot be meant."""
+        decoded when the result is used, since they may be a piece of a longer video (`VideoPieces`). It may also come
+        second, where diffusers' `AutoencoderKLTemporalDecoder` has it. generator: of no use here, as in diffusers.
+        Gives a `DecoderOutput`, or a tuple with the pixels, unclamped. ValueError for what cannot be meant."""
         check_latent(z, self.model.config.latent_channels, ranks=(4, 5))
+        if not isinstance(return_dict, bool):
+            num_frames, return_dict = return_dict, True
+        self._come_back()
         if num_frames is not None and (z.ndim == 5 or num_frames < 1 or len(z) % num_frames):
             raise ValueError(f"num_frames = {num_frames} wants (B * num_frames, C, h, w), got {tuple(z.shape)}")
         if num_frames is not None and self.model.config.is_video:
@@ -198,6 +209,22 @@ class DiffusersVAE(ModelMixin):
         found: LatentDistribution = self.encode(sample).latent_dist
         latents = found.sample(generator) if sample_posterior else found.mode()
         return self.decode(latents, return_dict, num_frames=num_frames)
+
+    def _come_back(self) -> None:
+        """Onto the device, where a pipeline keeps its models elsewhere (`enable_model_cpu_offload`): accelerate does so
+        before `forward` alone. What is offloaded layer by layer comes back whole and stays, since layers of ours read
+        each other's weights, and a VAE is small beside what it decodes for."""
+        hook = getattr(self, "_hf_hook", None)
+        if hook is None:
+            return
+        device = self.device
+        if next(self.model.parameters()).device.type == "meta" != device.type:
+            from accelerate.hooks import remove_hook_from_module
+
+            remove_hook_from_module(self, recurse=True)
+            self.to(device)
+        else:
+            hook.pre_forward(self)
 
     def _as_videos(self, x: Tensor) -> Tensor:
         videos = x.unsqueeze(2) if x.ndim == 4 else x

@@ -20,7 +20,7 @@ import torch
 
 from cvcodec.checkpoints.checkpoint import instantiate, make_checkpoint, save_checkpoint
 from cvcodec.checkpoints.foreign import import_model
-from cvcodec.checkpoints.foreign_files import suggested_name
+from cvcodec.checkpoints.foreign_files import HUB_SCHEME, suggested_name
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.errors import CheckpointError
 from cvcodec.fileio import atomic_output, make_folder
@@ -46,8 +46,13 @@ def load(
     folder = Path(os.path.expanduser(text))
     if folder.is_dir():
         source = str(folder / (subfolder or ""))
-    elif _REPOSITORY.fullmatch(text) and not folder.exists() and folder.suffix != ".safetensors":
-        source = f"hf://{text}{f'@{revision}' if revision else ''}{f'/{subfolder}' if subfolder else ''}"
+    elif text.startswith(HUB_SCHEME) or (
+        _REPOSITORY.fullmatch(text) and not folder.exists() and folder.suffix != ".safetensors"
+    ):
+        owner, _, address = text.removeprefix(HUB_SCHEME).partition("/")
+        repository, *inside = address.split("/")
+        inside += [subfolder] if subfolder else []
+        source = f"{HUB_SCHEME}{owner}/{'/'.join([f'{repository}@{revision}' if revision else repository, *inside])}"
     else:
         return load_model(name_or_path, dtype=dtype, requires_grad=True)
     if variant:

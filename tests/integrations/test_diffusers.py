@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cvcodec.integrations.diffusers import DiffusersVAE, LatentDistribution
 from cvcodec.model.mini import MiniAutoencoder
+from tests.integrations.tiny_pipelines import image_vae
 from tests.model.test_mini import clip, small_model
 
 
@@ -65,6 +66,7 @@ def test_latents_of_a_video_pipeline_decode_to_four_times_as_many_frames(vae: Di
     for number in range(2):
         wanted = vae.model.decode(latents[5 * number : 5 * number + 5].transpose(0, 1)[None])[0]
         torch.testing.assert_close(frames[17 * number : 17 * number + 17], wanted.transpose(0, 1), atol=1e-5, rtol=1e-5)
+    assert torch.equal(vae.decode(latents, 5).sample, frames), "where AutoencoderKLTemporalDecoder has num_frames"
     with pytest.raises(ValueError, match="num_frames = 4"):
         vae.decode(latents, num_frames=4)
 
@@ -229,16 +231,6 @@ def dit(diffusers: Any, vae: Any) -> Any:
     return diffusers.DiTPipeline(transformer=transformer, vae=vae, scheduler=diffusers.DDIMScheduler())
 
 
-def own_vae(diffusers: Any) -> Any:
-    """What a published pipeline has: the smallest AutoencoderKL with its factor of 8."""
-    return diffusers.AutoencoderKL(
-        block_out_channels=(32,) * 4,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        latent_channels=4,
-    )
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("loaded", [False, True])
 def test_a_pipeline_of_diffusers_runs_with_it(tmp_path: Path, loaded: bool) -> None:
@@ -246,7 +238,7 @@ def test_a_pipeline_of_diffusers_runs_with_it(tmp_path: Path, loaded: bool) -> N
     model: MiniAutoencoder = small_model(scaling_factor=0.18215)
     vae = DiffusersVAE(model).eval()
     if loaded:
-        dit(diffusers, own_vae(diffusers)).save_pretrained(tmp_path)
+        dit(diffusers, image_vae()).save_pretrained(tmp_path)
         pipeline = diffusers.DiTPipeline.from_pretrained(tmp_path, vae=vae)
         assert pipeline.vae is vae
     else:

@@ -14,10 +14,12 @@ from cvcodec.checkpoints.checkpoint import save_checkpoint
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.errors import InputError, UsageError
 from cvcodec.integrations.diffusers import DiffusersVAE
+from harness import official_config, random_model
 from tests.checkpoints.test_foreign import PARITY, folder, weights
 from tests.checkpoints.test_foreign_files import hub  # noqa: F401  # a fixture
 from tests.fixtures.parity.weights import stand_in_video
-from tests.integrations.test_diffusers import dit, own_vae
+from tests.integrations.test_diffusers import dit
+from tests.integrations.tiny_pipelines import image_vae, stable_video_diffusion
 from tests.model.test_mini import clip, small_model
 
 WHY = "diffusers is not installed: pip install 'cvcodec[diffusers]'"
@@ -38,36 +40,9 @@ def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-def svd(diffusers: Any, vae: Any) -> Any:
-    """Stable Video Diffusion's pipeline around a very small U-Net of random weights."""
-    transformers = pytest.importorskip("transformers", reason="SVD sees its picture with a model of transformers")
-    torch.manual_seed(0)
-    unet = diffusers.UNetSpatioTemporalConditionModel(
-        block_out_channels=(32, 64),
-        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
-        layers_per_block=1,
-        num_attention_heads=2,
-        cross_attention_dim=32,
-        addition_time_embed_dim=32,
-        projection_class_embeddings_input_dim=96,
-    )
-    seeing = transformers.CLIPVisionConfig(
-        hidden_size=32,
-        projection_dim=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=SIDE,
-        intermediate_size=37,
-        patch_size=8,
-    )
-    pipeline = diffusers.StableVideoDiffusionPipeline(
-        vae=vae,
-        unet=unet,
-        image_encoder=transformers.CLIPVisionModelWithProjection(seeing).eval(),
-        scheduler=diffusers.EulerDiscreteScheduler(prediction_type="v_prediction", timestep_type="continuous"),
-        feature_extractor=transformers.CLIPImageProcessor(crop_size=SIDE, size=SIDE),
-    )
+def svd(vae: Any) -> Any:
+    """Stable Video Diffusion's pipeline, for pictures of `SIDE`."""
+    pipeline = stable_video_diffusion(vae, seen=SIDE)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -88,16 +63,66 @@ def generate(pipeline: Any, **options: Any) -> torch.Tensor:
 @torch.no_grad()
 @pytest.mark.parametrize(("latents", "chunk", "videos", "frames"), [(25, 8, 1, 97), (25, 25, 1, 97), (5, 3, 2, 17)])
 def test_stable_video_diffusion_gives_four_frames_for_a_latent_however_it_decodes(
-    diffusers: Any, latents: int, chunk: int, videos: int, frames: int
+    latents: int, chunk: int, videos: int, frames: int
 ) -> None:
     vae = new_vae()
-    pipeline = svd(diffusers, vae)
+    pipeline = svd(vae)
     options = {"num_frames": latents, "num_videos_per_prompt": videos}
     got = generate(pipeline, decode_chunk_size=chunk, **options)
     assert got.shape == (videos, frames, 3, SIDE, SIDE)
     scaled = generate(pipeline, output_type="latent", **options)
     wanted = vae.model.decode(scaled.transpose(1, 2) / 0.18215).transpose(1, 2) / 2 + 0.5
     torch.testing.assert_close(got, wanted.clamp(0, 1), atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_a_pipeline_in_half_precision_encodes_its_picture_in_full(diffusers: Any) -> None:
+    """`force_upcast`: what SVD's pipeline does to its VAE before and after."""
+    vae = new_vae()
+    pipeline = svd(vae).to(torch.float16)
+    dtypes: list[torch.dtype] = []
+    vae.model.encoder.register_forward_hook(lambda *_: dtypes.append(vae.dtype))
+    got = generate(pipeline, num_frames=2)
+    assert (dtypes, vae.dtype, got.shape) == ([torch.float32], torch.float16, (1, 5, 3, SIDE, SIDE))
+    assert got.isfinite().all()
+
+
+@torch.no_grad()
+def test_a_model_that_waits_elsewhere_comes_to_the_device_before_it_decodes() -> None:
+    """`enable_model_cpu_offload`, whose hooks run before `forward` alone."""
+    hooks = pytest.importorskip("accelerate.hooks", reason="accelerate is not installed: pip install accelerate")
+    happened: list[str] = []
+
+    class Device(hooks.ModelHook):  # type: ignore[misc, name-defined]
+        def pre_forward(self, module: torch.nn.Module, *args: Any, **options: Any) -> Any:
+            happened.append("comes")
+            return args, options
+
+    vae = new_vae()
+    hooks.add_hook_to_module(vae, Device())
+    vae.model.encoder.register_forward_hook(lambda *_: happened.append("encodes"))
+    vae.model.decoder.register_forward_hook(lambda *_: happened.append("decodes"))
+    vae.decode(vae.encode(clip(5)).latent_dist.mode())
+    assert happened == ["comes", "encodes", "comes", "decodes"]
+
+
+@torch.no_grad()
+def test_a_model_that_is_offloaded_layer_by_layer_decodes_what_it_did() -> None:
+    """`enable_sequential_cpu_offload`."""
+    accelerate = pytest.importorskip("accelerate", reason="accelerate is not installed: pip install accelerate")
+    for model in (small_model(), random_model(official_config(width=8), "narrow")):
+        vae = DiffusersVAE(model).eval()
+        pixels = clip(5, 16, 16)
+        latents = vae.encode(pixels).latent_dist.mode()
+        wanted = vae.decode(latents).sample
+        for pixels_again in (False, True):
+            accelerate.cpu_offload(vae, execution_device="cpu")
+            assert {weight.device.type for weight in vae.parameters()} == {"meta"}
+            assert vae.device.type == "cpu"
+            if pixels_again:
+                assert torch.equal(vae.encode(pixels).latent_dist.mode(), latents)
+            else:
+                assert torch.equal(vae.decode(latents).sample, wanted)
 
 
 @torch.no_grad()
@@ -177,7 +202,7 @@ def test_weights_that_cannot_be_saved_do_not_lose_the_rest(diffusers: Any, tmp_p
 @torch.no_grad()
 def test_an_autoencoder_kl_of_a_pipeline_computes_what_diffusers_does(diffusers: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    theirs = own_vae(diffusers).eval()
+    theirs = image_vae().eval()
     dit(diffusers, theirs).save_pretrained(tmp_path)
     ours = DiffusersVAE.from_pretrained(str(tmp_path), subfolder="vae", image=True)
     pixels = clip(1, SIDE, SIDE)[:, :, 0]
@@ -202,6 +227,8 @@ def test_official_weights_load_from_their_folder_and_from_their_repository(tmp_p
     local = hub / "AILab-CVC" / "CV-VAE"
     for vae in (
         DiffusersVAE.from_pretrained(local, subfolder="vae3d_v1-1"),
+        DiffusersVAE.from_pretrained("hf://AILab-CVC/CV-VAE/vae3d_v1-1"),
+        DiffusersVAE.from_pretrained("hf://AILab-CVC/CV-VAE", subfolder="vae3d_v1-1", revision="v2"),
         DiffusersVAE.from_pretrained("AILab-CVC/CV-VAE", subfolder="vae3d_v1-1", cache_dir=str(tmp_path / "there")),
     ):
         moments = vae.encode(pixels).latent_dist.parameters
