@@ -65,7 +65,8 @@ def options_of(program: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_measuring_program_that_is_named_exists_and_has_its_options(page: Path) -> None:
-    for name, arguments in re.findall(r"python benchmarks/(\w+)\.py([^`\n#]*)", page.read_text(encoding="utf-8")):
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for name, arguments in re.findall(r"python benchmarks/([\w/]+)\.py([^`\n#]*)", text):
         given = {word for word in shlex.split(arguments) if re.match(r"--?[a-zA-Z]", word)}
         assert given <= options_of(ROOT / "benchmarks" / f"{name}.py"), name
 
