@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         decode_file,
         encode_file,
     )
+    from cvcodec.dataset.cutting_options import Cutting
     from cvcodec.dataset.run import batch
     from cvcodec.model.base import VideoAutoencoder
     from cvcodec.quality.compare import evaluate
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Cutting",
     "CvcodecError",
     "DecodeOptions",
     "EncodeOptions",
@@ -54,6 +56,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Cutting": "cvcodec.dataset.cutting_options",
     "DecodeOptions": "cvcodec.codec",
     "EncodeOptions": "cvcodec.codec",
     "LatentFile": "cvcodec.codec",
