@@ -1,9 +1,10 @@
 """cvcodec: a neural video codec and latent cache built on CV-VAE (Zhao et al., NeurIPS 2024, arXiv 2405.20279).
 
     model = cvcodec.load_model("cvvae-mini-z16")   a model: .encode(pixels) -> posterior, .decode(latent) -> pixels
-    cvcodec.encode_file("in.mp4", "out.cvl", model=model)
-    cvcodec.decode_file("out.cvl", "back.mp4", model=model)
+    cvcodec.encode_file("in.mp4", "out.cvl", model=model)  or encode_array(frames, "out.cvl", fps=24)
+    cvcodec.decode_file("out.cvl", "back.mp4", model=model) or decode_array("out.cvl") -> (T, H, W, 3)
     cvcodec.batch("clips/", "latents/", latents="fp16")    a data set of many videos
+    cvcodec.export("out.cvl", "svd.safetensors", target="svd") and import_latents, the way back
     with cvcodec.open("out.cvl") as file:          random access: .header, .latents[t0:t1], .frames[t0:t1]
 
 Errors that a user can cause or repair derive from `cvcodec.CvcodecError`. Names are imported when first used, so that
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
         decode_file,
         encode_file,
     )
+    from cvcodec.codec.arrays import decode_array, encode_array
     from cvcodec.dataset.cutting_options import Cutting
+    from cvcodec.dataset.exporting import export
+    from cvcodec.dataset.importing import ImportOptions, import_latents
     from cvcodec.dataset.run import batch
     from cvcodec.model.base import VideoAutoencoder
     from cvcodec.quality.compare import evaluate
@@ -42,14 +46,19 @@ __all__ = [
     "CvcodecError",
     "DecodeOptions",
     "EncodeOptions",
+    "ImportOptions",
     "LatentFile",
     "ReaderOptions",
     "WriterOptions",
     "__version__",
     "batch",
+    "decode_array",
     "decode_file",
+    "encode_array",
     "encode_file",
     "evaluate",
+    "export",
+    "import_latents",
     "list_models",
     "load_model",
     "open",
@@ -59,13 +68,18 @@ _HOMES = {
     "Cutting": "cvcodec.dataset.cutting_options",
     "DecodeOptions": "cvcodec.codec",
     "EncodeOptions": "cvcodec.codec",
+    "ImportOptions": "cvcodec.dataset.importing",
     "LatentFile": "cvcodec.codec",
     "ReaderOptions": "cvcodec.codec",
     "WriterOptions": "cvcodec.codec",
     "batch": "cvcodec.dataset.run",
+    "decode_array": "cvcodec.codec.arrays",
     "decode_file": "cvcodec.codec",
+    "encode_array": "cvcodec.codec.arrays",
     "encode_file": "cvcodec.codec",
     "evaluate": "cvcodec.quality.compare",
+    "export": "cvcodec.dataset.exporting",
+    "import_latents": "cvcodec.dataset.importing",
     "list_models": "cvcodec.checkpoints.registry",
     "load_model": "cvcodec.checkpoints.registry",
 }
@@ -85,19 +99,9 @@ def open(
     It is loaded when frames are first asked for; latents need none. Raises InputError or BitstreamError, and
     UsageError for what cannot seek.
     """
-    from cvcodec.checkpoints.registry import load_model, load_named_model
-    from cvcodec.codec import LatentFile
-    from cvcodec.model.base import VideoAutoencoder
+    from cvcodec.codec.latent_file import open_latents
 
-    if isinstance(model, VideoAutoencoder):
-        return LatentFile(path, model=model, device=device, precision=precision)
-    file = LatentFile(
-        path,
-        model=lambda: load_named_model(file.header.model) if model is None else load_model(model),
-        device=device,
-        precision=precision,
-    )
-    return file
+    return open_latents(path, model=model, device=device, precision=precision)
 
 
 def __getattr__(name: str) -> object:

@@ -1,8 +1,8 @@
-"""Files that appear whole or not at all, and `-` for standard input and output.
+"""Files that appear whole or not at all, wherever they lie, and `-` for standard input and output.
 
 Owns: temporary names, the final rename, partial files that a later run may resume, refusing to overwrite, what a
 file's suffix says of it.
-Does not know: what is written. Standard library only.
+Does not know: what is written, how addresses are reached (`remote`). Standard library only.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypeGuard, cast
 
 from cvcodec.errors import BitstreamError, InputError, OutputError
+from cvcodec.remote import check_free, is_remote, path_of, uploaded
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer, WriteableBuffer
@@ -71,13 +72,19 @@ def prepare_standard_streams() -> None:
 
 
 def partial_path(path: StrPath) -> Path:
-    """Where `atomic_output` writes, with `named_partial` or `keep_partial`, until it is finished: `OUT.cvl.partial`."""
-    target = _resolve(path)
+    """Where `atomic_output` writes, with `named_partial` or `keep_partial`, until it is finished: `OUT.cvl.partial`.
+    Beside an address nothing is written."""
+    target = path_of(path) if is_remote(path) else _resolve(path)
     return target.with_name(target.name + PARTIAL_SUFFIX)
 
 
 def check_output(path: StrPath, *, overwrite: bool = False, inputs: Iterable[StrPath] = ()) -> None:
     """Refuse early what `atomic_output` would refuse, before any work is done. Raises OutputError."""
+    if is_remote(path):
+        if any(os.fspath(source) == os.fspath(path) for source in inputs):
+            raise OutputError(f"{os.fspath(path)} is the source itself; name another output")
+        check_free(path, overwrite=overwrite)
+        return
     if is_standard_stream(path) or _is_special(Path(path)):
         return
     name = os.fspath(path)
@@ -94,7 +101,9 @@ def check_output(path: StrPath, *, overwrite: bool = False, inputs: Iterable[Str
 
 
 def make_folder(folder: StrPath) -> Path:
-    """The folder, made with those above it where they are missing. Raises OutputError."""
+    """The folder, made with those above it where they are missing; an address as it is. Raises OutputError."""
+    if is_remote(folder):
+        return path_of(folder)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -121,7 +130,8 @@ def atomic_output(
     `overwrite`. With `keep_partial` it is left there whenever the block fails, and emptied by the next run, except that
     `resume` opens it as it is, at its start.
 
-    `-` is standard output; devices and named pipes are written directly. None of these can seek or tell.
+    `-` is standard output; devices and named pipes are written directly. None of these can seek or tell. A file for an
+    address is written on this machine and uploaded when it is complete; it leaves no partial file.
     Raises OutputError if `path` exists and `overwrite` is false, if it is one of `inputs`, if it cannot be created, if
     another process writes its partial file, or if the disk is full.
     """
@@ -130,6 +140,11 @@ def atomic_output(
             yield stream
         return
     check_output(path, overwrite=overwrite, inputs=inputs)
+    if is_remote(path):
+        with _reporting_full(path), uploaded(path, overwrite=overwrite) as beside, beside.open("rb+") as local:
+            yield local
+            local.flush()
+        return
     target = _resolve(path)
     if _is_special(target):
         # Unbuffered: what a full device refuses is refused in the block, not when a buffer is emptied as it closes.
@@ -182,6 +197,10 @@ def atomic_path(path: StrPath, *, overwrite: bool = False, inputs: Iterable[StrP
     if is_standard_stream(path):
         raise OutputError("standard output cannot be used here: this output must be able to seek; name a file")
     check_output(path, overwrite=overwrite, inputs=inputs)
+    if is_remote(path):
+        with _reporting_full(path), uploaded(path, overwrite=overwrite) as beside:
+            yield beside
+        return
     target = _resolve(path)
     if _is_special(target):
         yield target
@@ -218,7 +237,8 @@ def replacing(path: StrPath) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def open_input(path: StrPath) -> Iterator[BinaryIO]:
-    """Open a file for binary reading; `-` is standard input, which cannot seek or tell.
+    """Open a file for binary reading; `-` is standard input, which cannot seek or tell; an address is read piece by
+    piece, where it is asked for.
 
     Raises InputError for a file that is missing, is a folder or may not be read, and for `-` at a terminal.
     """
@@ -229,6 +249,10 @@ def open_input(path: StrPath) -> Iterator[BinaryIO]:
             raise InputError("standard input is a terminal; pipe data into it or name a file")
         _binary_mode(sys.stdin.fileno())
         yield cast(BinaryIO, io.BufferedReader(_ForwardOnly(_unbuffered(sys.stdin.buffer), "standard input"), 1 << 16))
+        return
+    if is_remote(path):
+        with path_of(path).open("rb") as remote:
+            yield remote
         return
     name = os.fspath(path)
     try:

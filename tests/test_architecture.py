@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "cvcodec"
 # Lowest first. A module may import its own component and components of the lines above its own.
 LAYERS = (
     ("errors",),
-    ("model", "options", "quantization"),
+    ("model", "options", "quantization", "remote"),
     ("fileio", "system"),
     ("windows",),
     ("bitstream", "video"),
@@ -35,6 +35,7 @@ ONLY_IN = {
     "typer": {"cli"},
     "rich": {"cli"},
     "matplotlib": {"bench", "training"},
+    "fsspec": {"remote"},
     "click": set[str](),
     "scenedetect": {"dataset"},
 }
@@ -44,6 +45,7 @@ ONLY_THESE = {
     "errors": set[str](),
     "fileio": set[str](),
     "options": set[str](),
+    "remote": set[str](),
     "cvcodec": set[str](),
     "system": {"torch"},
     "system.host": set[str](),

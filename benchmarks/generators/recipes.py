@@ -26,7 +26,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from cvcodec.checkpoints.checkpoint import first_line
 from cvcodec.codec import DecodeOptions, decode_file
 from cvcodec.codec.decode import check_sequence, is_image_sequence
-from cvcodec.dataset.importing import ImportOptions, import_file
+from cvcodec.dataset.importing import ImportOptions, import_latents
 from cvcodec.dataset.targets import Mode, TargetName
 from cvcodec.errors import InputError, MissingDependencyError, OutputError, UsageError
 from cvcodec.fileio import check_output
@@ -254,7 +254,7 @@ def write_outputs(
         np.save(raw, latents.float().cpu().numpy())
         kept = [output for output in arguments.output if output.suffix == ".cvl"]
         file = kept[0] if kept else Path(folder) / "generated.cvl"
-        import_file(raw, file, model=model, options=options, overwrite=arguments.overwrite)
+        import_latents(raw, file, model=model, options=options, overwrite=arguments.overwrite)
         for output in arguments.output:
             if output.suffix != ".cvl":
                 decode_file(file, output, model=model, options=decode, overwrite=arguments.overwrite)

@@ -81,7 +81,16 @@ def batch(
             options.parse_source,
         ),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the .cvl files and their index.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            parser=options.parse_place,
+            help="Folder for the .cvl files and their index.",
+        ),
+    ],
     *,
     weights: options.Weights = None,
     given: Annotated[

@@ -38,10 +38,10 @@ class ExportOptions:
         flags=("--for",),
     )
     format: Literal["safetensors", "npy", "webdataset"] | None = option(
-        None, "Default: by the name of OUT; webdataset for a folder."
+        None, "Default: by the name of OUT; webdataset (tar shards) for a folder, others give a file for each clip."
     )
-    dtype: Literal["auto", "fp32", "fp16"] = option(
-        "auto", "auto: fp16 for unscaled latents of a file that keeps fp16, else fp32."
+    dtype: Literal["auto", "fp32", "fp16", "bf16"] = option(
+        "auto", "bf16: safetensors only. auto: fp16 for unscaled latents of a file that keeps fp16, else fp32."
     )
     shard_size: int = option(
         10**9,
@@ -63,11 +63,11 @@ class ExportOptions:
 def export(
     source: Annotated[
         Path,
-        options.argument("FILE.cvl|DIR", "A .cvl file; for shards a folder or its index.", options.parse_file),
+        options.argument("FILE.cvl|DIR", "A .cvl file, or a folder of them or its index.", options.parse_place),
     ],
     destination: Annotated[
         Path,
-        options.argument("OUT", "A .safetensors or .npy file; for shards a folder."),
+        options.argument("OUT", "A .safetensors or .npy file; of a folder a folder.", options.parse_place),
     ],
     *,
     given: Given[ExportOptions],
@@ -76,29 +76,29 @@ def export(
     quiet: options.Quiet = False,
 ) -> None:
     """Export latents to safetensors, .npy or WebDataset shards, scaled and ordered for a diffusion model."""
-    from cvcodec.dataset.exporting import export_file, export_shards, format_of
+    from cvcodec.dataset.exporting import export as run_export
+    from cvcodec.dataset.exporting import format_of, is_folder
 
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
-    chosen = given.options()
-    kind = chosen.format or format_of(destination, is_folder=source.is_dir() or source.suffix == ".jsonl")
+    chosen, many = given.options(), is_folder(source)
+    kind = chosen.format or format_of(destination, is_folder=many)
     if kind != "webdataset":
-        given.refuse(f"--format {kind} writes one file, no shards", "shard_size", "seed", "shuffle")
+        given.refuse(f"--format {kind} writes a file for each clip, no shards", "shard_size", "seed", "shuffle")
     elif not chosen.shuffle:
         given.refuse("--no-shuffle takes the clips by path", "seed")
-    shared: dict[str, Any] = {"target": chosen.target, "dtype": chosen.dtype, "overwrite": overwrite}
-    with report.progress("export", quiet=quiet) as meter:
-        if kind == "webdataset":
-            result = export_shards(
-                source,
-                destination,
-                shard_bytes=chosen.shard_size,
-                shuffle=chosen.seed if chosen.shuffle else None,
-                on_clip=lambda done, total: meter(done, None, total),
-                **shared,
-            )
-        else:
-            result = export_file(source, destination, kind=kind, **shared)
+    with report.progress("export", quiet=quiet, unit="clips/s") as meter:
+        result = run_export(
+            source,
+            destination,
+            target=chosen.target,
+            format=kind,
+            dtype=chosen.dtype,
+            shard_bytes=chosen.shard_size,
+            shuffle=chosen.seed if chosen.shuffle else None,
+            overwrite=overwrite,
+            on_clip=lambda done, total: meter(done, None, total),
+        )
     for text in result.notices:
         report.note(text)
     if json:
@@ -106,8 +106,8 @@ def export(
         report.emit({**made, **_record(result, sharded=kind == "webdataset")})
     elif not quiet:
         what = (
-            f"{_count(result.clips, 'clip')} in {_count(result.files, 'shard')}"
-            if kind == "webdataset"
+            f"{_count(result.clips, 'clip')} in {_count(result.files, 'shard' if kind == 'webdataset' else 'file')}"
+            if many
             else f"latents {result.shape}"
         )
         report.say(f"{destination}: {what}, for {result.target.name}, {report.format_size(result.size_bytes)}")

@@ -31,9 +31,9 @@ def parse_rate(text: str) -> Fraction:
 def import_latents(
     source: Annotated[
         Path,
-        options.argument("LATENTS", "A .safetensors or .npy file of latents.", options.parse_file),
+        options.argument("LATENTS", "A .safetensors or .npy file of latents.", options.parse_place),
     ],
-    destination: Annotated[Path, options.argument("OUT.cvl", "The file to write.")],
+    destination: Annotated[Path, options.argument("OUT.cvl", "The file to write.", options.parse_place)],
     *,
     target: Annotated[
         Literal["raw", "sd21", "svd", "videocrafter2", "sd3"] | None,
@@ -64,12 +64,12 @@ def import_latents(
 ) -> None:
     """Make a .cvl file of latents, so that generated ones decode to video: 25 of SVD to 97 frames, 16 to 61."""
     from cvcodec.checkpoints.registry import load_model
-    from cvcodec.dataset.importing import ImportOptions, import_file
+    from cvcodec.dataset.importing import ImportOptions, import_latents
 
     options.check_cvl_name(destination, "import")
     options.check_quantiser(latents, given)
     quality = given.values.get("quality")
-    result = import_file(
+    result = import_latents(
         source,
         destination,
         model=load_model(weights) if weights is not None else None,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def info(
     source: Annotated[
         Path,
-        options.argument("FILE.cvl", "The file.", options.parse_file),
+        options.argument("FILE.cvl", "The file.", options.parse_place),
     ],
     check: Annotated[
         bool, typer.Option("--check", help="Read everything as decode does, up to the latents; no model needed.")

@@ -12,6 +12,7 @@ import typer
 
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import VIDEO_SUFFIXES, refuse_address
+from cvcodec.remote import is_remote, path_of
 
 if TYPE_CHECKING:
     from cvcodec.cli.fields import Given
@@ -86,7 +87,10 @@ def parse_weights(text: str) -> str:
 
 
 def parse_source(text: str) -> str:
-    """What is to be read: a file, or `-`. Raises typer.BadParameter for an address (`https://...`)."""
+    """What is to be read: a file, an address that fsspec may read, or `-`. Raises typer.BadParameter for one of the web
+    (`https://...`), and for one with a password."""
+    if is_remote(text):
+        return str(parse_place(text))
     try:
         refuse_address(text)
     except InputError as error:
@@ -95,8 +99,20 @@ def parse_source(text: str) -> str:
 
 
 def parse_file(text: str) -> Path:
-    """The path of a file to be read. Raises as `parse_source`: a path would garble an address."""
-    return Path(parse_source(text))
+    """The path of a file of this machine. Raises typer.BadParameter for an address, which a path would garble."""
+    try:
+        refuse_address(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
+    return Path(text)
+
+
+def parse_place(text: str) -> Path:
+    """A path, or an address that fsspec may read. Raises as `parse_source`."""
+    try:
+        return path_of(text) if is_remote(text) else parse_file(text)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def parse_latents(text: str) -> int | None:

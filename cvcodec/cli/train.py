@@ -116,9 +116,9 @@ def plot(
     json: options.Json = False,
 ) -> None:
     """Draw loss, bits and PSNR curves of runs as a PNG."""
-    from cvcodec.training.log import plot_runs
+    from cvcodec.training.log import CURVES_NAME, plot_runs
 
-    drawn = plot_runs(runs, output or runs[0] / "curves.png")
+    drawn = plot_runs(runs, output or runs[0] / CURVES_NAME)
     if json:
         report.emit({"command": "train plot", "output": drawn})
     else:

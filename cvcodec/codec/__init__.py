@@ -3,6 +3,7 @@
     encode   VideoReader -> frames -> windows -> encoder -> latents -> symbols -> BitstreamWriter   (`encode`)
     decode   BitstreamReader -> symbols -> latents -> windows -> decoder -> frames -> VideoWriter   (`decode`, `input`)
     open     a file as an array of latents and frames                                               (`latent_file`)
+    arrays   frames in memory -> .cvl -> frames in memory                                           (`arrays`)
 
 `options` says what is asked for and what came out; it is there without torch.
 `headers` says what of a source goes into a file, `output` writes it, also behind what an interrupted encode has left,

@@ -28,6 +28,7 @@ from cvcodec.errors import OutputError
 from cvcodec.fileio import atomic_output, atomic_path, check_output, is_standard_stream, naming_damage, open_input
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.passthrough.player import Player
+from cvcodec.remote import is_remote
 from cvcodec.system.device import available_memory
 from cvcodec.video import Frame
 from cvcodec.video.source import SEQUENCE_PATTERN, number_in
@@ -54,6 +55,8 @@ def decode_file(
     """
     options = options or DecodeOptions()
     sequence = is_image_sequence(destination, options.writer.container)
+    if sequence and is_remote(destination):
+        raise OutputError(f"{destination}: a sequence of images is written on this machine; name a folder here")
     if sequence:
         check_sequence(destination, overwrite=overwrite)
     else:

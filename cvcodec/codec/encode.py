@@ -21,14 +21,15 @@ from cvcodec.bitstream.format import MAGIC
 from cvcodec.bitstream.wire import Writable
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec.headers import choose_plan, plan_of
-from cvcodec.codec.options import DEFAULT_MODEL, EncodeOptions, EncodeResult
-from cvcodec.codec.output import CvlOutput, PartialSink
+from cvcodec.codec.options import DEFAULT_MODEL, EncodeOptions, EncodeResult, LatentsKind, options_with
+from cvcodec.codec.output import CvlOutput, FrameSource, PartialSink
 from cvcodec.codec.runner import ClipEncoder, frames_to_tensor
 from cvcodec.codec.session import Notices, Progress, Session, memory_errors
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import atomic_output, is_standard_stream, open_input, partial_path
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.passthrough.recorder import Recorder
+from cvcodec.remote import is_remote, path_of
 from cvcodec.system.device import available_memory
 from cvcodec.system.threads import ReadAhead
 from cvcodec.video import Frame, VideoInfo
@@ -49,6 +50,8 @@ def encode_file(
     *,
     model: VideoAutoencoder | StrPath = DEFAULT_MODEL,
     options: EncodeOptions | None = None,
+    latents: LatentsKind | None = None,
+    quality: float | None = None,
     overwrite: bool = False,
     resume: bool = False,
     on_progress: Progress | None = None,
@@ -57,20 +60,25 @@ def encode_file(
     """Encode a video to a .cvl file, which appears only when it is complete.
 
     source: what `VideoReader` takes: a path, or a binary file object. destination: a path or `-`.
-    model: as `load_model` gives it, or what that takes. on_notice: is told, once each, what a person should know.
+    model: as `load_model` gives it, or what that takes. options: how to encode; latents (`quantised`, `fp16`, `fp32`)
+        and quality (0 to 100): the fields of them that are chosen most often. on_progress: is given frames and bytes
+        done, and the number of frames expected, None where unknown. on_notice: is told, once each, what a person should
+        know.
     resume: go on with the partial file (`fileio.partial_path`) of an encode that was interrupted, if there is one, to
         the bytes of an uninterrupted run; and leave it there when this one is interrupted. Without, only a killed
         process leaves one, and it is refused unless `overwrite`.
     Raises InputError, OutputError, UsageError, DeviceError or NumericalError.
     """
+    options = options_with(options, latents=latents, quality=quality)
     inputs = [source] if isinstance(source, (str, os.PathLike)) else []
     for path in inputs:
         refuse_coded(path)
     if isinstance(model, (str, os.PathLike)):
         model = load_model(model)
     kept = {"keep_partial": True, "resume": True} if resume else {"named_partial": True}
-    if resume and is_standard_stream(destination):
-        raise UsageError("--resume needs an output file: standard output cannot be continued")
+    if resume and (is_standard_stream(destination) or is_remote(destination)):
+        what = "an upload" if is_remote(destination) else "standard output"
+        raise UsageError(f"--resume needs an output file on this machine: {what} cannot be continued")
     with atomic_output(destination, overwrite=overwrite, inputs=inputs, **kept) as sink:
         begun = PartialSink(sink, os.fspath(partial_path(destination))) if resume and sink.seekable() else sink
         return encode_stream(source, begun, model=model, options=options, on_progress=on_progress, on_notice=on_notice)
@@ -78,7 +86,7 @@ def encode_file(
 
 def refuse_coded(path: StrPath) -> None:
     """InputError for a .cvl file, of which FFmpeg would only say that it knows no such format."""
-    if os.path.isfile(path):
+    if path_of(path).is_file():
         with open_input(path) as file:
             if file.read(len(MAGIC)) == MAGIC:
                 raise InputError(f"{os.fspath(path)} is a .cvl file already; `cvcodec decode` makes a video of it")
@@ -99,30 +107,40 @@ def encode_stream(
     """
     options = options or EncodeOptions()
     session = Session(options, on_notice)
-    notices = session.notices
-    recorder = Recorder(notices, kinds=options.kinds, tags=options.tags)
+    recorder = Recorder(session.notices, kinds=options.kinds, tags=options.tags)
     with closing(ReaderAhead(source, on_packet=recorder.on_packet, **options.reader.arguments())) as ahead:
-        reader, info = ahead.reader, ahead.reader.info
-        recorder.begin(reader)
-        notices.extend(reader.notices)
+        recorder.begin(ahead.reader)
         # Begins to read while the model is prepared.
-        frames: Iterable[Frame] = ahead.frames(
-            most_bytes=_AHEAD_BYTES, most_frames=_AHEAD_FRAMES, least_frames=2 * _PIECE_FRAMES
-        )
-        runner = session.runner(model) if isinstance(model, VideoAutoencoder) else model
-        plan = _choose_plan(runner, info, options, sink, notices)
-        if options.drop_last_frames:
-            frames = _whole_latents(frames, runner.model.config.temporal_factor, notices)
-        with CvlOutput(sink, reader, runner.model, plan, options, recorder, notices, on_progress) as output:
-            encode = session.timed(partial(_encode_layers, runner, output.header))
-            # Joined in a thread of their own, while the model runs: afterwards the entropy coder would be in the way.
-            clips = ReadAhead(_clips(output.needed(frames)), limit=_most_clips(info), name="frame-joiner")
-            with clips:
-                for latents in memory_errors(plan.encode(encode, clips, output.shrink, start=output.first_latent)):
-                    output.put(latents[0].float().cpu().numpy())
-            output.finish()
-        notices.extend(reader.notices)
-        return output.result(session.facts(runner))
+        frames = ahead.frames(most_bytes=_AHEAD_BYTES, most_frames=_AHEAD_FRAMES, least_frames=2 * _PIECE_FRAMES)
+        return encode_frames(frames, ahead.reader, sink, model, options, session, recorder, on_progress)
+
+
+def encode_frames(
+    frames: Iterable[Frame],
+    reader: FrameSource,
+    sink: Writable,
+    model: VideoAutoencoder | ClipEncoder,
+    options: EncodeOptions,
+    session: Session,
+    recorder: Recorder,
+    on_progress: Progress | None,
+) -> EncodeResult:
+    """The frames of a source to a file, with what its recorder copies of it."""
+    info, notices = reader.info, session.notices
+    notices.extend(reader.notices)
+    runner = session.runner(model) if isinstance(model, VideoAutoencoder) else model
+    plan = _choose_plan(runner, info, options, sink, notices)
+    if options.drop_last_frames:
+        frames = _whole_latents(frames, runner.model.config.temporal_factor, notices)
+    with CvlOutput(sink, reader, runner.model, plan, options, recorder, notices, on_progress) as output:
+        encode = session.timed(partial(_encode_layers, runner, output.header))
+        # Joined in a thread of their own, while the model runs: afterwards the entropy coder would be in the way.
+        with ReadAhead(_clips(output.needed(frames)), limit=_most_clips(info), name="frame-joiner") as clips:
+            for latents in memory_errors(plan.encode(encode, clips, output.shrink, start=output.first_latent)):
+                output.put(latents[0].float().cpu().numpy())
+        output.finish()
+    notices.extend(reader.notices)
+    return output.result(session.facts(runner))
 
 
 def _encode_layers(runner: ClipEncoder, header: Header, clip: Tensor) -> Tensor:

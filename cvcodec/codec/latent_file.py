@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cvcodec.bitstream import BitstreamReader, Chunk, Header
+from cvcodec.checkpoints.registry import load_model, load_named_model
 from cvcodec.codec.headers import check_model, open_reader, plan_of, rounding_of
 from cvcodec.codec.layers import check_chunk_place, enhancement_of, latents_of, layers_of
 from cvcodec.codec.runner import ModelRunner, denormalise, tensor_to_frames
@@ -32,6 +33,25 @@ from cvcodec.windows.time import frames_of_latents, latents_of_frames, trim_fram
 Values = NDArray[np.float32]
 
 _KEPT_CHUNKS = 4  # decoded chunks remembered: neighbouring slices and the context of a window hit the same ones
+
+
+def open_latents(
+    path: str | os.PathLike[str],
+    *,
+    model: VideoAutoencoder | str | os.PathLike[str] | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+) -> LatentFile:
+    """`cvcodec.open`: a `LatentFile` whose model is given, named, or None for the one that the file names."""
+    if isinstance(model, VideoAutoencoder):
+        return LatentFile(path, model=model, device=device, precision=precision)
+    file = LatentFile(
+        path,
+        model=lambda: load_named_model(file.header.model) if model is None else load_model(model),
+        device=device,
+        precision=precision,
+    )
+    return file
 
 
 class LatentFile:

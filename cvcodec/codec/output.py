@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,7 +42,7 @@ from cvcodec.errors import BitstreamError, InputError, OutputError, TruncatedErr
 from cvcodec.model.base import LOGVAR_RANGE, VideoAutoencoder
 from cvcodec.passthrough.recorder import Recorder
 from cvcodec.system.threads import WriteBehind
-from cvcodec.video import Frame, VideoReader
+from cvcodec.video import Frame, VideoInfo
 from cvcodec.windows.plan import Plan
 from cvcodec.windows.time import frames_of_latents
 
@@ -63,13 +63,37 @@ _Shown = dict[str, NDArray[Any]]
 """The same times as `ChunkInfo` has them: its fields `pts`, `durations`, `flags`."""
 
 
+class FrameSource(Protocol):
+    """What is asked of a `VideoReader` beside its frames, or of `arrays.ArrayReader`."""
+
+    @property
+    def info(self) -> VideoInfo: ...
+
+    @property
+    def source_info(self) -> VideoInfo: ...
+
+    @property
+    def notices(self) -> Sequence[str]: ...
+
+    @property
+    def expected_frames(self) -> int | None: ...
+
+    @property
+    def decode_errors(self) -> int: ...
+
+    @property
+    def corrupt_frames(self) -> int: ...
+
+    def stream_bytes(self, first: int, last: int) -> int | None: ...
+
+
 class CvlOutput:
     """The file of one encode. As a context manager it owns the thread that writes; `finish` completes the file."""
 
     def __init__(
         self,
         sink: Writable,
-        reader: VideoReader,
+        reader: FrameSource,
         model: VideoAutoencoder,
         plan: Plan,
         options: EncodeOptions,

@@ -11,7 +11,8 @@ cuts, cutting         which clips a source is cut into (`cutting_options`), and 
 run                   `cvcodec.batch`: all of it in one call
 batch                 a run and its clips: encode or skip, journal, index, failures
 local_engine          who does the work: this process, or a Ray cluster (`ray_engine`), with a `shared_encoder`
-exporting, importing  latents to and from files of others (`exchange`), as diffusion models want them (`targets`)
+exporting, importing  latents to and from files of others (`exchange`), as diffusion models want them (`targets`);
+                      what an exported folder says of itself (`card`)
 media, sampling       videos and photos to learn from, decoded; clips of them, drawn by a key (`keys`)
 device_clips, pack    the same clips, made in a device's memory; training files made small enough to travel
 """

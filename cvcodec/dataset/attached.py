@@ -25,6 +25,7 @@ from cvcodec.dataset.index import Record, dump_line, index_files, parse_lines, r
 from cvcodec.dataset.items import RESERVED
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import atomic_output
+from cvcodec.remote import fetched, path_of
 
 SUFFIX = ".safetensors"
 
@@ -51,7 +52,7 @@ def attach(
     Both data sets give it with `attached=[name]`, and `cvcodec export --format webdataset` puts it into the shards.
     Raises UsageError for a name or values that cannot be meant, InputError for a folder that has no finished index.
     """
-    root = Path(folder)
+    root = path_of(folder)
     if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII) or name in RESERVED:
         raise UsageError(f"{name!r} cannot be a name; wanted letters and digits, and none of {', '.join(RESERVED)}")
     records = read_index(root) if root.is_dir() else []
@@ -100,7 +101,7 @@ def read_attached(folder: Path, record: Record, name: str) -> bytes:
             f"{record['path']} has nothing attached as {name!r}, it has {', '.join(attached) or 'nothing'}; "
             "cvcodec.dataset.attach makes what is missing"
         )
-    path = Path(folder, attached[name])
+    path = path_of(folder) / str(attached[name])
     try:
         return path.read_bytes()
     except OSError as error:
@@ -119,7 +120,7 @@ def _is_current(path: Path, identity: str) -> bool:
     if not path.is_file():
         return False
     try:
-        with safe_open(path, "pt") as file:
+        with safe_open(fetched(path), "pt") as file:
             return bool((file.metadata() or {}).get(_MADE_OF) == identity)
     except (SafetensorError, OSError):
         return False

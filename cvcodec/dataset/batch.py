@@ -45,6 +45,7 @@ from cvcodec.dataset.sources import Clip, cut_from
 from cvcodec.errors import BitstreamError, CheckpointError, CvcodecError, InputError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, make_folder, partial_path
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.remote import as_source, fetched, path_of
 
 Status = Literal["encoded", "skipped", "failed", "left out"]
 
@@ -163,7 +164,7 @@ def _read_once(source: str, *stamp: int) -> str:
 def source_id(path: str | os.PathLike[str]) -> str:
     """32 hex digits: size of a file and its content, of large files pieces of it. Raises InputError."""
     try:
-        with open(path, "rb") as file:
+        with fetched(path).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             digest = hashlib.blake2b(str(size).encode(), digest_size=16)
             last = size - PIECE_BYTES
@@ -227,7 +228,7 @@ def _existing(task: Task, job: Job) -> Record | None:
     """The index record of an output that is there and up to date. UsageError for one that is not, unless it may be
     replaced."""
     clip = task.clip
-    target = Path(job.out) / clip.output
+    target = path_of(job.out) / clip.output
     if not target.is_file():
         return None
     wanted = {"source_id": _identity(task), "settings": _settings_of(clip, job)}
@@ -240,7 +241,7 @@ def _existing(task: Task, job: Job) -> Record | None:
             made: Mapping[str, str] = identities_of(open_reader(file).header.metadata)
         found = "from another source" if made.get("source_id") != wanted["source_id"] else "with other settings"
         if all(made.get(name) == value for name, value in wanted.items()):
-            return {**describe(target, Path(job.out)), **stamp_of(clip.source), **_naming(task)}
+            return {**describe(target, path_of(job.out)), **stamp_of(clip.source), **_naming(task)}
     except BitstreamError as error:
         found = f"and is damaged ({error})"
     if not job.overwrite:
@@ -251,7 +252,7 @@ def _existing(task: Task, job: Job) -> Record | None:
 def stamp_of(source: str) -> Record:
     """By which a source is taken for what it was, without being read. Raises InputError."""
     try:
-        status = os.stat(source)
+        status = path_of(source).stat()
     except OSError as error:
         raise InputError(f"{source} cannot be read: {error.strerror}") from error
     return {"source_bytes": status.st_size, "source_mtime_ns": status.st_mtime_ns}
@@ -288,7 +289,7 @@ def _encode(
     task: Task, job: Job, encoder: SharedEncoder, on_frames: Callable[[int, int | None], None]
 ) -> tuple[Record, EncodeResult]:
     clip = task.clip
-    target = Path(job.out) / clip.output
+    target = path_of(job.out) / clip.output
     # Before it is read: what is written meanwhile is another source, and a caption that is none costs no encode.
     stamp, naming = stamp_of(clip.source), _naming(task)
     made = {"source_id": _content_of(clip), "settings": _settings_of(clip, job)}
@@ -305,9 +306,9 @@ def _encode(
         try:
             if target.exists() and not job.overwrite:  # since we looked, before we had the lock
                 raise OutputError(f"{target} has just been written by another process")
-            with encoder.stream():
+            with encoder.stream(), as_source(clip.source) as source:
                 result = encode_stream(
-                    clip.source,
+                    source,
                     sink,
                     model=encoder,
                     options=options,
@@ -316,7 +317,7 @@ def _encode(
         except BaseException:
             partial_path(target).unlink(missing_ok=True)  # ours alone: the lock on it is still held
             raise
-    return {**describe(target, Path(job.out)), **stamp, **naming, "attached": {}}, result
+    return {**describe(target, path_of(job.out)), **stamp, **naming, "attached": {}}, result
 
 
 Engine = Callable[[Sequence[Task]], Iterator[Outcome]]

@@ -19,7 +19,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cvcodec.bitstream import UNKNOWN, Header
 from cvcodec.bitstream.format import MAX_CHUNK_LATENTS, MAX_COUNT
@@ -28,9 +30,12 @@ from cvcodec.dataset.shards import npy_bytes
 from cvcodec.dataset.targets import Mode
 from cvcodec.errors import BitstreamError, InputError, UsageError
 from cvcodec.fileio import VIDEO_SUFFIXES, atomic_output, check_output, open_input
+from cvcodec.remote import fetched, path_of
 
 EXPORT_KEY, HEADER_KEY = "cvcodec.export", "cvcodec.header"
 """Where a file keeps what an export said, and the header of its .cvl file."""
+Array = NDArray[Any] | Tensor
+"""A tensor where NumPy has no such type (bfloat16)."""
 TIMES = ("pts", "durations", "flags")
 
 _INT64 = np.iinfo(np.int64)
@@ -72,27 +77,35 @@ class Stored:
 
 
 def write_safetensors(
-    output: str | os.PathLike[str], tensors: dict[str, NDArray[Any]], metadata: dict[str, str], overwrite: bool
+    output: str | os.PathLike[str], tensors: dict[str, Array], metadata: dict[str, str], overwrite: bool
 ) -> None:
     """Arrays and what is recorded of them in one file."""
-    from safetensors.numpy import save
+    from safetensors.torch import save
 
     with atomic_output(output, overwrite=overwrite) as sink:
-        sink.write(save(tensors, metadata))
+        sink.write(save({name: torch.as_tensor(values) for name, values in tensors.items()}, metadata))
 
 
 def write_npy(
-    output: str | os.PathLike[str], tensors: dict[str, NDArray[Any]], metadata: dict[str, str], overwrite: bool
+    output: str | os.PathLike[str], tensors: dict[str, Array], metadata: dict[str, str], overwrite: bool
 ) -> None:
     """The latents alone; the times of their frames and what is recorded in `NAME.npy.json` beside them."""
-    sidecar = Path(f"{os.fspath(output)}.json")
+    sidecar = path_of(f"{os.fspath(output)}.json")
     check_output(sidecar, overwrite=overwrite)
     beside = {EXPORT_KEY: json.loads(metadata[EXPORT_KEY]), HEADER_KEY: json.loads(metadata[HEADER_KEY])}
     beside |= {name: tensors[name].tolist() for name in TIMES}
     with atomic_output(output, overwrite=overwrite) as sink:
-        sink.write(npy_bytes(tensors["latents"]))
+        sink.write(npy_bytes(np.asarray(tensors["latents"])))
     with atomic_output(sidecar, overwrite=overwrite) as sink:
         sink.write(json.dumps(beside, sort_keys=True).encode() + b"\n")
+
+
+def latents_in_memory(values: Array) -> Stored:
+    """Latents of which nothing is recorded. InputError for what is no float."""
+    array = _as_numpy(values.detach().cpu()) if isinstance(values, Tensor) else np.asarray(values)
+    if array.dtype.kind != "f":
+        raise InputError(f"the array holds {array.dtype}, latents are floats")
+    return Stored(array, Export(), None, {})
 
 
 def read_latents(source: str | os.PathLike[str], *, key: str | None = None) -> Stored:
@@ -101,7 +114,7 @@ def read_latents(source: str | os.PathLike[str], *, key: str | None = None) -> S
     key: name of the tensor, where a .safetensors file has several. Raises InputError; UsageError for a key in a .npy
     file, which has none.
     """
-    path = Path(source)
+    path = path_of(source)
     if not path.is_file():
         raise InputError(f"{path} is a folder; name a file" if path.is_dir() else f"{path}: no such file")
     with open_input(path) as file:
@@ -132,10 +145,10 @@ def read_latents(source: str | os.PathLike[str], *, key: str | None = None) -> S
 
 
 def _read_npy(path: Path, notices: list[str]) -> tuple[NDArray[Any], dict[str, str], dict[str, Any]]:
-    latents: NDArray[Any] | Mapping[str, Any] = np.load(path, allow_pickle=False)
+    latents: NDArray[Any] | Mapping[str, Any] = np.load(fetched(path), allow_pickle=False)
     if not isinstance(latents, np.ndarray):
         raise ValueError("it holds several arrays")
-    sidecar = Path(f"{path}.json")
+    sidecar = path_of(f"{path}.json")
     if not sidecar.is_file():
         return latents, {}, {}
     beside = _object(sidecar)
@@ -151,7 +164,7 @@ def _read_npy(path: Path, notices: list[str]) -> tuple[NDArray[Any], dict[str, s
 def _object(path: Path) -> dict[str, Any]:
     """A JSON object; empty where a file holds none."""
     try:
-        return read_json(path.read_text(encoding="utf-8"), path.name)
+        return read_json(path.read_bytes().decode("utf-8"), path.name)
     except ValueError:
         return {}
 
@@ -160,7 +173,7 @@ def _read_safetensors(path: Path, key: str | None) -> tuple[NDArray[Any], dict[s
     from safetensors import SafetensorError, safe_open
 
     try:
-        with safe_open(path, framework="pt") as file:  # torch, since numpy has no bfloat16
+        with safe_open(fetched(path), framework="pt") as file:  # torch, since numpy has no bfloat16
             names = list(file.keys())
             name = key or next((name for name in _NAMES if name in names), names[0] if len(names) == 1 else "")
             if name not in names:

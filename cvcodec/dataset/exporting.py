@@ -1,7 +1,7 @@
-""".cvl -> safetensors, .npy or WebDataset shards, in the scale and order that a target wants.
+""".cvl -> safetensors, .npy or WebDataset shards, in the scale and order that a target wants; a file, or a folder.
 
 Owns: what is exported and what is said of it. Does not know: what targets want (`targets`), how files of latents are
-written (`exchange`), the way back (`importing`).
+written (`exchange`), what the card of an exported folder says (`card`), the way back (`importing`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from cvcodec.bitstream import BitstreamReader, Header
@@ -24,8 +25,9 @@ from cvcodec.bitstream.header import dump_header
 from cvcodec.codec.headers import open_reader
 from cvcodec.codec.layers import latents_of
 from cvcodec.dataset.attached import read_attached
-from cvcodec.dataset.exchange import EXPORT_KEY, HEADER_KEY, write_npy, write_safetensors
-from cvcodec.dataset.index import check_one_space, dump_line, parse_lines, read_index
+from cvcodec.dataset.card import CARD_NAME, describe_set
+from cvcodec.dataset.exchange import EXPORT_KEY, HEADER_KEY, Array, write_npy, write_safetensors
+from cvcodec.dataset.index import Record, check_one_space, dump_line, parse_lines, read_index
 from cvcodec.dataset.reader import ChunkCache
 from cvcodec.dataset.shards import (
     DESCRIPTION,
@@ -44,9 +46,13 @@ from cvcodec.dataset.shards import (
 from cvcodec.dataset.targets import TARGETS, Target, TargetName
 from cvcodec.errors import InputError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, check_output, make_folder, naming_damage, open_input
+from cvcodec.remote import path_of
 
 Format = Literal["safetensors", "npy", "webdataset"]
-DType = Literal["auto", "fp32", "fp16"]
+DType = Literal["auto", "fp32", "fp16", "bf16"]
+
+CLIPS_NAME = "clips.jsonl"
+"""Lists the clips of a folder that was exported to a file each: path, source, size, shape, columns of the manifest."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +61,56 @@ class Exported:
 
     target: Target
     shape: tuple[int, ...]
-    """Of the latents of a single file; () for shards."""
+    """Of the latents of a single file; () for many."""
     clips: int
     size_bytes: int
+    """Of the latents' files."""
     files: int
     notices: tuple[str, ...] = ()
     """What a person should be told."""
+
+
+def export(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    target: TargetName = "raw",
+    format: Format | None = None,
+    dtype: DType = "auto",
+    shard_bytes: int = 10**9,
+    shuffle: int | None = 0,
+    overwrite: bool = False,
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+) -> Exported:
+    """Export latents in the scale and order that a diffusion model wants.
+
+    source: a .cvl file, or a folder of `cvcodec.batch`, or its index. output: a file for one clip, for many a folder.
+    target: `raw` (as stored: (1, C, t, h, w)), `sd21`, `svd`, `videocrafter2` or `sd3`; others' are refused.
+    format: `safetensors`, `npy`, or `webdataset` (tar shards); None: by the name of `output`, webdataset for a folder.
+        A folder exported to safetensors or npy gives a folder of files, mirrored, and clips.jsonl.
+    dtype: `fp32`, `fp16`, `bf16` (safetensors only), or `auto`: fp16 for unscaled latents of a file that keeps fp16,
+        else fp32. shard_bytes: largest size of a shard. shuffle: seed of the random order of clips in shards; None: by
+        path. on_clip: is given clips done and their number.
+    Beside an export of a folder lies README.md, a card that says what it holds and how to load it.
+
+    Raises InputError, BitstreamError, OutputError, ModelMismatchError, and UsageError for what does not fit together.
+    """
+    many = is_folder(source)
+    kind = format or format_of(output, is_folder=many)
+    if kind == "webdataset":
+        return export_shards(
+            source, output, target=target, dtype=dtype, shard_bytes=shard_bytes, shuffle=shuffle, overwrite=overwrite,
+            on_clip=on_clip,
+        )  # fmt: skip
+    if many:
+        return export_clips(source, output, target=target, kind=kind, dtype=dtype, overwrite=overwrite, on_clip=on_clip)
+    return export_file(source, output, target=target, kind=kind, dtype=dtype, overwrite=overwrite)
+
+
+def is_folder(source: str | os.PathLike[str]) -> bool:
+    """Whether an export has many clips there: a folder, or an index."""
+    path = path_of(source)
+    return path.is_dir() or path.suffix == ".jsonl"
 
 
 def format_of(output: str | os.PathLike[str], *, is_folder: bool) -> Format:
@@ -131,6 +181,7 @@ def export_file(
     if kind == "webdataset":
         raise UsageError("WebDataset shards come from export_shards, for any number of .cvl files")
     chosen = TARGETS[target]
+    _check_dtype(dtype, kind)
     check_output(output, overwrite=overwrite, inputs=[source])
     with open_input(source) as file, naming_damage(source):
         reader = open_reader(file)
@@ -139,10 +190,11 @@ def export_file(
         chunks = list(reader.chunks(base_only=True))  # in order: this also verifies the whole file
         latent = np.concatenate([latents_of(chunk, header) for chunk in chunks], axis=1)
         logvar = _logvar(reader, len(chunks)) if header.logvar else None
-    values = _cast(chosen.arrange(latent), _dtype(dtype, header, chosen))
-    tensors: dict[str, NDArray[Any]] = {"latents": values}
+    kept = _kept(dtype, header, chosen)
+    values = _cast(chosen.arrange(latent), kept)
+    tensors: dict[str, Array] = {"latents": values}
     if logvar is not None:
-        tensors["logvar"] = np.ascontiguousarray(chosen.order(_scaled_logvar(logvar, chosen)), values.dtype)
+        tensors["logvar"] = _cast(np.ascontiguousarray(chosen.order(_scaled_logvar(logvar, chosen))), kept)
     for name in ("pts", "durations", "flags"):
         tensors[name] = np.concatenate([getattr(chunk, name) for chunk in chunks])
     described = describe_export(
@@ -153,7 +205,38 @@ def export_file(
     write(output, tensors, metadata, overwrite)
     lost = kind == "npy" and logvar is not None
     notices = (f"{os.fspath(output)} leaves out the log-variance; a .safetensors file keeps it",) if lost else ()
-    return Exported(chosen, values.shape, 1, Path(output).stat().st_size, 1, notices)
+    return Exported(chosen, tuple(values.shape), 1, path_of(output).stat().st_size, 1, notices)
+
+
+def export_clips(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    target: TargetName = "raw",
+    kind: Literal["safetensors", "npy"] = "safetensors",
+    dtype: DType = "auto",
+    overwrite: bool = False,
+    on_clip: Callable[[int, int], None] = lambda done, total: None,
+) -> Exported:
+    """Export a folder of .cvl files (or its index) to a file each, mirrored in the folder `output`, with clips.jsonl,
+    which is there when all of them are, and a card. Raises as `export_shards`."""
+    records, base, notices = _clips_of(source)
+    folder = _new_folder(output, CLIPS_NAME, overwrite=overwrite)
+    size = 0
+    with atomic_output(folder / CLIPS_NAME, overwrite=overwrite, keep_partial=True) as listing:
+        for done, record in enumerate(records, 1):
+            path = PurePosixPath(record["path"]).with_suffix(f".{kind}")
+            make_folder((folder / path).parent)
+            made = export_file(
+                base / record["path"], folder / path, target=target, kind=kind, dtype=dtype, overwrite=overwrite
+            )
+            size += made.size_bytes
+            notices.extend(text for text in made.notices if text not in notices)
+            kept = {name: record.get(name) for name in ("source", "frames", "width", "height", "columns")}
+            listing.write(dump_line({"path": path.as_posix(), "shape": list(made.shape), **kept}))
+            on_clip(done, len(records))
+    _write_card(folder, records, TARGETS[target], kind, dtype, size=size, files=len(records))
+    return Exported(TARGETS[target], (), len(records), size, len(records), tuple(notices))
 
 
 def export_shards(
@@ -177,20 +260,13 @@ def export_shards(
     the export, since a shard with holes would be noticed late; so do clips of several latent spaces (UsageError).
     overwrite: the shards of an older export into this folder are removed once all new ones are there.
     """
-    root, folder = Path(source), Path(output)
-    notices: list[str] = []
-    records = read_index(root, on_notice=notices.append)
-    if not records:
-        raise InputError(f"there are no .cvl files in {root}")
-    base = root if root.is_dir() else root.parent
-    check_one_space((str(base / record["path"]), record) for record in records)
+    _check_dtype(dtype, "webdataset")
+    records, base, notices = _clips_of(source)
     if shuffle is not None:
         order = np.random.Generator(np.random.PCG64(shuffle)).permutation(len(records))
         records = [records[number] for number in order]
     keys = _keys(records)
-    make_folder(folder)
-    if not overwrite and (folder / SHARDS_NAME).exists():
-        raise OutputError(f"{folder / SHARDS_NAME} exists; use -y to overwrite these shards, or name another folder")
+    folder = _new_folder(output, SHARDS_NAME, overwrite=overwrite)
     older = _listed(folder)
     done = 0
     listing: list[dict[str, Any]] = []
@@ -210,7 +286,36 @@ def export_shards(
     for name in older.difference(entry["path"] for entry in listing):
         (folder / name).unlink(missing_ok=True)
     total = sum(entry["size_bytes"] for entry in listing)
+    _write_card(folder, records, TARGETS[target], "webdataset", dtype, size=total, files=len(listing))
     return Exported(TARGETS[target], (), len(records), total, len(listing), tuple(notices))
+
+
+def _clips_of(source: str | os.PathLike[str]) -> tuple[list[Record], Path, list[str]]:
+    """The records of a folder or index, all of one latent space, the folder that they are relative to, and notices."""
+    root, notices = path_of(source), list[str]()
+    records = read_index(root, on_notice=notices.append)
+    if not records:
+        raise InputError(f"there are no .cvl files in {root}")
+    base = root if root.is_dir() else root.parent
+    check_one_space((str(base / record["path"]), record) for record in records)
+    return records, base, notices
+
+
+def _new_folder(output: str | os.PathLike[str], listing: str, *, overwrite: bool) -> Path:
+    """A folder to export into. OutputError where an export, or somebody's README, is in it already."""
+    folder = make_folder(output)
+    there = next((folder / name for name in (listing, CARD_NAME) if (folder / name).exists()), None)
+    if there is not None and not overwrite:
+        raise OutputError(f"{there} exists; use -y to overwrite what was exported here, or name another folder")
+    return folder
+
+
+def _write_card(
+    folder: Path, records: Sequence[Record], target: Target, kind: Format, dtype: DType, *, size: int, files: int
+) -> None:
+    text = describe_set(folder.name, records, target, kind=kind, dtype=dtype, size_bytes=size, files=files)
+    with atomic_output(folder / CARD_NAME, overwrite=True) as sink:
+        sink.write(text.encode())
 
 
 def _listed(folder: Path) -> set[str]:
@@ -234,7 +339,7 @@ def _samples(
             header, target, frames=trailer.frames, latents=trailer.latents, layout=target.clip_layout
         )
         described |= {"path": record["path"], "source": record["source"], "columns": record["columns"]}
-        files = {LATENTS: npy_bytes(_cast(clip, _dtype(dtype, header, target)))}
+        files = {LATENTS: npy_bytes(np.asarray(_cast(clip, _kept(dtype, header, target))))}
         if header.logvar:
             logvar = target.order(_scaled_logvar(cache.logvar(path, 0, trailer.latents), target))
             files[LOGVAR] = npy_bytes((logvar if target.layout == "TCHW" else logvar[0]).astype(np.float16))
@@ -287,15 +392,28 @@ def _scaled_logvar(logvar: NDArray[np.float32], target: Target) -> NDArray[np.fl
     return logvar + np.float32(2 * math.log(target.scaling_factor))
 
 
-def _dtype(dtype: DType, header: Header, target: Target) -> type[np.floating[Any]]:
+def _check_dtype(dtype: DType, kind: Format) -> None:
+    if dtype == "bf16" and kind != "safetensors":
+        raise UsageError(f"{kind} has no bfloat16; use --dtype fp16 or fp32, or --format safetensors")
+
+
+def _kept(dtype: DType, header: Header, target: Target) -> Literal["fp32", "fp16", "bf16"]:
+    if dtype != "auto":
+        return dtype
     # Scaled fp16 latents would be rounded a second time.
     exact = header.latents == "fp16" and target.scaling_factor == 1.0 and target.shift_factor == 0.0
-    return np.float16 if dtype == "fp16" or (dtype == "auto" and exact) else np.float32
+    return "fp16" if exact else "fp32"
 
 
-def _cast(values: NDArray[np.float32], dtype: type[np.floating[Any]]) -> NDArray[Any]:
-    with np.errstate(over="ignore"):
-        cast = values.astype(dtype)
-    if not np.isfinite(cast).all():
-        raise UsageError(f"a latent of {np.abs(values).max():g} does not fit fp16; use --dtype fp32")
+def _cast(values: NDArray[np.float32], dtype: Literal["fp32", "fp16", "bf16"]) -> Array:
+    """Rounded to the nearest; a tensor for bf16, which NumPy does not have."""
+    if dtype == "bf16":
+        cast: Array = torch.from_numpy(values).to(torch.bfloat16)
+        finite = bool(torch.as_tensor(cast).isfinite().all())
+    else:
+        with np.errstate(over="ignore"):
+            cast = values.astype(np.float16 if dtype == "fp16" else np.float32)
+        finite = bool(np.isfinite(cast).all())
+    if not finite:
+        raise UsageError(f"a latent of {np.abs(values).max():g} does not fit {dtype}; use --dtype fp32")
     return cast

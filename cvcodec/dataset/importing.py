@@ -14,11 +14,13 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cvcodec.bitstream import UNKNOWN, BitstreamWriter, Chunk, Header
+from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec.headers import choose_plan, info_from_header, make_header, make_quantizer
 from cvcodec.codec.options import DEFAULT_QUALITY, LatentsKind
-from cvcodec.dataset.exchange import Stored, read_latents
+from cvcodec.dataset.exchange import Stored, latents_in_memory, read_latents
 from cvcodec.dataset.index import BATCH_KEY
 from cvcodec.dataset.targets import TARGETS, Mode, Target, TargetName
 from cvcodec.errors import InputError, ModelMismatchError, NumericalError, UsageError
@@ -29,6 +31,8 @@ from cvcodec.video import Color, VideoInfo
 from cvcodec.windows.plan import ContextPlan, Plan
 from cvcodec.windows.specs import Tile, Window
 from cvcodec.windows.time import frame_count, frames_of_latents
+
+StrPath = str | os.PathLike[str]
 
 _DEFAULT_RATE = Fraction(24)
 
@@ -70,28 +74,53 @@ class ImportOptions:
     quality: float | None = None
 
 
-def import_file(
-    source: str | os.PathLike[str],
-    output: str | os.PathLike[str],
+def import_latents(
+    source: StrPath | NDArray[Any] | Tensor,
+    output: StrPath,
     *,
-    model: VideoAutoencoder | None = None,
+    target: TargetName | None = None,
+    model: VideoAutoencoder | StrPath | None = None,
     options: ImportOptions | None = None,
     overwrite: bool = False,
 ) -> Imported:
-    """Write a .safetensors or .npy file of latents as a .cvl file.
+    """Write latents as a .cvl file, which decodes to a video.
 
-    model: whose latents these are; None only for files of `cvcodec export`, which say so themselves. Raises InputError,
-    OutputError, UsageError, NumericalError, and ModelMismatchError where the model's latent space is not the target's,
-    or, for `raw`, not that of the exported file.
+    source: a .safetensors or .npy file, or the latents themselves: floats of any type, finite, in the order of axes of
+        `target`, such as (B, T, C, h, w) for `svd`.
+    target: whose scale and order of axes they have; None: as `options` say, or as an exported file does itself.
+    model: whose latents these are: a loaded model, a name or a weights file; None only for files of `cvcodec export`,
+        which say so themselves.
+    Raises InputError, OutputError, UsageError, CheckpointError, NumericalError, and ModelMismatchError where the
+    model's latent space is not the target's, or, for `raw`, not that of the exported file.
     """
     options = options or ImportOptions()
-    stored = read_latents(source, key=options.key)
-    target = _target(stored, options, os.fspath(source))
+    if target is not None:
+        options = replace(options, target=target)
+    if isinstance(source, (str, os.PathLike)):
+        name, inputs, stored = os.fspath(source), [source], read_latents(source, key=options.key)
+    else:
+        name, inputs, stored = "the array", [], latents_in_memory(source)
+    if isinstance(model, (str, os.PathLike)):
+        model = load_model(model)
+    chosen = _target(stored, options, name)
+    return _write(stored, chosen, name, output, inputs, model, options, overwrite=overwrite)
+
+
+def _write(
+    stored: Stored,
+    target: Target,
+    name: str,
+    output: StrPath,
+    inputs: Sequence[StrPath],
+    model: VideoAutoencoder | None,
+    options: ImportOptions,
+    *,
+    overwrite: bool,
+) -> Imported:
+    """name: of the latents, for messages."""
     clips = target.take_apart(stored.latents)
     if not 0 <= options.clip < len(clips):
-        raise UsageError(
-            f"clip {options.clip} is not in {os.fspath(source)}, it has {len(clips)} (0 to {len(clips) - 1})"
-        )
+        raise UsageError(f"clip {options.clip} is not in {name}, it has {len(clips)} (0 to {len(clips) - 1})")
     latent = clips[options.clip]
     mode: Mode = options.mode or stored.export.mode or target.mode
     if model is not None and not model.config.is_video:
@@ -99,7 +128,7 @@ def import_file(
     notices = list(stored.notices)
     header = _header(stored, latent, target, mode, model, options, notices.append)
     chunks = _chunks(stored, latent, header, options)
-    with atomic_output(output, overwrite=overwrite, inputs=[source]) as sink:
+    with atomic_output(output, overwrite=overwrite, inputs=inputs) as sink:
         with BitstreamWriter(sink, header) as writer:
             for chunk in chunks:
                 writer.write_chunk(chunk)

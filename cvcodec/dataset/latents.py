@@ -38,6 +38,7 @@ from cvcodec.dataset.reader import ChunkCache, Slice
 from cvcodec.dataset.targets import to_model_space
 from cvcodec.errors import InputError, UsageError
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.remote import path_of
 from cvcodec.video import VideoReader
 
 StrPath = str | os.PathLike[str]
@@ -206,10 +207,10 @@ def _as_torch_can(frames: NDArray[Any]) -> NDArray[Any]:
 def _find_clips(source: StrPath | Sequence[StrPath]) -> tuple[Path, list[Record]]:
     """The folder that paths are relative to, and a record of each clip."""
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
+        path = path_of(source)
         return (path if path.is_dir() else path.parent), read_index(path)
-    files = [Path(entry).absolute() for entry in source]
+    files = [path_of(entry).absolute() for entry in source]
     if not files:
         raise InputError("the list of .cvl files is empty")
-    root = Path(files[0].anchor)
+    root = files[0].parents[-1]
     return root, [describe(file, root, checksum=False) for file in files]

@@ -23,6 +23,7 @@ from cvcodec.codec.headers import open_reader
 from cvcodec.codec.layers import latents_of
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import naming_damage
+from cvcodec.remote import fetched
 
 _KEPT_PTS = 4096  # chunks; half a kilobyte each
 
@@ -79,7 +80,7 @@ class MappedFile(mmap.mmap):
 def map_file(path: Path) -> MappedFile:
     """The whole file, for reading. Raises InputError for what is missing, empty or no file."""
     try:
-        with path.open("rb") as file:
+        with fetched(path).open("rb") as file:
             return MappedFile(file.fileno(), 0, access=mmap.ACCESS_READ)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None

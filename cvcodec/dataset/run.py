@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 from cvcodec.checkpoints.registry import load_model
@@ -20,6 +19,7 @@ from cvcodec.dataset.cutting_options import Cutting
 from cvcodec.dataset.sources import Clip, find_clips, overlooked, shard_of
 from cvcodec.errors import UsageError
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.remote import is_remote, path_of
 
 StrPath = str | os.PathLike[str]
 
@@ -72,14 +72,16 @@ def batch(
     every = find_clips(named)
     for text in overlooked(every, named):
         on_notice(text)
+    if cutting not in (None, Cutting()) and is_remote(out):
+        raise UsageError(f"{os.fspath(out)}: clips are cut, or left out, into a folder of this machine; upload it then")
     clips, settled = cut_sources(
-        shard_of(every, shard), cutting or Cutting(), chosen.reader, Path(out), shard=shard, on_notice=on_notice
+        shard_of(every, shard), cutting or Cutting(), chosen.reader, path_of(out), shard=shard, on_notice=on_notice
     )
     on_clips([*clips, *(outcome.clip for outcome in settled)])
     loaded = model if isinstance(model, VideoAutoencoder) else load_model(model)
     check_layers(loaded, chosen.layers)
     job = Job(
-        out=str(Path(out).resolve()),
+        out=str(path_of(out).resolve()),
         options=chosen,
         settings=settings_id(loaded, chosen),
         overwrite=overwrite,

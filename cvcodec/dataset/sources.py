@@ -30,6 +30,7 @@ from cvcodec.dataset.sidecars import column_text, sidecars_of
 from cvcodec.dataset.tables import TABLE_SUFFIXES, read_table, read_text
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import IMAGE_SUFFIXES, PARTIAL_SUFFIX, VIDEO_SUFFIXES, refuse_address
+from cvcodec.remote import is_remote, path_of
 
 MANIFEST_SUFFIXES = TABLE_SUFFIXES | {".jsonl", ".txt"}
 
@@ -157,7 +158,9 @@ def _expand(source: str, *, named: bool) -> Iterator[_Found]:
     if not source:  # which a path takes for the current folder
         raise InputError("'' names no source; wanted a video, a folder, a glob or a manifest")
     path = Path(source)
-    if path.is_dir():
+    if is_remote(source):
+        yield from _from_address(source)
+    elif path.is_dir():
         yield from _from_folder(path.resolve(), named=named)
     elif is_manifest(path):
         yield from _from_manifest(path.resolve())
@@ -167,6 +170,25 @@ def _expand(source: str, *, named: bool) -> Iterator[_Found]:
         yield from _from_glob(source)
     else:
         raise InputError(f"{source}: no such file or folder")
+
+
+def _from_address(source: str) -> Iterator[_Found]:
+    """Videos and pictures below an address, those that a glob names, or a single one."""
+    path = path_of(source)
+    if is_manifest(path):
+        raise InputError(f"{source}: a manifest is read on this machine; download it, with the videos that it names")
+    root, pattern = path, "**/*"
+    if glob.has_magic(source):
+        fixed = next(number for number, part in enumerate(path.parts) if glob.has_magic(part))
+        root, pattern = path.parents[len(path.parts) - fixed - 1], "/".join(path.parts[fixed:])
+    elif path.is_file():
+        yield _Found(Clip(str(path), path.name))
+        return
+    for file in root.glob(pattern):
+        inside = file.relative_to(root)
+        hidden = any(part.startswith(".") for part in inside.parts)
+        if not hidden and file.suffix.lower() in _MEDIA_SUFFIXES:
+            yield _Found(Clip(str(file), inside.as_posix()))
 
 
 def _from_folder(folder: Path, *, named: bool) -> Iterator[_Found]:

@@ -36,6 +36,7 @@ from cvcodec.dataset.items import (
 from cvcodec.dataset.shards import LATENTS, LOGVAR, PTS, SHARDS_NAME, Sample, attached_name, read_samples
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import partial_path
+from cvcodec.remote import path_of
 
 StrPath = str | os.PathLike[str]
 
@@ -241,7 +242,7 @@ def _channels_first(array: NDArray[Any], description: Mapping[str, Any]) -> NDAr
 
 def _find_shards(source: StrPath | Sequence[StrPath]) -> list[Path]:
     if isinstance(source, (str, os.PathLike)):
-        path = Path(source)
+        path = path_of(source)
         listing = path / SHARDS_NAME
         if partial_path(listing).exists():
             raise InputError(f"the export into {path} is not finished; run it again with -y if it was interrupted")
@@ -250,7 +251,7 @@ def _find_shards(source: StrPath | Sequence[StrPath]) -> list[Path]:
         else:
             found = sorted(path.glob("[!.]*.tar")) if path.is_dir() else [path]
     else:
-        found = [Path(entry) for entry in source]
+        found = [path_of(entry) for entry in source]
     if not found:
         raise InputError(f"there are no .tar shards in {source!r}")
     missing = next((path for path in found if not path.is_file()), None)

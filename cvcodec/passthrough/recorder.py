@@ -106,9 +106,11 @@ class Recorder:
         the rest, once the reader is done.
 
         They hold what is due: packets of times before the first frame that lie in front of it in the source too. So
-        they have been read when the frame has, and the bytes of a file do not depend on how far ahead the reader is.
+        they have been read when the frame has, and the bytes of a file do not depend on how far ahead the reader is. Of
+        frames that come from no container, for which `begin` was not called, there are none.
         Raises InputError where a source has more beside the picture than a file can hold."""
-        assert self._reader is not None
+        if self._reader is None:
+            return
         time_base = self._reader.info.time_base
         before, last = (None, None) if chunk is None else (chunk[0] * time_base, chunk[-1] * time_base)
         with self._lock:

@@ -66,7 +66,7 @@ def side_by_side(
         (_to_uint8(right), captions[1]),
         (error_colours(difference * gain), f"error x{gain:g}"),
     ]
-    return np.concatenate([_panel(pixels, caption) for pixels, caption in panels], axis=1)[:, MARGIN:]
+    return np.concatenate([panel(pixels, caption) for pixels, caption in panels], axis=1)[:, MARGIN:]
 
 
 def automatic_gain(difference: NDArray[np.float64]) -> float:
@@ -100,7 +100,7 @@ def _to_uint8(values: NDArray[np.float64]) -> NDArray[np.uint8]:
     return np.rint(values * 255.0).astype(np.uint8)
 
 
-def _panel(pixels: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
+def panel(pixels: NDArray[np.uint8], caption: str) -> NDArray[np.uint8]:
     """A picture under its caption, with a margin on the left and around the text."""
     factor = -(-PANEL_MINIMUM // pixels.shape[1])
     pixels = pixels.repeat(factor, axis=0).repeat(factor, axis=1)

@@ -114,6 +114,12 @@ class DataSettings:
         False,
         "Take so many times the clips of --batches, a power of two found by a short probe, that the device is busy.",
     )
+    accumulate: int = option(
+        1,
+        "Make each step of N parts, one after the other, each of an N-th of the clips of --batches: the gradients of "
+        "the whole in the memory of a part.",
+        least=1,
+    )
     strides: tuple[int, ...] = option((1, 1, 1, 2, 3), "Frame strides to draw from (repeat to weigh).", least=1)
     photo_share: float = option(0.18, "Share of clips made from photos by synthetic pan and zoom.", most=1)
     augment: bool = option(True, "Scales, flips, reversed time, transposition, colour and brightness jitter.")
@@ -300,6 +306,8 @@ class ReportSettings:
     validation_lpips: bool = option(True, "Report LPIPS (AlexNet), if its weights are installed.")
     profile: int = option(0, "Profile this many steps: where the time goes, in profile.txt; 0: none.")
     grid_every: int = option(0, "Steps between grids of reconstructions; 0: at each validation.")
+    curves: bool = option(True, "Draw curves.png with each validation, if matplotlib is installed.")
+    tensorboard: bool = option(False, "Also write numbers and grids for TensorBoard, into tensorboard of the run.")
     statistics_clips: int = option(64, "Training clips that the stored per-channel statistics come from.", least=1)
     store: Literal["fp16", "fp32"] = option("fp16", "Type of the stored weights.")
 

@@ -46,6 +46,7 @@ class RunData:
         """`report` gets one line for each file left out. InputError when there is nothing to train on."""
         self._config, self._processes, self._device = config, processes, device
         settings, reporter = config.data, Reporter(report)
+        check_shares(settings.batch_shapes, processes.count, settings.accumulate)
         sources = find_sources(settings.data, settings.val_fraction)
         self.files = training_files(sources, reporter)
         self.held_out = probe(sources, "val", reporter)
@@ -139,6 +140,23 @@ class Batch(Generic[T]):
     """(B, 3, T, S, S) float32 in [-1, 1], or what it will be made from on a device."""
 
 
+def parts_of(batch: Batch[Tensor], count: int) -> list[Batch[Tensor]]:
+    """`count` batches of equal size, of the same clips in the same order."""
+    size = len(batch.indices) // count
+    return [
+        Batch(batch.step, batch.indices[first : first + size], batch.pixels[first : first + size])
+        for first in range(0, count * size, size)
+    ]
+
+
+def check_shares(shapes: Sequence[BatchShape], processes: int, parts: int) -> None:
+    """UsageError unless processes, and the parts of a step in each, get equally many clips of every shape."""
+    for shape in shapes:
+        if shape.clips % (processes * parts):
+            among = f"{processes} processes" if parts == 1 else f"{processes} processes in {parts} parts (--accumulate)"
+            raise UsageError(f"batches of {shape.clips} clips cannot be shared by {among} evenly")
+
+
 def active_shapes(shapes: Sequence[BatchShape], progress: float) -> tuple[BatchShape, ...]:
     """The shapes with the largest start that `progress` in [0, 1] has passed."""
     start = max(shape.start for shape in shapes if shape.start <= progress)
@@ -174,9 +192,6 @@ class BatchLoader(Generic[S, T]):
         workers: int = 1,
         steps_ahead: int = 4,
     ) -> None:
-        for shape in shapes:
-            if shape.clips % processes:
-                raise UsageError(f"batches of {shape.clips} clips cannot be shared by {processes} processes evenly")
         self._sample, self._join, self._shapes, self._seed = sample, join, tuple(shapes), seed
         self._rank, self._processes = rank, processes
         self._next = start

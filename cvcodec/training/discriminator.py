@@ -113,17 +113,20 @@ class Adversary:
         judged.terms |= {"generator": generator.detach(), "adaptive_weight": weight}
         return self._settings.resolved_adversarial_weight * weight * generator
 
-    def learn(self, judged: Judged) -> Tensor:
-        """One update on the same batch; returns its hinge loss."""
+    def learn(self, judged: Judged, share: float = 1.0) -> Tensor:
+        """Add `share` of the gradients of the same clips to those of the next update; returns their hinge loss."""
         with self._arithmetic():
             real = self.discriminator(judged.target)
             fake = self.discriminator(judged.output.detach())
         hinge = losses.discriminator_hinge(real, fake)
-        hinge.backward()
+        (share * hinge).backward()
+        return hinge.detach()
+
+    def update(self) -> None:
+        """One step by the gradients of all that was learned since the last."""
         self._processes.average_gradients(self._trained)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        return hinge.detach()
 
     def state_dict(self) -> dict[str, Any]:
         """Weights and optimiser."""

@@ -6,6 +6,7 @@ numbers are drawn where. Does not know: what the numbers mean, who listens.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections import defaultdict
@@ -13,16 +14,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from cvcodec.errors import InputError, MissingDependencyError, OutputError
+from cvcodec.errors import InputError, MissingDependencyError
+from cvcodec.fileio import atomic_output, make_folder
 from cvcodec.system.printable import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cvcodec.training.tensorboard import Board
+
 LOG_NAME = "log.jsonl"
+CURVES_NAME = "curves.png"
 
 _SIZE_INCHES, _DPI = (11.0, 8.0), 110
-_OF_THE_MACHINE = ("seconds", "mpixel_per_s", "data_wait_share", "peak_memory_gb", "learning_rate_factor")
+_OF_THE_MACHINE = {
+    *("seconds", "mpixel_per_s", "data_wait_share", "peak_memory_gb", "learning_rate_factor", "minutes_left"),
+}
 
 OnLine: TypeAlias = Callable[[str, str], None]
 """Is told the event of a line of the log, and the line for people."""
@@ -31,9 +38,12 @@ OnLine: TypeAlias = Callable[[str, str], None]
 class RunLog:
     """Appends to the log; silent in all processes but the main one."""
 
-    def __init__(self, folder: Path, *, active: bool, on_line: OnLine | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, active: bool, on_line: OnLine | None = None, board: Board | None = None
+    ) -> None:
+        """board: is given what is written, too."""
         self._file = (folder / LOG_NAME).open("a", encoding="utf-8") if active else None
-        self._on_line = on_line
+        self._on_line, self._board = on_line, board
         self._sums: dict[str, float | Tensor] = defaultdict(float)
         self._count = 0
 
@@ -41,6 +51,8 @@ class RunLog:
         """No line comes any more."""
         if self._file is not None:
             self._file.close()
+        if self._board is not None:
+            self._board.close()
 
     def add(self, terms: Mapping[str, float | Tensor]) -> None:
         """Numbers of one step; those on a device are added up there, without waiting for it."""
@@ -65,6 +77,8 @@ class RunLog:
         clean = {key: _clean(value) if isinstance(value, float) else value for key, value in values.items()}
         self._file.write(json.dumps({"event": event, **clean}) + "\n")
         self._file.flush()
+        if self._board is not None:
+            self._board.write(event, clean)
         if self._on_line is not None:
             self._on_line(event, _line(event, clean))
 
@@ -109,6 +123,12 @@ def read_log(folder: Path) -> Iterator[dict[str, Any]]:
 # ---------------------------------------------------------------------------------------------------- curves
 
 
+def draw_curves(folder: Path) -> None:
+    """The run's own curves, `curves.png` in its folder; nothing without matplotlib, or without numbers yet."""
+    with contextlib.suppress(MissingDependencyError, InputError):
+        plot_runs([folder], folder / CURVES_NAME)
+
+
 def plot_runs(runs: Sequence[Path], output: Path) -> Path:
     """Draw run folders' logs into `output`. InputError without logs, MissingDependencyError without matplotlib."""
     try:
@@ -130,17 +150,18 @@ def plot_runs(runs: Sequence[Path], output: Path) -> Path:
             if place is not None:
                 steps, values = zip(*sorted(points.items()), strict=True)
                 label = f"{printable(run.resolve().name)}: {'held out ' if event == 'validation' else ''}{name}"
-                marker = "o" if event == "validation" else None
-                panels.flat[place].plot(steps, values, marker=marker, markersize=3, linewidth=1, label=label)
+                held_out = event == "validation"
+                style: dict[str, Any] = {"linewidth": 1, "alpha": 0.6}
+                if held_out:
+                    style = {"linewidth": 2, "marker": "o", "markersize": 4}
+                panels.flat[place].plot(steps, values, label=f"{label}, {values[-1]:.4g} at the end", **style)
     for panel in panels.flat:
         if panel.lines:
-            for text in panel.legend(fontsize=6).get_texts():
+            for text in panel.legend(fontsize=7).get_texts():
                 text.set_parse_math(False)  # a folder's name may have dollar signs in it
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output, format="png", dpi=_DPI)
-    except OSError as error:
-        raise OutputError(f"{output} cannot be written: {error.strerror or error}") from error
+    make_folder(output.parent)
+    with atomic_output(output, overwrite=True) as sink:
+        figure.savefig(sink, format="png", dpi=_DPI)
     return output
 
 

@@ -3,8 +3,8 @@
 Owns: the order of things in a run, its clock, what a state holds. Does not know: command lines.
 
 A run folder holds config.toml, log.jsonl, state.pt (everything that the next step depends on), model.safetensors (the
-averaged weights with their statistics, renewed at each validation and at the end) and grid-*.png; with --state-pieces
-the folder `pieces` instead of state.pt.
+averaged weights with their statistics, renewed at each validation and at the end), grid-*.png and, where matplotlib is
+installed, curves.png; with --state-pieces the folder `pieces` instead of state.pt, with --tensorboard its files.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,10 @@ from cvcodec.quantization import STEP_OCTAVES_LIMIT, LatentStatistics
 from cvcodec.system.device import arithmetic, select_device, select_precision
 from cvcodec.training.acceleration import Compiler, busy_factor
 from cvcodec.training.config import BatchShape, Job, TrainConfig
-from cvcodec.training.data import Batch, Batches, RunData, active_shapes
+from cvcodec.training.data import Batch, Batches, RunData, active_shapes, parts_of
 from cvcodec.training.discriminator import Adversary
 from cvcodec.training.distributed import Processes, process_group
-from cvcodec.training.log import OnLine, RunLog
+from cvcodec.training.log import OnLine, RunLog, draw_curves
 from cvcodec.training.objective import Objective
 from cvcodec.training.optimizer import MovingAverage, Optimizers, schedule
 from cvcodec.training.profiling import StepProfiler, phase
@@ -52,6 +53,7 @@ from cvcodec.training.run_folder import (
 )
 from cvcodec.training.start import start_model
 from cvcodec.training.stop import Flag, Lease, interruption
+from cvcodec.training.tensorboard import Board
 from cvcodec.training.validation import Validator, validation_clips
 from cvcodec.video.writer import write_image
 
@@ -99,9 +101,10 @@ def train(
         if processes.is_main:
             prepare_folder(folder, config)
         processes.wait()
-        log = RunLog(folder, active=processes.is_main, on_line=on_line)
+        board = Board(folder) if config.reports.tensorboard and processes.is_main else None
+        log = RunLog(folder, active=processes.is_main, on_line=on_line, board=board)
         with contextlib.closing(log), interruption() as interrupted:
-            return Trainer(job, config, folder, device, processes, log, on_progress).run(interrupted)
+            return Trainer(job, config, folder, device, processes, log, on_progress, board).run(interrupted)
 
 
 class Trainer:
@@ -116,9 +119,10 @@ class Trainer:
         processes: Processes,
         log: RunLog,
         on_progress: Callable[[int, int], None] | None = None,
+        board: Board | None = None,
     ) -> None:
         self.job, self.config, self.folder = job, config, folder
-        self.device, self.processes, self.log = device, processes, log
+        self.device, self.processes, self.log, self._board = device, processes, log, board
         self._on_progress = on_progress if processes.is_main else None
         precision = select_precision(config.run.precision, device)
         self.arithmetic = functools.partial(arithmetic, device, precision)
@@ -144,6 +148,7 @@ class Trainer:
         self._clips_factor = 1
         self._lease = Lease(config.run.max_minutes)
         self._begun_at = 0.0  # progress when this process took the run up
+        self._began = time.monotonic()  # its first step, or the validation before it
         self._profiler = StepProfiler(config.reports.profile if processes.is_main else 0, device)
         self._clock = time.process_time if config.run.clock == "cpu" else time.monotonic
         self.step = 0
@@ -194,6 +199,7 @@ class Trainer:
     def run(self, interrupted: Flag) -> Result:
         """Train until the budget is spent or `interrupted` is set; then save."""
         reports = self.config.reports
+        self._began = time.monotonic()
         if self.step == 0 and reports.validate_first:
             self._report()
         self._lease.begin()
@@ -268,40 +274,51 @@ class Trainer:
                 means["peak_memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 1e9
             factor = schedule(self.step, progress, self.config.optimiser)
             self.log.write(
-                "train", step=self.step, minutes=self.minutes, progress=progress, **means, learning_rate_factor=factor
-            )
+                "train", step=self.step, minutes=self.minutes, progress=progress, minutes_left=minutes_left(self),
+                **means, learning_rate_factor=factor,
+            )  # fmt: skip
 
     def _train_on(self, batch: Batch[Tensor], progress: float) -> dict[str, Tensor]:
-        with phase("forward"):
-            judged = self.objective(self.model, batch, progress=progress, arithmetic=self.arithmetic)
-        loss = judged.loss
         adversary = self.adversary if self.adversary is not None and self.adversary.takes_part(self.step) else None
-        if adversary is not None:
-            with phase("adversarial term"):
-                loss = loss + adversary.generator_term(judged, self._last_layer())
-        self._losses += loss.detach()
-        if self.device.type == "cpu":
-            self._check_finite()
-        with phase("backward"):
-            loss.backward()
+        parts = parts_of(batch, self.config.data.accumulate)
+        means: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=self.device))
+        for part in parts:
+            for name, value in self._learn_from(part, progress, adversary, share=1 / len(parts)).items():
+                means[name] = means[name] + value / len(parts)
+        self._losses += means["loss"]
         with phase("optimiser"):
             self.processes.average_gradients(self.optimizers.parameters)
             self.optimizers.step(schedule(self.step, progress, self.config.optimiser))
         if adversary is not None:
             with phase("discriminator"):
-                judged.terms["discriminator_hinge"] = adversary.learn(judged)
+                adversary.update()
         with phase("average of weights"):
             self.average.update(self.step)
         self.step += 1
+        return means
+
+    def _learn_from(
+        self, batch: Batch[Tensor], progress: float, adversary: Adversary | None, *, share: float
+    ) -> dict[str, Tensor]:
+        """Add `share` of the gradients of these clips to those of the next update; returns the terms of their loss."""
+        with phase("forward"):
+            judged = self.objective(self.model, batch, progress=progress, arithmetic=self.arithmetic)
+        loss = judged.loss
+        if adversary is not None:
+            with phase("adversarial term"):
+                loss = loss + adversary.generator_term(judged, self._last_layer())
+        if self.device.type == "cpu":
+            _check_finite(float(loss.detach()), self.step)
+        with phase("backward"):
+            (share * loss).backward()
+        if adversary is not None:
+            with phase("discriminator"):
+                judged.terms["discriminator_hinge"] = adversary.learn(judged, share)
         return {"loss": loss.detach(), **judged.terms}
 
     def _check_finite(self) -> None:
-        """Waits for the device: at every step of a CPU, elsewhere with each line of the log and before a state."""
-        total = float(self._losses)  # NaN and infinity never leave a sum
-        if not math.isfinite(total):
-            raise NumericalError(
-                f"the loss is {total} at step {self.step}; resume from the last state with lower learning rates"
-            )
+        """Waits for the device: with each line of the log and before a state."""
+        _check_finite(float(self._losses), self.step)  # NaN and infinity never leave a sum
 
     def _last_layer(self) -> Tensor:
         weight = self.model.get_submodule("decoder.conv_out").weight
@@ -333,6 +350,8 @@ class Trainer:
                     self.log.write("validation", step=self.step, minutes=self.minutes, **self.validation)
                 self._store_weights()
             self._draw_grid()
+            if self.config.reports.curves:
+                draw_curves(self.folder)
         self.processes.wait()
         self._lease.keep(time.monotonic() - began)
 
@@ -341,6 +360,8 @@ class Trainer:
             with self._averaged():
                 drawn = self.validator.draw(self.model, self.start.image_model)
             write_image(self.folder / f"grid-{self.step:07d}.png", drawn, overwrite=True)
+            if self._board is not None:
+                self._board.draw("grid", self.step, drawn)
 
     def _store_weights(self) -> None:
         """The model's present ones, which are to be the averaged ones."""
@@ -478,8 +499,8 @@ class Trainer:
             self._compiler.rehearse(functools.partial(self._rehearse, shape), what)
 
     def _rehearse(self, shape: BatchShape) -> None:
-        """A step on a grey batch without its update."""
-        clips = shape.clips // self.processes.count
+        """A part of a step, on grey clips, without its update."""
+        clips = shape.clips // self.processes.count // self.config.data.accumulate
         size = (clips, shape.frames, shape.size, shape.size, 3)
         grey = torch.zeros(size, device=self.device).permute(0, 4, 1, 2, 3)
         batch = Batch(self.step, tuple(range(clips)), grey)
@@ -514,3 +535,15 @@ class Trainer:
         if self.config.quantisation.unit_step > 0:
             return (self.config.quantisation.unit_step,) * self.model.config.coded_channels
         return tuple(max(std, _LEAST_UNIT_STEP) for std in self._measure_statistics().std)
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise NumericalError(f"the loss is {loss} at step {step}; resume from the last state with lower learning rates")
+
+
+def minutes_left(run: Trainer) -> float | None:
+    """Of wall time, validation included, if the rest goes as what this process did so far; None before its first
+    step."""
+    done = run.progress - run._begun_at
+    return (time.monotonic() - run._began) / 60 * (1 - run.progress) / done if done > 0 else None

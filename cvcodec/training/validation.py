@@ -21,6 +21,7 @@ from cvcodec.dataset.media import ClipCache, MediaFile, resize
 from cvcodec.errors import MissingDependencyError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.quality.lpips import Lpips
+from cvcodec.quality.pictures import BACKGROUND, panel
 from cvcodec.quality.psnr import psnr
 from cvcodec.quality.ssim import ssim
 from cvcodec.training.losses import GROUP, RateModel, fold_frames
@@ -29,7 +30,6 @@ from cvcodec.training.objective import Arithmetic, decode_pictures, encode_pictu
 _LPIPS_STRIDE = 3  # frames that LPIPS, slower than the model, sees: it comes by every place in a group of four
 _MOST_STILLS = 4  # frames that a 2D model is measured on, from each clip
 _GRID_ROWS = 4
-_GAP = 4  # pixels between pictures
 _ERROR_GAIN = 4  # absolute errors are shown this much brighter
 
 
@@ -136,18 +136,24 @@ class Validator:
 
     @torch.no_grad()
     def draw(self, model: VideoAutoencoder, image_model: VideoAutoencoder | None = None) -> npt.NDArray[np.uint8]:
-        """A row a clip: original, reconstruction, its error, and the frozen 2D decoder's view of the same latent."""
+        """A row a clip: its middle, as it is and decoded, the error, and what the frozen 2D decoder makes of the same
+        latent; each under a caption, with the PSNR of this one frame."""
         rows = []
-        for clip in self.clips[:_GRID_ROWS]:
+        for number, clip in enumerate(self.clips[:_GRID_ROWS], 1):
             x = normalise(clip.to(self._device), 8)
             shown = (x.shape[2] - 1) // (2 * GROUP)  # a latent near the middle; it sits at its group's last frame
             with self._arithmetic():
                 posterior = model.encode(x)
                 output = model.decode(posterior.layers)[0, :, GROUP * shown].float()
                 original = x[0, :, GROUP * shown]
-                row = [original, output, error_picture(original, output)]
+                row = [
+                    (f"{number}: source, frame {GROUP * shown}", original),
+                    (f"decoded {_psnr_of(original, output):.1f} dB", output),
+                    (f"error x {_ERROR_GAIN}", error_picture(original, output)),
+                ]
                 if image_model is not None and model.config.is_video:
-                    row.append(decode_pictures(image_model, posterior.mean[:, :, shown : shown + 1])[0, :, 0])
+                    picture = decode_pictures(image_model, posterior.mean[:, :, shown : shown + 1])[0, :, 0].float()
+                    row.append((f"2D decoder {_psnr_of(original, picture):.1f} dB", picture))
             rows.append(row)
         return grid(rows)
 
@@ -200,21 +206,22 @@ def _psnr(x: Tensor, y: Tensor) -> float:
     return float(psnr(x, y, peak=255))
 
 
-def grid(rows: Sequence[Sequence[Tensor]]) -> npt.NDArray[np.uint8]:
-    """Pictures (3, H, W) float in [-1, 1], by row and column, on white: (H', W', 3) uint8. Sizes may differ by row."""
+def _psnr_of(x: Tensor, y: Tensor) -> float:
+    """Of two pictures (3, H, W) in [-1, 1]."""
+    return _psnr(denormalise(x, 8)[None, :, None], denormalise(y, 8)[None, :, None])
+
+
+def grid(rows: Sequence[Sequence[tuple[str, Tensor]]]) -> npt.NDArray[np.uint8]:
+    """Captions and pictures (3, H, W) float in [-1, 1], by row and column: (H', W', 3) uint8. Sizes may differ by row;
+    small pictures are enlarged by a whole factor."""
     bands = []
     for row in rows:
-        pictures = [denormalise(picture.detach().float().cpu(), 8) for picture in row]
-        height = max(picture.shape[1] for picture in pictures)
-        band = torch.full((height + _GAP, sum(p.shape[2] + _GAP for p in pictures), 3), 255, dtype=torch.uint8)
-        left = 0
-        for picture in pictures:
-            band[: picture.shape[1], left : left + picture.shape[2]] = picture.permute(1, 2, 0)
-            left += picture.shape[2] + _GAP
-        bands.append(band)
+        pictures = [(line, denormalise(picture.detach().float().cpu(), 8)) for line, picture in row]
+        bands.append(np.concatenate([panel(p.permute(1, 2, 0).numpy(), line) for line, p in pictures], axis=1))
     width = max(band.shape[1] for band in bands)
-    padded = [torch.nn.functional.pad(band, (0, 0, 0, width - band.shape[1]), value=255) for band in bands]
-    return torch.cat(padded).numpy()
+    missing = [((0, 0), (0, width - band.shape[1]), (0, 0)) for band in bands]
+    padded = [np.pad(band, pad, constant_values=BACKGROUND) for band, pad in zip(bands, missing, strict=True)]
+    return np.concatenate(padded)
 
 
 def error_picture(x: Tensor, y: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from av.container import InputContainer
 
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import refuse_address
+from cvcodec.remote import is_remote, path_of
 from cvcodec.video.hardware import hardware_decoder
 from cvcodec.video.libav import captured_log, reason
 
@@ -252,6 +253,11 @@ class InputFile:
             self._from_object(source)
 
     def _from_path(self, path: str) -> None:
+        if is_remote(path):
+            raw = path_of(path).open("rb")
+            self._owned.append(raw)
+            self._from_object(raw)
+            return
         if not os.path.exists(path):
             refuse_address(path)
         if is_sequence(path):

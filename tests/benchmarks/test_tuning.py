@@ -19,7 +19,7 @@ import tune_output_layer
 from cvcodec.checkpoints.checkpoint import save_checkpoint
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.dataset.exporting import export_shards
-from cvcodec.dataset.importing import ImportOptions, import_file
+from cvcodec.dataset.importing import ImportOptions, import_latents
 from cvcodec.dataset.index import INDEX_NAME, describe, dump_line
 from cvcodec.integrations.diffusers import DiffusersVAE
 from recipes import OUTPUT_LAYER
@@ -111,7 +111,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         plain = drawn(1, 4, 1, 1, 1, seed=clip) + 0.2 * drawn(1, 4, LATENTS, SIDE, SIDE, seed=9 + clip)
         np.save(root / "one.npy", plain.numpy())
         path = folder / f"{clip}.cvl"
-        import_file(root / "one.npy", path, model=model, options=ImportOptions(target="videocrafter2"))
+        import_latents(root / "one.npy", path, model=model, options=ImportOptions(target="videocrafter2"))
         lines.append(dump_line({**describe(path, folder), "columns": {"caption": caption}}))
     (folder / INDEX_NAME).write_bytes(b"".join(lines))
     export_shards(folder, root / "shards", target="videocrafter2")

@@ -189,7 +189,7 @@ def test_an_import_of_what_is_not_there_is_refused(
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        (["x.npy", "--seed", "0"], "writes one file, no shards: leave out --seed"),
+        (["x.npy", "--seed", "0"], "a file for each clip, no shards: leave out --seed"),
         (["x.npy", "--shard-size", "1G", "--no-shuffle"], "leave out --shard-size, --no-shuffle"),
         (["x.npy", "--shuffle"], "leave out --shuffle"),
         (["s", "--format", "webdataset", "--no-shuffle", "--seed", "1"], "--no-shuffle .*: leave out --seed"),
@@ -221,4 +221,4 @@ def test_a_folder_exports_to_shards(cvcodec: Run, place: Path, tmp_path: Path) -
     assert cvcodec("batch", place / "v/0.mkv", "-o", out, "-w", place / "sd.safetensors").returncode == 0
     result = cvcodec("export", out, tmp_path / "s", "--format", "webdataset", "--shard-size", "1M")
     assert result.returncode == 0
-    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["shard-000000.tar", "shards.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == ["README.md", "shard-000000.tar", "shards.jsonl"]

@@ -19,7 +19,7 @@ from cvcodec.bitstream import Header
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import EncodeOptions, encode_file
 from cvcodec.dataset.exporting import export_file, export_shards
-from cvcodec.dataset.importing import ImportOptions, import_file
+from cvcodec.dataset.importing import ImportOptions, import_latents
 from cvcodec.dataset.shards import read_samples
 from cvcodec.errors import BitstreamError, InputError, ModelMismatchError, OutputError, UsageError
 from cvcodec.model.base import VideoAutoencoder
@@ -70,7 +70,7 @@ def test_export_then_import_gives_the_same_header_times_latents_and_frames(
     model = models[name]
     source = encoded(model, clip, tmp_path / "x.cvl", latents=latents)
     export_file(source, tmp_path / f"x.{suffix}", target=target)
-    result = import_file(tmp_path / f"x.{suffix}", tmp_path / "y.cvl")
+    result = import_latents(tmp_path / f"x.{suffix}", tmp_path / "y.cvl")
     assert (result.frames, result.latents, result.width, result.height) == (22, 7, 37, 25)
     assert (result.target.name, result.mode) == (target, "video")
     with cvcodec.open(source) as one, cvcodec.open(tmp_path / "y.cvl") as other:
@@ -121,7 +121,7 @@ def test_latents_of_another_space_are_refused_both_ways(
     assert not (tmp_path / "x.safetensors").exists()
     save_file({"latents": np.zeros((1, 25, 4, 4, 4), np.float32)}, tmp_path / "svd.safetensors")
     with pytest.raises(ModelMismatchError, match="another latent space"):
-        import_file(
+        import_latents(
             tmp_path / "svd.safetensors",
             tmp_path / "y.cvl",
             model=models["own"],
@@ -151,7 +151,7 @@ def test_generated_latents_decode_as_the_model_decodes_them(
     model = models[name]
     generated = np.random.default_rng(1).normal(0, 1, shape).astype(np.float16)
     save_file({"latents": generated}, tmp_path / "g.safetensors")
-    result = import_file(
+    result = import_latents(
         tmp_path / "g.safetensors", tmp_path / "g.cvl", model=model, options=ImportOptions(target=target)
     )
     assert (result.frames, result.width, result.height) == (frames, 32, 24)
@@ -173,7 +173,9 @@ def test_the_mode_can_be_chosen_and_batches_picked_from(models: dict[str, VideoA
 
     def run(**options: Any) -> tuple[int, np.ndarray]:
         chosen = ImportOptions(**{"target": "svd", **options})
-        result = import_file(tmp_path / "g.npy", tmp_path / "g.cvl", model=models["sd"], options=chosen, overwrite=True)
+        result = import_latents(
+            tmp_path / "g.npy", tmp_path / "g.cvl", model=models["sd"], options=chosen, overwrite=True
+        )
         with cvcodec.open(tmp_path / "g.cvl") as file:
             return result.frames, file.latents[:]
 
@@ -190,7 +192,7 @@ def test_the_mode_can_be_chosen_and_batches_picked_from(models: dict[str, VideoA
 def test_times_follow_the_rate_that_is_asked_for(models: dict[str, VideoAutoencoder], tmp_path: Path) -> None:
     np.save(tmp_path / "g.npy", np.zeros((1, 2, 4, 2, 2), np.float32))
     options = ImportOptions(target="svd", rate=Fraction(30000, 1001))
-    import_file(tmp_path / "g.npy", tmp_path / "g.cvl", model=models["sd"], options=options)
+    import_latents(tmp_path / "g.npy", tmp_path / "g.cvl", model=models["sd"], options=options)
     with cvcodec.open(tmp_path / "g.cvl") as file:
         seconds = [pts * file.header.time_base for pts in file.pts(0, 5).tolist()]
     assert seconds == [Fraction(1001 * number, 30000) for number in range(5)]
@@ -202,7 +204,7 @@ def test_a_foreign_file_beside_the_latents_is_left_alone_and_named(
 ) -> None:
     np.save(tmp_path / "g.npy", np.zeros((1, 2, 4, 2, 2), np.float32))
     (tmp_path / "g.npy.json").write_text(text)
-    result = import_file(
+    result = import_latents(
         tmp_path / "g.npy", tmp_path / "g.cvl", model=models["sd"], options=ImportOptions(target="svd")
     )
     assert result.notices == (
@@ -217,9 +219,9 @@ def test_bfloat16_and_other_names_are_read(models: dict[str, VideoAutoencoder], 
     values = torch.randn(1, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0)).bfloat16()
     save_torch({"a": values, "b": torch.zeros(3)}, tmp_path / "g.safetensors")
     with pytest.raises(InputError, match="name one of a, b with --key"):
-        import_file(tmp_path / "g.safetensors", tmp_path / "g.cvl", options=ImportOptions(target="svd"))
+        import_latents(tmp_path / "g.safetensors", tmp_path / "g.cvl", options=ImportOptions(target="svd"))
     options = ImportOptions(target="svd", key="a")
-    import_file(tmp_path / "g.safetensors", tmp_path / "g.cvl", model=models["sd"], options=options)
+    import_latents(tmp_path / "g.safetensors", tmp_path / "g.cvl", model=models["sd"], options=options)
     with cvcodec.open(tmp_path / "g.cvl") as file:
         np.testing.assert_allclose(file.latents[:] * 0.18215, values[0].swapaxes(0, 1).float(), rtol=1e-5)
 
@@ -229,18 +231,18 @@ def test_what_an_import_cannot_know_it_asks_for(
 ) -> None:
     np.save(tmp_path / "g.npy", np.zeros((1, 2, 4, 2, 2), np.float32))
     with pytest.raises(UsageError, match="--from"):
-        import_file(tmp_path / "g.npy", tmp_path / "g.cvl", model=models["sd"])
+        import_latents(tmp_path / "g.npy", tmp_path / "g.cvl", model=models["sd"])
     with pytest.raises(UsageError, match="--weights"):
-        import_file(tmp_path / "g.npy", tmp_path / "g.cvl", options=ImportOptions(target="raw"))
+        import_latents(tmp_path / "g.npy", tmp_path / "g.cvl", options=ImportOptions(target="raw"))
     export_file(encoded(models["sd"], clip, tmp_path / "x.cvl"), tmp_path / "x.npy", target="svd")
     with pytest.raises(UsageError, match="exported for svd, not for raw"):
-        import_file(tmp_path / "x.npy", tmp_path / "g.cvl", options=ImportOptions(target="raw"))
+        import_latents(tmp_path / "x.npy", tmp_path / "g.cvl", options=ImportOptions(target="raw"))
     np.save(tmp_path / "i.npy", np.zeros((1, 2, 4, 2, 2), np.int32))
     with pytest.raises(InputError, match="floats"):
-        import_file(tmp_path / "i.npy", tmp_path / "g.cvl", options=ImportOptions(target="raw"))
+        import_latents(tmp_path / "i.npy", tmp_path / "g.cvl", options=ImportOptions(target="raw"))
     (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
     with pytest.raises(InputError, match="cannot be read as latents"):
-        import_file(tmp_path / "bad.safetensors", tmp_path / "g.cvl")
+        import_latents(tmp_path / "bad.safetensors", tmp_path / "g.cvl")
 
 
 def test_a_file_of_another_kind_is_said_to_be_what_it_is(clip: Path, tmp_path: Path) -> None:
@@ -259,7 +261,7 @@ def test_a_file_of_another_kind_is_said_to_be_what_it_is(clip: Path, tmp_path: P
         ("x.mkv", "a video; encode it: cvcodec encode"),
     ):
         with pytest.raises(InputError, match=f"it is {kind}") as refused:
-            import_file(tmp_path / name, tmp_path / "g.cvl", options=ImportOptions(target="raw"))
+            import_latents(tmp_path / name, tmp_path / "g.cvl", options=ImportOptions(target="raw"))
         assert "\n" not in str(refused.value)
 
 
@@ -269,7 +271,7 @@ def test_a_header_whose_length_looks_like_a_pickle_is_read(models: dict[str, Vid
     bare = int.from_bytes((tmp_path / "g.safetensors").read_bytes()[:8], "little")
     save_file(values, tmp_path / "g.safetensors", metadata={"fill": "x" * (0x280 - bare)})
     assert (tmp_path / "g.safetensors").read_bytes()[:2] == b"\x80\x02"
-    import_file(
+    import_latents(
         tmp_path / "g.safetensors", tmp_path / "g.cvl", model=models["own"], options=ImportOptions(target="raw")
     )
 
@@ -295,7 +297,7 @@ def test_a_name_says_the_format_or_the_option_must(
         export_file(source, tmp_path / "x.bin")
     assert export_file(source, tmp_path / "x.bin", kind="npy").shape == (1, 4, 7, 4, 5)
     assert np.load(tmp_path / "x.bin").shape == (1, 4, 7, 4, 5)
-    assert import_file(tmp_path / "x.bin", tmp_path / "y.cvl").frames == 22
+    assert import_latents(tmp_path / "x.bin", tmp_path / "y.cvl").frames == 22
 
 
 def test_one_file_can_be_a_shard_and_no_other_file_is_an_index(
@@ -343,12 +345,12 @@ def test_an_export_names_a_damaged_file_and_says_what_it_leaves_out(
     plain = encoded(models["own"], clip, tmp_path / "y.cvl")
     assert export_file(plain, tmp_path / "y.npy").notices == ()
     with pytest.raises(UsageError, match=r"x\.npy: a \.npy file holds one array; leave out --key"):
-        import_file(tmp_path / "x.npy", tmp_path / "z.cvl", options=ImportOptions(key="a"))
+        import_latents(tmp_path / "x.npy", tmp_path / "z.cvl", options=ImportOptions(key="a"))
 
 
 def test_fp16_is_refused_where_it_cannot_hold_a_latent(models: dict[str, VideoAutoencoder], tmp_path: Path) -> None:
     np.save(tmp_path / "g.npy", np.full((1, 4, 2, 2, 2), 1e5, np.float32))
-    import_file(tmp_path / "g.npy", tmp_path / "g.cvl", model=models["own"], options=ImportOptions(target="raw"))
+    import_latents(tmp_path / "g.npy", tmp_path / "g.cvl", model=models["own"], options=ImportOptions(target="raw"))
     with pytest.raises(UsageError, match="--dtype fp32"):
         export_file(tmp_path / "g.cvl", tmp_path / "h.npy", dtype="fp16")
 
@@ -384,7 +386,7 @@ def test_an_import_for_the_model_of_the_file_changes_only_what_was_asked_for(
     assert (header.bit_depth, header.color.range, len(set(np.diff(pts)))) == (10, "full", 4)
 
     def run(**options: Any) -> tuple[Header, list[int], np.ndarray]:
-        result = import_file(
+        result = import_latents(
             tmp_path / f"x.{suffix}", tmp_path / "y.cvl", model=model, options=ImportOptions(**options), overwrite=True
         )
         assert result.notices == ()
@@ -409,10 +411,10 @@ def test_latents_of_another_space_are_not_relabelled_unless_both_are_said_to_be_
     header, pts, _ = stored(source)
     export_file(source, tmp_path / "raw.safetensors")
     with pytest.raises(ModelMismatchError, match=r"are of latent space .* of sd, other has"):
-        import_file(tmp_path / "raw.safetensors", tmp_path / "y.cvl", model=other)
+        import_latents(tmp_path / "raw.safetensors", tmp_path / "y.cvl", model=other)
     assert not (tmp_path / "y.cvl").exists()
     export_file(source, tmp_path / "svd.safetensors", target="svd")
-    (notice,) = import_file(tmp_path / "svd.safetensors", tmp_path / "y.cvl", model=other).notices
+    (notice,) = import_latents(tmp_path / "svd.safetensors", tmp_path / "y.cvl", model=other).notices
     assert "they are taken for other's, since both say that theirs is that of Stable Video Diffusion" in notice
     made, made_pts, _ = stored(tmp_path / "y.cvl")
     assert made.latent_space_id == other.latent_space_id
@@ -424,7 +426,7 @@ def test_latents_of_another_space_are_not_relabelled_unless_both_are_said_to_be_
 def test_a_video_may_be_imported_as_pictures(models: dict[str, VideoAutoencoder], film: Path, tmp_path: Path) -> None:
     export_file(encoded(models["sd"], film, tmp_path / "x.cvl"), tmp_path / "x.safetensors", target="svd")
     options = ImportOptions(mode="image")
-    result = import_file(tmp_path / "x.safetensors", tmp_path / "y.cvl", model=models["sd"], options=options)
+    result = import_latents(tmp_path / "x.safetensors", tmp_path / "y.cvl", model=models["sd"], options=options)
     assert (result.mode, result.frames, result.latents) == ("image", 3, 3)
     header, pts, _ = stored(tmp_path / "y.cvl")
     assert (header.bit_depth, len(pts)) == (10, 3)
@@ -436,13 +438,13 @@ def test_latents_that_were_cut_ask_for_their_number_of_frames(
     export_file(encoded(models["sd"], film, tmp_path / "x.cvl"), tmp_path / "x.npy")
     np.save(tmp_path / "x.npy", np.load(tmp_path / "x.npy")[:, :, :2])
     with pytest.raises(UsageError, match=r"2 latents stand for 2 to 5 frames, not for 9; .* with --frames 5"):
-        import_file(tmp_path / "x.npy", tmp_path / "y.cvl")
-    assert import_file(tmp_path / "x.npy", tmp_path / "y.cvl", options=ImportOptions(frames=5)).frames == 5
+        import_latents(tmp_path / "x.npy", tmp_path / "y.cvl")
+    assert import_latents(tmp_path / "x.npy", tmp_path / "y.cvl", options=ImportOptions(frames=5)).frames == 5
     assert stored(tmp_path / "y.cvl")[1] == [0, 40, 80, 200, 240]
 
 
 def test_latents_for_a_model_of_pictures_are_pictures(tmp_path: Path) -> None:
     model = load_model("image-vae-mini-z16")
     np.save(tmp_path / "g.npy", np.zeros((1, 16, 3, 2, 2), np.float32))
-    result = import_file(tmp_path / "g.npy", tmp_path / "g.cvl", model=model, options=ImportOptions(target="raw"))
+    result = import_latents(tmp_path / "g.npy", tmp_path / "g.cvl", model=model, options=ImportOptions(target="raw"))
     assert (result.mode, result.frames) == ("image", 3)

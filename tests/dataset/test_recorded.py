@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 import cvcodec
 from cvcodec.dataset.exporting import export_file
-from cvcodec.dataset.importing import import_file
+from cvcodec.dataset.importing import import_latents
 from cvcodec.errors import InputError
 from tests.codec.clips import smooth, write_rgb
 from tests.codec.patch_model import PatchModel
@@ -43,7 +43,7 @@ def refused(exported: Path, tmp_path: Path, text: str) -> str:
     (tmp_path / "x.npy").write_bytes((exported / "x.npy").read_bytes())
     (tmp_path / "x.npy.json").write_text(text)
     with pytest.raises(InputError) as error:
-        import_file(tmp_path / "x.npy", tmp_path / "y.cvl")
+        import_latents(tmp_path / "x.npy", tmp_path / "y.cvl")
     assert not (tmp_path / "y.cvl").exists()
     assert "\n" not in str(error.value)
     return str(error.value)
@@ -82,7 +82,7 @@ def test_times_that_cannot_be_are_refused(exported: Path, tmp_path: Path, name: 
         tensors = {key: file.get_tensor(key) for key in file.keys()} | {name: array}  # noqa: SIM118
         save_file(tensors, tmp_path / "x.safetensors", metadata=file.metadata())
     with pytest.raises(InputError, match="cannot be read as latents"):
-        import_file(tmp_path / "x.safetensors", tmp_path / "z.cvl")
+        import_latents(tmp_path / "x.safetensors", tmp_path / "z.cvl")
 
 
 @pytest.mark.parametrize(
@@ -124,12 +124,12 @@ def test_a_tensor_of_times_that_is_missing_is_named(exported: Path, tmp_path: Pa
         tensors = {key: file.get_tensor(key) for key in file.keys() if key != "durations"}  # noqa: SIM118
         save_file(tensors, tmp_path / "x.safetensors", metadata=file.metadata())
     with pytest.raises(InputError, match="without durations"):
-        import_file(tmp_path / "x.safetensors", tmp_path / "z.cvl")
+        import_latents(tmp_path / "x.safetensors", tmp_path / "z.cvl")
 
 
 def test_what_an_export_wrote_is_taken_as_it_is(exported: Path, tmp_path: Path) -> None:
     for name in ("x.npy", "x.safetensors"):
-        assert import_file(exported / name, tmp_path / "y.cvl", overwrite=True).frames == FRAMES
+        assert import_latents(exported / name, tmp_path / "y.cvl", overwrite=True).frames == FRAMES
         with cvcodec.open(exported / "x.cvl") as one, cvcodec.open(tmp_path / "y.cvl") as other:
             assert np.array_equal(one.pts(0, FRAMES), other.pts(0, FRAMES))
             assert np.array_equal(one.latents[:], other.latents[:])

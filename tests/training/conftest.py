@@ -26,6 +26,7 @@ validation_frames = 5
 validation_side = 40
 validation_qualities = [75]
 statistics_clips = 1
+curves = false
 """
 """Of a config file: a run of one small step."""
 

@@ -70,6 +70,7 @@ def test_the_discriminator_learns_from_the_hinge_and_leaves_the_generator_alone(
     made, slope = adversary()
     w = torch.ones(1, requires_grad=True)
     hinge = made.learn(judged(w))
+    made.update()
     # real logits 0.5, fake logits 1: 0.5 * (relu(1 - 0.5) + relu(1 + 1)); d/da = 0.5 * (-0.25 + 0.5) > 0
     assert hinge == pytest.approx(0.5 * (0.5 + 2.0))
     assert slope.a.item() == pytest.approx(2.0 - 0.1, abs=1e-6), "AdamW's first step is its rate against the gradient"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -10,13 +11,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from cvcodec.cli.app import run
 from cvcodec.cli.train import app
-from cvcodec.errors import InputError
+from cvcodec.errors import InputError, MissingDependencyError
+from cvcodec.training import validation
 from cvcodec.training.config import JOB_DEFAULTS, OPTIONS
 from cvcodec.training.log import RunLog, plot_runs, read_log
+from cvcodec.training.tensorboard import Board
+from cvcodec.training.validation import Validator
+from tests.model.test_mini import small_model
 
 from .conftest import TINY
 
@@ -49,7 +56,54 @@ def test_other_processes_are_silent(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-# ------------------------------------------------------------------------------------------------ curves
+# ------------------------------------------------------------------------------------------------ TensorBoard
+
+
+def test_tensorboard_reads_the_numbers_and_the_pictures_of_a_run(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = Board(tmp_path)
+    with contextlib.closing(RunLog(tmp_path, active=True, board=board)) as log:
+        for step in (1, 2):
+            log.write("train", step=step, loss=1.0 / step, bad=float("nan"))
+        log.write("validation", step=2, psnr_db=22.5)
+        log.say("no number")
+        board.draw("grid", 2, np.full((4, 6, 3), 200, np.uint8))
+    read = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert sorted(read.Tags()["scalars"]) == ["train/loss", "validation/psnr_db"]
+    assert [(event.step, event.value) for event in read.Scalars("train/loss")] == [(1, 1.0), (2, 0.5)]
+    (picture,) = read.Images("grid")
+    assert (picture.step, picture.width, picture.height) == (2, 6, 4)
+
+
+def test_without_tensorboard_the_way_out_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'cvcodec\[tensorboard\]'"):
+        Board(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------------------------ curves and grids
+
+
+def test_a_grid_says_what_each_picture_is_and_how_near_to_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[tuple[str, torch.Tensor]] = []
+    monkeypatch.setattr(validation, "grid", lambda rows: shown.extend(itertools.chain(*rows)))
+    model = small_model(seed=0)
+    clip = torch.randint(0, 256, (1, 3, 9, 16, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Validator([clip], arithmetic=contextlib.nullcontext, device=torch.device("cpu"), lpips=False).draw(model)
+    captions, pictures = zip(*shown, strict=True)
+    codes = [np.rint((np.clip(picture.numpy(), -1, 1) + 1) * 127.5) for picture in pictures]
+    assert np.array_equal(codes[0], clip[0, :, 4].numpy())
+    psnr = 10 * np.log10(255**2 / np.mean((codes[0] - codes[1]) ** 2))
+    assert captions == ("1: source, frame 4", f"decoded {psnr:.1f} dB", "error x 4")
+
+
+def test_pictures_of_a_grid_stand_side_by_side_under_their_captions() -> None:
+    red, blue = (torch.tensor(colour)[:, None, None].expand(3, 8, 200) for colour in ((1.0, -1, -1), (-1, -1, 1.0)))
+    drawn = validation.grid([[("one", red), ("two", blue)], [("three", blue)]])
+    assert (drawn == (255, 0, 0)).all(axis=2).sum() == 8 * 200
+    assert (drawn == (0, 0, 255)).all(axis=2).sum() == 2 * 8 * 200
+    assert (drawn == (235, 235, 235)).all(axis=2).any(), "no text"
 
 
 def test_curves_are_drawn_as_png(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from cvcodec.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.errors import CheckpointError, UsageError
 from cvcodec.model import ModelConfig, build_model
+from cvcodec.training import trainer
 from cvcodec.training.config import Job, TrainConfig
 from cvcodec.training.log import read_log
 from cvcodec.training.run_folder import load_state, resumed_values, write_config
@@ -40,6 +43,7 @@ TINY: dict[str, Any] = {
     "validation_side": 40,
     "validation_qualities": (75.0,),
     "statistics_clips": 2,
+    "curves": False,
     "warmup_steps": 2,
 }
 
@@ -79,13 +83,14 @@ class StopAfter(threading.Event):
         return self.left < 0
 
 
-@pytest.mark.parametrize("variant", ["codec", "paper with discriminator", "muon, two shapes"])
+@pytest.mark.parametrize("variant", ["codec", "paper with discriminator, in two parts", "muon, two shapes"])
 def test_two_steps_and_two_resumed_ones_equal_four_bit_for_bit(
     media: Path, image_vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variant: str
 ) -> None:
     changes: dict[str, Any] = {"image_vae": str(image_vae), "encoder_blocks": (), "decoder_blocks": ()}
     if variant.startswith("paper"):
         changes |= {"loss": "paper", "perceptual_weight": 0.0, "discriminator_width": 32, "adversarial_start": 2}
+        changes |= {"accumulate": 2}
     if variant.startswith("muon"):
         changes = {"regularization": "none", "widths": (64, 64, 64), "batches": ("2x5x16", "1x9x16*0.5", "2x1x16@0.7")}
     whole = run("video-vae", settings(media, tmp_path / "whole", **changes))
@@ -107,6 +112,33 @@ def test_two_steps_and_two_resumed_ones_equal_four_bit_for_bit(
     assert losses[0] == losses[1]
 
 
+def test_a_step_in_parts_is_the_step_of_all_its_clips_at_once(media: Path, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"regularization": "none", "optimizer": "adamw", "epsilon": 1e-3, "batches": ("4x5x16",)}
+    changes |= {"validate_first": False, "validation_clips": 1}
+    for parts in (1, 4):
+        run("video-vae", settings(media, tmp_path / str(parts), steps=1, accumulate=parts, **changes))
+    for name in ("loss", "psnr_db", "bits_per_pixel", "kl_per_element_nats"):
+        whole, in_parts = ([line[name] for line in events(tmp_path / parts, "train")] for parts in "14")
+        assert whole == pytest.approx(in_parts, rel=1e-4), name
+    moved, also = (load_state(tmp_path / parts)["optimizers"][0]["state"] for parts in "14")
+    for number in moved:  # AdamW's first moment: the mean gradients of the steps
+        mean = moved[number]["exp_avg"]
+        assert torch.allclose(mean, also[number]["exp_avg"], rtol=1e-3, atol=1e-4 * float(mean.abs().max())), number
+
+
+def test_clips_that_parts_cannot_share_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"batches of 2 clips cannot be shared by 1 processes in 3 parts"):
+        run("video-vae", settings(tmp_path / "no data", tmp_path / "run", accumulate=3))
+
+
+def test_the_rest_is_expected_to_go_as_what_this_process_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: 1000.0 + 60 * 6))
+    state = SimpleNamespace(_began=1000.0, _begun_at=0.2, progress=0.5)  # six minutes for three tenths of the run
+    assert trainer.minutes_left(state) == pytest.approx(10.0)  # type: ignore[arg-type]
+    state.progress = 0.2
+    assert trainer.minutes_left(state) is None  # type: ignore[arg-type]
+
+
 def test_clips_kept_on_the_device_train_as_those_of_the_cpu(media: Path, tmp_path: Path) -> None:
     changes: dict[str, Any] = {"regularization": "none", "optimizer": "adamw", "epsilon": 1e-4, "photo_share": 0.3}
     for where in ("no", "yes"):
@@ -119,7 +151,8 @@ def test_clips_kept_on_the_device_train_as_those_of_the_cpu(media: Path, tmp_pat
 
 def test_a_run_leaves_weights_with_statistics_a_card_a_log_and_a_grid(media: Path, tmp_path: Path) -> None:
     result = run(
-        "image-vae", settings(media, tmp_path, batches=("2x1x32",), regularization="none", pca=True, name="twin")
+        "image-vae",
+        settings(media, tmp_path, batches=("2x1x32",), regularization="none", pca=True, name="twin", curves=True),
     )
     checkpoint = load_checkpoint(tmp_path / "model.safetensors")
     assert checkpoint.config.family == "image-vae-mini"
@@ -130,6 +163,7 @@ def test_a_run_leaves_weights_with_statistics_a_card_a_log_and_a_grid(media: Pat
     assert checkpoint.card["steps"] == 4
     assert checkpoint.card["quality"]["psnr_db"] == pytest.approx(result.validation["psnr_db"], abs=1e-3)
     assert len(events(tmp_path, "train")) == 4
+    assert events(tmp_path, "train")[-1]["minutes_left"] == 0
     assert {"loss", "psnr_db", "bits_per_pixel", "mpixel_per_s", "seconds"} <= events(tmp_path, "train")[0].keys()
     assert [
         line["text"].split(": ")[0].rsplit("/")[-1] for line in events(tmp_path, "note") if "skipped" in line["text"]
@@ -138,6 +172,8 @@ def test_a_run_leaves_weights_with_statistics_a_card_a_log_and_a_grid(media: Pat
         "silence.wav",
     ]
     assert (tmp_path / "grid-0000004.png").read_bytes().startswith(b"\x89PNG")
+    if importlib.util.find_spec("matplotlib") is not None:
+        assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob(".cvcodec-*"))
 
 
