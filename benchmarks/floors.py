@@ -7,7 +7,8 @@ frames, see `shorts`):
     PCA n     4x8x8 patches, as many components as the model has channels, not quantised (see `patch_pca`)
 
 PSNR (RGB), SSIM and LPIPS are `cvcodec eval`'s: means over all frames, then over clips; and by a frame's position in
-its group, see `positions`. LPIPS is the shift-tolerant AlexNet, on which nothing is trained.
+its group, see `positions`. LPIPS is the shift-tolerant AlexNet, on which nothing is trained. Blockiness is that of the
+8x8 grid over the source's, see `blocks`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+import blocks
 import harness
 import positions
 import shorts
@@ -35,6 +37,7 @@ from cvcodec.errors import InputError
 from cvcodec.model import VideoAutoencoder
 from cvcodec.quality.compare import evaluate
 from cvcodec.quality.lpips import Lpips
+from cvcodec.quality.pictures import KeptFrame
 from cvcodec.quality.report import Report
 from cvcodec.quality.sources import Comparison, round_trip
 from cvcodec.system.device import set_threads
@@ -67,6 +70,8 @@ class Score:
     lpips: float | None
     bpp: float | None
     """None: not coded."""
+    blockiness: float | None = None
+    """Over the source's."""
     psnr_db_by_position: positions.Means = ()
     lpips_by_position: positions.Means = ()
 
@@ -138,9 +143,13 @@ def measure(
             video = Path(folder) / "clip.mkv"
             clip.write(video)
             for model in models:
-                report = round_trip(video, model, encode, options)
-                yield _score(clip.name, model.name or model.config.family, report, model.config.temporal_factor)
+                seen = _Seen()
+                each = dataclasses.replace(options, measure=options.measure | {"on_pair": seen.add})
+                report = round_trip(video, model, encode, each)
+                name, group = model.name or model.config.family, model.config.temporal_factor
+                yield _score(clip.name, name, report, group, seen)
             for channels in dict.fromkeys(model.config.latent_channels for model in models):
+                seen = _Seen()
                 report = evaluate(
                     harness.frames_of(clip.pixels),
                     harness.frames_of(pca.reconstruct(clip.pixels, channels)),
@@ -148,8 +157,24 @@ def measure(
                     test_time_base=Fraction(1),
                     metrics=metrics,
                     lpips=lpips,
+                    on_pair=seen.add,
                 )
-                yield _score(clip.name, f"PCA {channels}", report, GROUP)
+                yield _score(clip.name, f"PCA {channels}", report, GROUP, seen)
+
+
+class _Seen:
+    """Blockiness of both sides of a comparison, by `on_pair` of `evaluate`."""
+
+    def __init__(self) -> None:
+        self._source, self._decoded = blocks.Blockiness(), blocks.Blockiness()
+
+    def add(self, pair: KeptFrame, pts: int, time_base: Fraction) -> None:
+        self._source.add(pair.reference)
+        self._decoded.add(pair.test)
+
+    @property
+    def value(self) -> float | None:
+        return blocks.over_source(self._decoded, self._source)
 
 
 def judge(scores: Sequence[Score], models: Sequence[VideoAutoencoder]) -> list[Verdict]:
@@ -187,6 +212,7 @@ def mean_scores(scores: Sequence[Score]) -> dict[str, Score]:
             ssim=mean(score.ssim for score in group),
             lpips=mean(score.lpips for score in group),
             bpp=mean(score.bpp for score in group),
+            blockiness=mean(score.blockiness for score in group),
             psnr_db_by_position=positions.mean([score.psnr_db_by_position for score in group]),
             lpips_by_position=positions.mean([score.lpips_by_position for score in group]),
         )
@@ -197,8 +223,9 @@ def mean_scores(scores: Sequence[Score]) -> dict[str, Score]:
 def markdown(verdicts: Sequence[Verdict]) -> str:
     """Tables for docs/benchmarks.md: each model below its PCA, then the models by position in the group."""
     lines = [
-        f"| mean over {verdicts[0].clips} clips | PSNR (RGB) | SSIM | LPIPS | bits per pixel | against the PCA |",
-        "|---|--:|--:|--:|--:|---|",
+        f"| mean over {verdicts[0].clips} clips | PSNR (RGB) | SSIM | LPIPS | bits per pixel | blockiness "
+        "| against the PCA |",
+        "|---|--:|--:|--:|--:|--:|---|",
     ]
     for verdict in verdicts:
         against = f"{verdict.gain_db:+.2f} dB, LPIPS {verdict.lpips_ratio - 1:+.0%}".replace("-", "−")
@@ -219,12 +246,13 @@ def _line(name: str, score: Score, last: str) -> str:
         harness.number(score.ssim, 3),
         harness.number(score.lpips, 4),
         harness.number(score.bpp, 4),
+        harness.number(score.blockiness, 2),
         last,
     )
     return f"| {name} | {' | '.join(cells)} |"
 
 
-def _score(clip: str, method: str, report: Report, group: int) -> Score:
+def _score(clip: str, method: str, report: Report, group: int, seen: _Seen) -> Score:
     return Score(
         clip=clip,
         method=method,
@@ -232,6 +260,7 @@ def _score(clip: str, method: str, report: Report, group: int) -> Score:
         ssim=report.mean("ssim"),
         lpips=report.mean("lpips"),
         bpp=report.rate.bpp if report.rate is not None else None,
+        blockiness=seen.value,
         psnr_db_by_position=positions.by_position(report.columns["psnr_db"], group),
         lpips_by_position=positions.by_position(report.columns.get("lpips", ()), group),
     )
