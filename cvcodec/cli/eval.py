@@ -129,22 +129,12 @@ def evaluate(
     Metrics see the model's own output, before any output codec, unless RECON is a video file. Y of two videos is what
     both store, where that can be compared; else it comes from RGB.
     """
-    from cvcodec.fileio import check_output, is_standard_stream
-
     chosen, encode = files.options(), given.options()
-    if sets.options().set:
+    if _are_sets(sets, measure):
         _evaluate_sets(reference, reconstruction, original, sets, measure, files, weights, given, json, quiet)
         return
-    sets.refuse("only folders that are compared with --set have these", *sets.values)
-    if of_sets := sorted(set(measure.options().metrics) & set(eval_set.METRICS)):
-        raise UsageError(f"{', '.join(of_sets)} compares folders: cvcodec eval --set REAL/ FAKE/")
     inputs = [path for path in (reference, reconstruction, original) if path is not None]
-    for path in (chosen.csv, chosen.picture):
-        if path is not None:
-            check_output(path, overwrite=overwrite, inputs=inputs)
-    kind = _picture_kind(chosen)
-    if any(is_standard_stream(path) for path in inputs):
-        raise UsageError("eval reads files, and standard input is none; write what comes there to a file first")
+    kind = _check_paths(inputs, chosen, overwrite)
     is_cvl = reference is not None and _is_cvl(reference)
     _check_form(reference, reconstruction, original, is_cvl)
     if reconstruction is not None:
@@ -165,6 +155,16 @@ def evaluate(
     else:
         _print(result)
     _write_files(result, chosen.csv, chosen.picture if "keep" in arguments else None, overwrite=overwrite)
+
+
+def _are_sets(sets: Given[eval_set.SetOptions], measure: Given[MeasureOptions]) -> bool:
+    """Whether --set was given. UsageError where it was not, and something that only sets have was."""
+    if sets.options().set:
+        return True
+    sets.refuse("only folders that are compared with --set have these", *sets.values)
+    if of_sets := sorted(set(measure.options().metrics) & set(eval_set.METRICS)):
+        raise UsageError(f"{', '.join(of_sets)} compares folders: cvcodec eval --set REAL/ FAKE/")
+    return False
 
 
 def _evaluate_sets(
@@ -289,6 +289,19 @@ def _is_cvl(path: Path) -> bool:
         return False
     with open_input(path) as file:
         return file.read(len(MAGIC)) == MAGIC
+
+
+def _check_paths(inputs: list[Path], chosen: FileOptions, overwrite: bool) -> str | None:
+    """The format of `--picture`. Raises UsageError, OutputError."""
+    from cvcodec.fileio import check_output, is_standard_stream
+
+    for path in (chosen.csv, chosen.picture):
+        if path is not None:
+            check_output(path, overwrite=overwrite, inputs=inputs)
+    kind = _picture_kind(chosen)
+    if any(is_standard_stream(path) for path in inputs):
+        raise UsageError("eval reads files, and standard input is none; write what comes there to a file first")
+    return kind
 
 
 def _check_form(reference: Path | None, reconstruction: Path | None, original: Path | None, is_cvl: bool) -> None:
