@@ -79,7 +79,8 @@ class Score:
 
     clip: str
     method: str
-    latents: int
+    latents: float
+    """Of the clip; or the mean."""
     psnr_db: float | None
     psnr_db_kept: float | None
     """Of frames 0, 4, 8 ..."""
@@ -260,7 +261,7 @@ def mean_scores(scores: Sequence[Score], fvd: Mapping[str, float]) -> list[Score
         Score(
             clip="mean",
             method=method,
-            latents=group[0].latents,
+            latents=statistics.fmean(entry.latents for entry in group),
             psnr_db=mean(group, "psnr_db"),
             psnr_db_kept=mean(group, "psnr_db_kept"),
             psnr_db_between=mean(group, "psnr_db_between"),
@@ -283,7 +284,7 @@ def markdown(means: Sequence[Score], clips: int, *, lpips: str, i3d: str | None)
     lines = [f"| mean over {clips} clips | {' | '.join(columns)} |", "|---|" + "--:|" * len(columns)]
     for entry in means:
         cells = [
-            str(entry.latents),
+            f"{entry.latents:.3g}",
             *(harness.number(value, 2, " dB") for value in (entry.psnr_db, entry.psnr_db_kept, entry.psnr_db_between)),
             harness.number(entry.lpips, 4),
             *([harness.number(entry.fvd, 1)] if i3d else []),
