@@ -38,7 +38,7 @@ from cvcodec.codec.headers import choose_plan
 from cvcodec.codec.runner import ModelRunner, denormalise, frames_to_tensor
 from cvcodec.errors import InputError
 from cvcodec.model import ModelConfig
-from cvcodec.model.base import coded_layers
+from cvcodec.model.base import Posterior
 from cvcodec.quality.psnr import psnr
 from cvcodec.system.device import set_threads
 from cvcodec.video import VideoReader
@@ -149,8 +149,7 @@ def measure(clip: Tensor, depth: int, runner: ModelRunner, plan: Plan, *, name: 
 
 def frame_psnr(clip: Tensor, depth: int, runner: ModelRunner, plan: Plan) -> NDArray[np.float64]:
     """PSNR in dB of each frame of `clip`, encoded and decoded by `plan`."""
-    config = runner.model.config
-    pieces = plan.encode(lambda x: coded_layers(runner.encode(x, depth), config).float(), [clip], _stay)
+    pieces = plan.encode(lambda x: Posterior.from_moments(runner.encode(x, depth)).mean.float(), [clip], _stay)
     latent = torch.cat([piece.cpu() for piece in pieces], dim=2)
     total = latent.shape[2]
     pieces = plan.decode(runner.decode, lambda a, b: latent[:, :, a:b], (0, total), total, _stay)

@@ -108,7 +108,7 @@ def compare(
         latent = posterior.mean
         of_stills = encode_pictures(image, stills).mean
         outputs = {
-            "video": video.decode(posterior.layers),
+            "video": video.decode(posterior.mean),
             "image": decode_pictures(image, of_stills),
             "image_decoder": decode_pictures(image, latent),
             "image_by_video": decode_pictures(video, of_stills),  # one-latent clips: image mode

@@ -35,7 +35,7 @@ from cvcodec.codec import EncodeOptions, LatentFile, encode_file
 from cvcodec.codec.runner import ModelRunner
 from cvcodec.errors import DeviceError
 from cvcodec.model import ModelConfig, VideoAutoencoder
-from cvcodec.model.base import coded_layers
+from cvcodec.model.base import Posterior
 from cvcodec.system.device import release_memory, select_device, select_precision, set_threads
 from cvcodec.windows.plan import ContextPlan, OfficialPlan, Plan
 from cvcodec.windows.specs import Tile, Window
@@ -84,7 +84,7 @@ class Subject:
         self.exact = self.runner("fp32")
         self.clip = harness.moving_clip(64, 48, 9)
         self.moments = self.cpu.encode(self.clip, DEPTH)
-        self.latent = coded_layers(self.moments, self.config)
+        self.latent = Posterior.from_moments(self.moments).mean
         self.pixels = self.cpu.decode(self.latent)
 
     def runner(self, precision: str, on_notice: Callable[[str], None] | None = None) -> ModelRunner:
@@ -114,7 +114,7 @@ def parity(subject: Subject, precision: str) -> list[Check]:
         ]
     notices: list[str] = []
     runner = subject.runner(precision, notices.append)
-    mean = coded_layers(runner.encode(subject.clip, DEPTH), subject.config)
+    mean = Posterior.from_moments(runner.encode(subject.clip, DEPTH)).mean
     pixels = runner.decode(subject.latent)
     return [
         Check(
@@ -172,7 +172,7 @@ def windows(subject: Subject) -> list[Check]:
     picture = harness.moving_clip((tile.size + 12) * scale, tile.size * scale, factor + 1)
     checks = []
     for what, plan, source in (("windows", windowed, clip), ("tiles", tiled, picture)):
-        whole = coded_layers(subject.exact.encode(source, DEPTH), config)
+        whole = Posterior.from_moments(subject.exact.encode(source, DEPTH)).mean
         pieces = encode_all(plan, subject.exact, source)
         checks.append(subject.difference(f"encode in {what} as whole", pieces, whole))
         pixels = subject.exact.decode(whole)
@@ -208,11 +208,10 @@ def spatial_reach(config: ModelConfig) -> int:
 def encode_all(
     plan: Plan, runner: ModelRunner, clip: Tensor, on_backoff: Callable[[Plan], None] | None = None
 ) -> Tensor:
-    """The latents (mean, and the enhancement layer) of a clip of code values, by `plan`, on the CPU."""
-    config = runner.model.config
+    """The latents of a clip of code values, by `plan`, on the CPU."""
     report = on_backoff or (lambda plan: None)
     pieces = plan.encode(
-        lambda x: coded_layers(runner.encode(x, DEPTH), config), [clip], lambda plan, text: report(plan)
+        lambda x: Posterior.from_moments(runner.encode(x, DEPTH)).mean, [clip], lambda plan, text: report(plan)
     )
     return torch.cat([piece.cpu() for piece in pieces], dim=2)
 

@@ -178,11 +178,6 @@ def reconstructions(
         posterior = video.encode(pixels)
         alone = decode_pictures(image, encode_pictures(image, pixels).mean)
         decoded = {f"`{video.name}`": video.decode(posterior.mean)}
-        if video.config.enhancement_channels:
-            decoded = {
-                f"`{video.name}`, base layer": video.decode(posterior.mean),
-                f"`{video.name}`, both layers": video.decode(posterior.layers),
-            }
     of_image = pictures_of(denormalise(alone, 8))
     for name, interpolate in interpolators.items():
         yield f"`{image.name}`, {name}", latents, interpolate(of_image[::GROUP])

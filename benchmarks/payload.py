@@ -106,7 +106,7 @@ def measure(
         latents = file.latents[:]
         kept = file.header.encode_window.kept if file.header.encode_window else latents.shape[1]
     for quality in qualities:
-        quantizer = make_quantizer(model, quality)
+        quantizer, _ = make_quantizer(model, quality).split(latents.shape[0])
         begun = time.process_time()
         chunks = [quantised(latents[:, at : at + kept], quantizer, _RDO) for at in range(0, latents.shape[1], kept)]
         payload = sum(len(encode_symbols(chunk)) for chunk in chunks)

@@ -39,7 +39,7 @@ from cvcodec.codec import (
 from cvcodec.codec.runner import ModelRunner
 from cvcodec.errors import DeviceError, InputError
 from cvcodec.model import VideoAutoencoder
-from cvcodec.model.base import coded_layers
+from cvcodec.model.base import Posterior
 from cvcodec.system.device import select_device, select_precision, set_threads
 from cvcodec.video import VideoReader
 from cvcodec.windows.plan import choose_plan
@@ -89,7 +89,7 @@ def measure(
         width, height, depth = reader.info.width, reader.info.height, reader.info.bit_depth
     runner = ModelRunner(model, device=device, precision=precision)
     window = _one_window(model, width, height, frames)
-    latent = coded_layers(runner.encode(window, depth), model.config).float().cpu()
+    latent = Posterior.from_moments(runner.encode(window, depth)).mean.float().cpu()
     runner.decode(latent)
     window_mpixel = math.prod(window.shape[2:]) / 1e6
     encode_call = harness.timed(lambda: runner.encode(window, depth), repeats=repeats, budget_s=_BUDGET_S)

@@ -37,6 +37,18 @@ STEP_OCTAVES_LIMIT = 8.0
 """How far, either way."""
 
 
+ENHANCEMENT_STEP = 2.8
+"""Unit step of every channel of an enhancement layer. Its coefficients stand on an orthonormal basis of the pixels in
+[-1, 1] of a patch, so that equal steps lose equally much; this one trades error for bits as base layers do at 50."""
+
+ENHANCEMENT_OCTAVES = 0.012
+"""And by how much less than a base layer's its steps shrink with each point of quality, as its bits pay for longer."""
+
+
+ENHANCEMENT_DEAD_ZONE = 0.15
+"""Of an enhancement layer's quantiser, in steps: what is left over is zero nearly everywhere, and zero costs least."""
+
+
 @dataclass(frozen=True)
 class LatentStatistics:
     """Per-channel numbers of a model's latents, measured over a data set; each tuple has C entries."""
@@ -91,6 +103,19 @@ class LatentStatistics:
         rows = tuple(tuple(row) for row in values.get("step_octaves", ()))
         return cls(tuple(values["mean"]), tuple(values["std"]), tuple(values.get("unit_step", ())), rows)
 
+    def base(self, channels: int) -> LatentStatistics:
+        """Of the first `channels` channels."""
+        rows = tuple(row[:channels] for row in self.step_octaves)
+        return LatentStatistics(self.mean[:channels], self.std[:channels], self.unit_step[:channels], rows)
+
+    def with_enhancement(self, std: tuple[float, ...]) -> LatentStatistics:
+        """And behind them the channels, of these deviations, of an enhancement layer."""
+        own = self.step_octaves or ((0.0,) * self.channels,) * len(STEP_QUALITIES)
+        bent = [ENHANCEMENT_OCTAVES * (quality - 50) for quality in STEP_QUALITIES]
+        rows = tuple((*row, *(octaves,) * len(std)) for row, octaves in zip(own, bent, strict=True))
+        mean, unit_step = (0.0,) * len(std), (ENHANCEMENT_STEP,) * len(std)
+        return LatentStatistics((*self.mean, *mean), (*self.std, *std), (*self.unit_step, *unit_step), rows)
+
     def octaves(self, quality: float) -> NDArray[np.float64]:
         """(C,): `step_octaves` at `quality`."""
         if not self.step_octaves:
@@ -144,23 +169,29 @@ class Quantizer:
         rest = self.channels > channels
         return first, Quantizer(self.steps[channels:], self.offsets[channels:]) if rest else None
 
-    def quantize(self, latent: NDArray[np.float32]) -> NDArray[np.int32]:
+    def quantize(self, latent: NDArray[np.float32], *, dead_zone: float = 0.0) -> NDArray[np.int32]:
         """(C, t, h, w) float32 -> (C, t, h, w) int32. Ties go to the even symbol.
 
+        dead_zone: so much of a step, below half, is taken from every magnitude first, and zero becomes more frequent.
         Raises ValueError for a wrong shape, for NaN or infinity, and for a symbol beyond `SYMBOL_LIMIT`: nothing is
         clipped.
         """
-        steps, offsets = self._columns(latent)
+        self._columns(latent)
         if not np.isfinite(latent).all():
             raise ValueError("latent holds NaN or infinity; nothing sensible to quantise")
-        # float64: the division is then exact enough that the error stays within half a step up to SYMBOL_LIMIT.
-        symbols = np.rint((latent.astype(np.float64) - offsets.astype(np.float64)) / steps.astype(np.float64))
-        largest = float(np.abs(symbols).max(initial=0.0))
-        if largest > SYMBOL_LIMIT:
-            raise ValueError(
-                f"a latent is {largest:g} steps from its offset, at most {SYMBOL_LIMIT} fit; lower the quality"
-            )
-        return symbols.astype(np.int32)
+        symbols = np.empty(latent.shape, np.int32)
+        for channel, values in enumerate(latent):  # one by one, since it is in float64: then the division is exact
+            # enough that the error stays within half a step up to SYMBOL_LIMIT.
+            relative = (values.astype(np.float64) - float(self.offsets[channel])) / float(self.steps[channel])
+            if dead_zone:
+                relative = np.copysign(np.maximum(np.abs(relative) - dead_zone, 0.0), relative)
+            largest = float(np.abs(np.rint(relative, out=relative)).max(initial=0.0))
+            if largest > SYMBOL_LIMIT:
+                raise ValueError(
+                    f"a latent is {largest:g} steps from its offset, at most {SYMBOL_LIMIT} fit; lower the quality"
+                )
+            symbols[channel] = relative
+        return symbols
 
     def dequantize(self, symbols: NDArray[np.int32]) -> NDArray[np.float32]:
         """(C, t, h, w) int32 -> (C, t, h, w) float32, bit for bit the same everywhere.

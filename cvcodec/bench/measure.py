@@ -37,8 +37,8 @@ from torch import Tensor
 from cvcodec.bench.bjontegaard import Curve
 from cvcodec.bench.clips import Clip
 from cvcodec.bench.settings import Setting, command
-from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file
-from cvcodec.codec.layers import requantise
+from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file, encode_stream
+from cvcodec.codec.layers import follows_from_latents, requantise
 from cvcodec.codec.options import RateDistortion
 from cvcodec.errors import InputError, OutputError, UsageError
 from cvcodec.fileio import atomic_output, make_folder
@@ -221,8 +221,13 @@ class Workbench:
             file, size = io.BytesIO(latents.read_bytes()), latents.stat().st_size
         else:
             file = io.BytesIO()
-            with latents.open("rb") as source:
-                size = requantise(source, file, model=model, quality=setting.value, rdo=self.rdo)
+            if follows_from_latents(model, setting.value):
+                with latents.open("rb") as source:
+                    size = requantise(source, file, model=model, quality=setting.value, rdo=self.rdo)
+            else:
+                options = dataclasses.replace(self._options(clip), quality=setting.value)
+                result = encode_stream(clip.path, file, model=model, options=options, on_notice=lambda text: None)
+                size = result.size_bytes
             file.seek(0)
         decoder = Decoder(
             file,
@@ -234,13 +239,8 @@ class Workbench:
         report = self._compare(clip, decoded, decoder.info, size)
         return self._row(clip, setting, key, report, encode_s, decoded.seconds)
 
-    def _latents(self, clip: Clip, setting: Setting, model: VideoAutoencoder) -> tuple[Path, float | None]:
-        """The file of a clip's fp32 latents, and the seconds of an encode at the default quality."""
-        facts = {**self._facts(dataclasses.replace(setting, value=None)), "rdo": None, "metrics": None, "lpips": None}
-        facts |= {"lpips_every": None, "kept": "latents"}
-        path = self.cache.folder / f"{self.cache.key(clip.digest, facts)}.cvl"
-        seconds = path.with_suffix(".seconds")
-        options = EncodeOptions(
+    def _options(self, clip: Clip) -> EncodeOptions:
+        return EncodeOptions(
             rdo=self.rdo,
             device=self.device,
             precision=self.precision,
@@ -249,6 +249,14 @@ class Workbench:
             tags=False,
             reader=clip.reader,
         )
+
+    def _latents(self, clip: Clip, setting: Setting, model: VideoAutoencoder) -> tuple[Path, float | None]:
+        """The file of a clip's fp32 latents, and the seconds of an encode at the default quality."""
+        facts = {**self._facts(dataclasses.replace(setting, value=None)), "rdo": None, "metrics": None, "lpips": None}
+        facts |= {"lpips_every": None, "kept": "latents"}
+        path = self.cache.folder / f"{self.cache.key(clip.digest, facts)}.cvl"
+        seconds = path.with_suffix(".seconds")
+        options = self._options(clip)
 
         def encode(target: Path, options: EncodeOptions) -> float:
             result = encode_file(

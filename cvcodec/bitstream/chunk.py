@@ -97,17 +97,18 @@ def pack_chunk(chunk: Chunk, header: Header) -> bytes:
     if (chunk.enhancement is not None) != (header.enhancement is not None):
         raise ValueError(f"chunk {chunk.index} and its header do not agree on an enhancement layer")
     if chunk.enhancement is not None:
-        above = _put_layer(chunk.enhancement, header.enhancement_shape(chunk.latent_count), chunk, header)
+        shape = header.enhancement_shape(chunk.latent_count)
+        above = _put_layer(chunk.enhancement, shape, chunk, header, sparse=True)
         payload = put_uvarint(len(payload)) + payload + above
     place = (chunk.index, chunk.first_latent, chunk.latent_count, chunk.first_frame, chunk.frame_count)
     return put_uvarints(place) + put_sized_block(_put_times(chunk)) + payload
 
 
-def _put_layer(values: NDArray[Any], shape: Shape, info: ChunkInfo, header: Header) -> bytes:
+def _put_layer(values: NDArray[Any], shape: Shape, info: ChunkInfo, header: Header, *, sparse: bool = False) -> bytes:
     if values.shape != shape or values.dtype != header.latent_dtype:
         got = f"{values.shape} {values.dtype}"
         raise ValueError(f"chunk {info.index} holds {got}, wanted {shape} {header.latent_dtype}")
-    return encode_symbols(values) if header.latents == "quantised" else encode_floats(values)
+    return encode_symbols(values, sparse=sparse) if header.latents == "quantised" else encode_floats(values)
 
 
 def unpack_info(payload: bytes, header: Header) -> ChunkInfo:

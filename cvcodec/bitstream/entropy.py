@@ -31,20 +31,29 @@ from cvcodec.bitstream.wire import Cursor, put_block, put_uvarint, put_uvarints,
 from cvcodec.errors import BitstreamError, UnsupportedError
 from cvcodec.quantization import SYMBOL_LIMIT
 
-PLANES, CONTEXTS = 0, 1
-"""Modes: byte planes of plain little-endian values (1, 2 or 4 bytes each); residuals sorted by expected magnitude."""
+PLANES, CONTEXTS, SPARSE = 0, 1, 2
+"""Modes: byte planes of plain little-endian values (1, 2 or 4 bytes each); residuals sorted by expected magnitude; and
+which channels hold more than zeros, with another payload of those."""
 
 STREAM_BYTES = 14
 """What one more stream is taken to cost when classes are merged: coding, length, block and frame headers."""
 
 
-def encode_symbols(symbols: NDArray[np.int32]) -> bytes:
-    """Payload of (C, t, h, w) int32 symbols within ±SYMBOL_LIMIT: the shorter of both modes. ValueError otherwise."""
+def encode_symbols(symbols: NDArray[np.int32], *, sparse: bool = False) -> bytes:
+    """Payload of (C, t, h, w) int32 symbols within ±SYMBOL_LIMIT: the shorter of modes 0 and 1. ValueError otherwise.
+
+    sparse: channels of zeros alone, if there are any, take no time and no bytes but a bit (mode 2).
+    """
     if symbols.ndim != 4 or symbols.dtype != np.int32 or not symbols.size:
         raise ValueError(f"wanted (C, t, h, w) int32 symbols, got {symbols.shape} {symbols.dtype}")
     low, high = int(symbols.min()), int(symbols.max())
     if low < -SYMBOL_LIMIT or high > SYMBOL_LIMIT:
         raise ValueError(f"symbols reach from {low} to {high}, at most {SYMBOL_LIMIT} is legal")
+    if sparse and not (present := symbols.any((1, 2, 3))).all():
+        inner = encode_symbols(np.ascontiguousarray(symbols[present])) if present.any() else b""
+        payload = bytes((SPARSE,)) + np.packbits(present, bitorder="little").tobytes() + inner
+        if symbols.size <= _most_values(payload):
+            return payload
     candidates = [_put_contexts(symbols)]
     if symbols.size <= 1 << 14 or low == high:  # where the tables of mode 1 may outweigh what they save
         width = next(size for size in (1, 2, 4) if max(-low - 1, high) < 1 << 8 * size - 1)
@@ -64,6 +73,8 @@ def decode_symbols(payload: bytes, shape: Shape) -> NDArray[np.int32]:
             raise BitstreamError(f"payload is malformed: a symbol is beyond {SYMBOL_LIMIT}")
     elif mode == CONTEXTS:
         symbols = _take_contexts(cursor, shape)
+    elif mode == SPARSE:
+        symbols = _take_sparse(cursor, shape)
     else:
         raise UnsupportedError(f"payload mode {mode} is not known to this release; a newer cvcodec reads it")
     cursor.end()
@@ -161,6 +172,20 @@ def _take_contexts(cursor: Cursor, shape: Shape) -> NDArray[np.int32]:
     streams = contexts.Streams([take_stream(cursor, length) for length in lengths], "payload")
     bounds = contexts.THRESHOLDS[[start - 1 for start in starts]]
     return contexts.rebuild(shape, channels, bounds, streams)
+
+
+def _take_sparse(cursor: Cursor, shape: Shape) -> NDArray[np.int32]:
+    channels = shape[0]
+    bits = np.unpackbits(np.frombuffer(cursor.take(-(-channels // 8)), np.uint8), bitorder="little")
+    present, rest = bits[:channels].astype(bool), cursor.rest()
+    if bits[channels:].any() or present.all() or rest[:1] == bytes((SPARSE,)):
+        raise BitstreamError("payload is malformed: it names channels that are not there, or leaves none out")
+    symbols = np.zeros(shape, np.int32)
+    if present.any():
+        symbols[present] = decode_symbols(rest, (int(present.sum()), *shape[1:]))
+    elif rest:
+        raise BitstreamError(f"payload is malformed: {len(rest)} bytes follow channels of zeros")
+    return symbols
 
 
 def predict(symbols: NDArray[np.int32]) -> tuple[NDArray[np.int32], list[contexts.Channel]]:

@@ -76,7 +76,11 @@ CHNK        required, one per window
               class = how many of the thresholds (2 << 3), (3 << 3), (2 << 4), (3 << 4), ..., (3 << 16) are <= E
             Predictors, on symbols: 0: zero. 1: one latent earlier. 2: left + up - up-left, held between left and up.
             3: the median of 1, of 2, and of 1 + (2 applied to the differences from one latent earlier).
-            A symbol beyond 2**20 in magnitude is refused in either mode.
+  mode 2    quantised files only: channels that hold zeros alone are left out, at least one
+            (C + 7) // 8 bytes  bit c & 7 of byte c >> 3: channel c is there; bits from C on are 0
+            rest                payload of mode 0 or 1 of the channels that are there; nothing where none is
+
+            A symbol beyond 2**20 in magnitude is refused in any mode.
 
             Symbols become latents by the header's steps and offsets: float32(float32(symbol) * step) + offset, both
             operations rounded to float32.

@@ -206,9 +206,10 @@ def instantiate(
 
 def default_statistics(config: ModelConfig) -> LatentStatistics:
     """Statistics that the published normalisation implies: (latent - shift) * scale has mean 0 and deviation 1."""
-    channels = config.coded_channels
+    channels = config.latent_channels
     std = (1.0 / config.scaling_factor,) * channels
-    return LatentStatistics(mean=(config.shift_factor,) * channels, std=std, unit_step=std)
+    base = LatentStatistics(mean=(config.shift_factor,) * channels, std=std, unit_step=std)
+    return base.with_enhancement((1.0,) * config.enhancement_channels) if config.enhancement_channels else base
 
 
 # ---------------------------------------------------------------------------------------------------- strictness

@@ -12,8 +12,8 @@ Both are the first 16 hex digits of a SHA-256 over
 
 Values are widened to float32 (exact for float16 and bfloat16), so that storing the same numbers in a wider type, as a
 fine-tuning run of the decoder does with the encoder, keeps the identity; rounding them to a narrower type does not.
-The latent-space id answers "may these weights decode that latent?": it covers the encoder, of both layers where there
-are two, and the normalisation around a diffusion model. The decoder hash answers "will the pixels be the same?".
+The latent-space id answers "may these weights decode that latent?": it covers the encoder and the
+normalisation around a diffusion model. The decoder hash answers "will the pixels be the same?".
 Neither covers window and tile defaults.
 """
 
@@ -37,7 +37,7 @@ _DECODER_PREFIXES = ("decoder.", "post_quant_conv.")
 
 _SHARED_FIELDS = frozenset(
     {"family", "latent_channels", "widths", "half_3d", "norm_groups", "norm_eps", "mid_attention", "quant_conv"}
-    | {"patch_size", "temporal_factor", "spatial_factor", "enhancement_channels"}
+    | {"patch_size", "temporal_factor", "spatial_factor"}
 )
 ENCODER_FIELDS = _SHARED_FIELDS | {"encoder_blocks", "encoder_temporal", "scaling_factor", "shift_factor"}
 """Config fields that the latent-space id covers."""
@@ -45,6 +45,7 @@ DECODER_FIELDS = _SHARED_FIELDS | {
     "decoder_blocks",
     "decoder_temporal",
     "temporal_attention",
+    "enhancement_channels",
     "decoder_tail",
     "quality_aware",
 }

@@ -29,13 +29,23 @@ _SMALLEST_STD = 1e-3  # of the largest channel's: a channel that never changes s
 
 
 def measure_statistics(model: VideoAutoencoder, latents: Iterable[Latents]) -> LatentStatistics:
-    """Mean and deviation of every channel over all positions of all pieces; `unit_step` is the deviation.
+    """Mean and deviation of every channel over all positions of all pieces; `unit_step` is the deviation, and that of
+    an enhancement layer what `LatentStatistics.with_enhancement` makes it.
 
     `latents`: pieces (1, C, t, h, w) or (C, t, h, w), consumed one at a time. Summed in float64 by Chan's pairwise
     update, so that millions of positions cost no precision. Raises InputError when there are no latents,
     NumericalError for NaN or infinity, ValueError for another number of channels.
     """
-    channels = model.config.coded_channels
+    mean, std = channel_moments(latents, model.config.coded_channels)
+    above = model.config.latent_channels
+    base = LatentStatistics(mean=tuple(mean[:above].tolist()), std=tuple(std[:above].tolist()))
+    return base.with_enhancement(tuple(std[above:].tolist())) if len(std) > above else base
+
+
+def channel_moments(
+    latents: Iterable[Latents], channels: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and deviation, (C,) each, of pieces of latents, as `measure_statistics`."""
     count = 0
     mean = np.zeros(channels)
     squares = np.zeros(channels)
@@ -65,8 +75,7 @@ def measure_statistics(model: VideoAutoencoder, latents: Iterable[Latents]) -> L
     if not count:
         raise InputError("calibration clips gave no latents; wanted at least one video frame")
     std = np.sqrt(squares / count)
-    std = np.maximum(std, _SMALLEST_STD * (std.max() or 1.0))
-    return LatentStatistics(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    return mean, np.maximum(std, _SMALLEST_STD * (std.max() or 1.0))
 
 
 def calibrate(

@@ -19,7 +19,7 @@ from torch import Tensor
 from cvcodec.bitstream import Header
 from cvcodec.checkpoints.registry import load_model, load_named_model
 from cvcodec.codec.encode import StrPath
-from cvcodec.codec.headers import check_model, rounding_of
+from cvcodec.codec.headers import check_model
 from cvcodec.codec.input import CvlInput, FileInput, Part, SalvagedInput
 from cvcodec.codec.options import DecodeOptions, DecodeResult
 from cvcodec.codec.session import Progress, Session
@@ -122,10 +122,9 @@ class Decoder:
 
     def parts(self) -> Iterator[Part]:
         """The frames of the trim as the model gives them, a few at a time; once only."""
-        rounding = rounding_of(self.header)
 
         def decode(latent: Tensor) -> Tensor:
-            return self.runner.decode(latent, rounding)
+            return self.runner.decode(latent, self.header.quality)
 
         return self.input.parts(self.session.timed(decode), self.notices)
 

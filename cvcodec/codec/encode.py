@@ -13,21 +13,22 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from cvcodec.bitstream import Header
-from cvcodec.bitstream.format import MAGIC
+from cvcodec.bitstream.format import MAGIC, MAX_CHUNK_VALUES
 from cvcodec.bitstream.wire import Writable
 from cvcodec.checkpoints.registry import load_model
+from cvcodec.codec.closed_loop import ClosedLoop
 from cvcodec.codec.headers import choose_plan, plan_of
 from cvcodec.codec.options import DEFAULT_MODEL, EncodeOptions, EncodeResult, LatentsKind, options_with
-from cvcodec.codec.output import CvlOutput, FrameSource, PartialSink
+from cvcodec.codec.output import ChunkLayers, CvlOutput, FrameSource, PartialSink
 from cvcodec.codec.runner import ClipEncoder, frames_to_tensor
 from cvcodec.codec.session import Notices, Progress, Session, memory_errors
 from cvcodec.errors import InputError, UsageError
 from cvcodec.fileio import atomic_output, is_standard_stream, open_input, partial_path
 from cvcodec.model.base import VideoAutoencoder
+from cvcodec.model.config import ModelConfig
 from cvcodec.passthrough.recorder import Recorder
 from cvcodec.remote import is_remote, path_of
 from cvcodec.system.device import available_memory
@@ -133,22 +134,24 @@ def encode_frames(
     if options.drop_last_frames:
         frames = _whole_latents(frames, runner.model.config.temporal_factor, notices)
     with CvlOutput(sink, reader, runner.model, plan, options, recorder, notices, on_progress) as output:
-        encode = session.timed(partial(_encode_layers, runner, output.header))
+        encode = session.timed(partial(_encode_kept, runner, output.header))
+        loop = ClosedLoop(runner, plan, output) if output.header.enhancement is not None else None
+        begin = output.first_latent if loop is None else loop.begin
         # Joined in a thread of their own, while the model runs: afterwards the entropy coder would be in the way.
-        with ReadAhead(_clips(output.needed(frames)), limit=_most_clips(info), name="frame-joiner") as clips:
-            for latents in memory_errors(plan.encode(encode, clips, output.shrink, start=output.first_latent)):
-                output.put(latents[0].float().cpu().numpy())
+        with ReadAhead(_clips(output.needed(frames, begin)), limit=_most_clips(info), name="frame-joiner") as clips:
+            latents = plan.encode(encode, clips if loop is None else loop.watched(clips), output.shrink, start=begin)
+            kept = (ChunkLayers.of(values, output.header.latent_channels) for values in latents)
+            for layers in memory_errors(kept if loop is None else loop.completed(kept, session.timed, notices)):
+                output.put(layers)
         output.finish()
     notices.extend(reader.notices)
     return output.result(session.facts(runner))
 
 
-def _encode_layers(runner: ClipEncoder, header: Header, clip: Tensor) -> Tensor:
-    """Clip (1, 3, T, H, W) of code values -> what a file keeps of its moments, (1, C [+ E] [+ C], t, h, w)."""
+def _encode_kept(runner: ClipEncoder, header: Header, clip: Tensor) -> Tensor:
+    """Clip (1, 3, T, H, W) of code values -> what a file keeps of its moments, (1, C [+ C], t, h, w)."""
     moments = runner.encode(clip, header.bit_depth)
-    mean, logvar, enhancement = moments.tensor_split([header.latent_channels, 2 * header.latent_channels], dim=1)
-    kept = [mean, *([enhancement] if header.enhancement else []), *([logvar] if header.logvar else [])]
-    return mean if len(kept) == 1 else torch.cat(kept, dim=1)
+    return moments if header.logvar else moments[:, : header.latent_channels]
 
 
 def _choose_plan(
@@ -156,13 +159,14 @@ def _choose_plan(
 ) -> Plan:
     """The windows that were asked for, or that memory allows; those of a partial file that is continued."""
     config = runner.model.config
+    most = _most_latents(config, info.height, info.width)
     choose = partial(
         choose_plan,
         config,
         height=info.height,
         width=info.width,
         mode=options.windows,
-        window=options.window,
+        window=options.window or (most if most < config.window_latents else None),
         tile=options.tile,
     )
     if isinstance(sink, PartialSink) and sink.header is not None:
@@ -179,6 +183,12 @@ def _whole_latents(frames: Iterable[Frame], factor: int, notices: Notices) -> It
         yield from group
     if group:
         notices(f"{len(group)} frames at the end are left out: they do not fill a latent")
+
+
+def _most_latents(config: ModelConfig, height: int, width: int) -> int:
+    """How many latents of pictures of this size, both layers, a chunk can hold; at least one."""
+    factor = config.spatial_factor
+    return max(1, MAX_CHUNK_VALUES // (config.coded_channels * -(-height // factor) * -(-width // factor)))
 
 
 def _clips(frames: Iterator[Frame]) -> Iterator[Tensor]:

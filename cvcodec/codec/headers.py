@@ -18,7 +18,6 @@ from cvcodec.bitstream import ENHANCEMENT, BitstreamReader, ColorTags, Enhanceme
 from cvcodec.bitstream.wire import Readable
 from cvcodec.checkpoints.checkpoint import default_statistics
 from cvcodec.codec.options import LatentsKind, Layers, ReaderOptions
-from cvcodec.codec.runner import Rounding
 from cvcodec.codec.session import Notices
 from cvcodec.errors import BitstreamError, ModelMismatchError, UsageError
 from cvcodec.model.base import VideoAutoencoder
@@ -35,7 +34,7 @@ from cvcodec.windows.specs import Window
 
 T = TypeVar("T")
 
-_ZERO_DEVIATIONS = 3.0
+_ZERO_DEVIATIONS = 5.0
 """A channel of the enhancement layer that stays within half a step by so many deviations is taken to hold nothing."""
 
 _SOURCE_READER = "source_reader"
@@ -182,11 +181,6 @@ def _holds_anything(model: VideoAutoencoder, above: Quantizer) -> bool:
     """Whether a symbol of the enhancement layer is other than zero now and then."""
     deviations = np.array(_statistics(model).std[model.config.latent_channels :])
     return bool((above.steps <= 2 * _ZERO_DEVIATIONS * deviations).any())
-
-
-def rounding_of(header: Header) -> Rounding:
-    """What a file says of how its latents were quantised, for a decoder."""
-    return Rounding(header.quality, () if header.enhancement is None else header.enhancement.steps)
 
 
 def make_quantizer(model: VideoAutoencoder, quality: float) -> Quantizer:

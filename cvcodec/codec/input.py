@@ -26,7 +26,7 @@ from cvcodec.bitstream.chunk import unpack_logvar
 from cvcodec.bitstream.format import CHNK, LVAR, MAX_SECONDS
 from cvcodec.bitstream.wire import Readable
 from cvcodec.codec.headers import check_header, info_from_header, open_reader, plan_of
-from cvcodec.codec.layers import check_chunk_place, layers_of
+from cvcodec.codec.layers import LatentPieces, check_chunk_place, layers_of
 from cvcodec.codec.options import DecodeOptions, LostFrames
 from cvcodec.codec.session import memory_errors
 from cvcodec.errors import BitstreamError, DeviceError, UsageError
@@ -74,26 +74,14 @@ class Run:
         total: int | None = None,
     ) -> None:
         self._chunks, self._header, self.latents, self.total = chunks, header, latents, total
-        self._kept: deque[tuple[int, NDArray[np.float32]]] = deque()  # first latent, layers (C + E, t, h, w)
+        self._pieces = LatentPieces(self._taken())
         self._last_pts: int | None = None
         self.times: deque[FrameTime] = deque()
         """Of frames not yet taken out, in order; the consumer takes them from the left."""
 
     def read(self, start: int, stop: int) -> Tensor | None:
-        """Latents [start, stop), both layers, as (1, C + E, n, h, w) float32; fewer, or None, at the end. Ascending, no
-        overlap."""
-        while not self._kept or self._end < stop:
-            chunk = next(self._chunks, None)
-            if chunk is None:
-                break
-            self._take(chunk)
-        while self._kept and self._kept[0][0] + self._kept[0][1].shape[1] <= start:
-            self._kept.popleft()
-        parts = [values[:, max(0, start - first) : stop - first] for first, values in self._kept if first < stop]
-        if not parts:
-            return None
-        joined = np.concatenate(parts, axis=1) if len(parts) > 1 else np.ascontiguousarray(parts[0])
-        return torch.from_numpy(joined)[None]
+        """Latents [start, stop), both layers, as (1, C + E, n, h, w) float32; see `LatentPieces.read`."""
+        return self._pieces.read(start, stop)
 
     def parts(self, plan: Plan, decode: ClipFunction, say: Callable[[str], None]) -> Iterator[Part]:
         """What `decode` makes of them, window by window, and a few frames at a time."""
@@ -114,14 +102,13 @@ class Run:
         for chunk in self._chunks:
             raise BitstreamError(f"chunk {chunk.index} lies behind the end of the video")
 
-    @property
-    def _end(self) -> int:
-        first, values = self._kept[-1]
-        return first + int(values.shape[1])
+    def _taken(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        for chunk in self._chunks:
+            self._note_times(chunk)
+            yield chunk.first_latent, layers_of(chunk, self._header)
 
-    def _take(self, chunk: Chunk) -> None:
+    def _note_times(self, chunk: Chunk) -> None:
         check_chunk_place(chunk.first_latent, chunk.first_frame, self._header.temporal_factor)
-        self._kept.append((chunk.first_latent, layers_of(chunk, self._header)))
         shown = zip(chunk.pts.tolist(), chunk.durations.tolist(), chunk.flags.tolist(), strict=True)
         for number, (pts, duration, flags) in enumerate(shown, chunk.first_frame):
             if self._last_pts is not None and pts <= self._last_pts:

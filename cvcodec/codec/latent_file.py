@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cvcodec.bitstream import BitstreamReader, Chunk, Header
 from cvcodec.checkpoints.registry import load_model, load_named_model
-from cvcodec.codec.headers import check_model, open_reader, plan_of, rounding_of
+from cvcodec.codec.headers import check_model, open_reader, plan_of
 from cvcodec.codec.layers import check_chunk_place, enhancement_of, latents_of, layers_of
 from cvcodec.codec.runner import ModelRunner, denormalise, tensor_to_frames
 from cvcodec.codec.session import Notices, memory_errors
@@ -188,7 +188,7 @@ class LatentFile:
         plan = plan_of(header)
         first, last = latents_of_frames(start, stop, header.temporal_factor)
         pieces = plan.decode(
-            lambda latent: runner.decode(latent, rounding_of(header)),
+            lambda latent: runner.decode(latent, header.quality),
             lambda t0, t1: torch.from_numpy(self.read_layers(t0, t1))[None],
             (first, last),
             self.latent_count,

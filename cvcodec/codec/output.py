@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cvcodec.bitstream import (
     FLAG_CONCEALED,
@@ -56,8 +57,24 @@ class _Times:
     flags: int
 
 
-_Item = tuple[NDArray[np.float32] | None, list[_Times]]
-"""Latents of a chunk (with the log-variance, where it is kept), and when its frames are shown."""
+@dataclass(frozen=True)
+class ChunkLayers:
+    """What is known of a chunk: base layer (C, t, h, w), as latents or as `CvlOutput.stored` keeps them, enhancement
+    layer (E, t, h, w) and log-variance (C, t, h, w), the latter two where the header names them."""
+
+    base: NDArray[Any]
+    enhancement: NDArray[np.float32] | None = None
+    logvar: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, kept: Tensor, channels: int) -> ChunkLayers:
+        """From what a file keeps of a chunk's moments: (1, C [+ C], t, h, w), C being `channels`."""
+        base, logvar = np.split(kept[0].float().cpu().numpy(), [channels])
+        return cls(base, logvar=logvar if len(logvar) else None)
+
+
+_Item = tuple[ChunkLayers | None, list[_Times]]
+"""A chunk, and when its frames are shown."""
 
 _Shown = dict[str, NDArray[Any]]
 """The same times as `ChunkInfo` has them: its fields `pts`, `durations`, `flags`."""
@@ -114,7 +131,7 @@ class CvlOutput:
         self.header = self._make_header()
         """As far as it is known: memory that runs out in the first window may still make the tiles smaller."""
         self.first_latent = 0
-        """Where the model has to begin: behind what the partial file holds."""
+        """The first that is to be put: behind what the partial file holds."""
         if self._resumed is not None:
             self._resumed.check_header(self.header)
             stored = self._resumed.chunks
@@ -130,11 +147,11 @@ class CvlOutput:
     ) -> None:
         self._behind.__exit__(kind, error, trace)
 
-    def needed(self, frames: Iterable[Frame]) -> Iterator[Frame]:
-        """The frames that are needed to encode latents from `first_latent` on, noting the times of all. Chunks before
-        that are taken over from the partial file, each when its frames have been read."""
+    def needed(self, frames: Iterable[Frame], begin: int) -> Iterator[Frame]:
+        """The frames that are needed to encode latents from `begin` on, the first of a chunk, noting the times of all.
+        Chunks before `first_latent` are taken over from the partial file, each when its frames have been read."""
         stored = deque(self._resumed.chunks if self._resumed is not None else ())
-        first = self._plan.first_frame(self.first_latent)
+        first = self._plan.first_frame(begin)
         number = -1
         for number, frame in enumerate(frames):
             duration = UNKNOWN if frame.duration is None else frame.duration
@@ -153,10 +170,13 @@ class CvlOutput:
         if recorded:
             self._plan = plan
 
-    def put(self, latents: NDArray[np.float32]) -> None:
-        """The next chunk: (C [+ E] [+ C], t, h, w), with the enhancement layer and the log-variance that `header`
-        names. Raises what the writer's thread raised for an earlier one."""
-        self._behind.put((latents, self._take_times(latents.shape[1])))
+    def stored(self, base: NDArray[np.float32]) -> NDArray[Any]:
+        """What the file keeps of the base layer of a chunk, for who needs to know it before it is put."""
+        return symbols_of(base, self.header, self._options.rdo)
+
+    def put(self, layers: ChunkLayers) -> None:
+        """The next chunk. Raises what the writer's thread raised for an earlier one."""
+        self._behind.put((layers, self._take_times(layers.base.shape[1])))
 
     def finish(self) -> None:
         """Wait for the writer and complete the file. Raises InputError when there were no frames."""
@@ -215,7 +235,7 @@ class CvlOutput:
 
     def _write(self, item: _Item) -> None:
         """One chunk, with the copied streams in front of it; without latents it is taken over from the partial file."""
-        latents, times = item
+        layers, times = item
         if self._writer is None:
             # Only now, so that tiles that had to shrink for the first window are recorded as they were used.
             self.header = self._make_header()
@@ -228,37 +248,35 @@ class CvlOutput:
         }
         if not self._writer.frames:
             self._first_pts = times[0].pts
-        if latents is None:
+        if layers is None:
             assert self._resumed is not None
             self._resumed.adopt(self._writer, shown)
             self._resumed_frames += len(times)
         else:
-            self._write_chunk(self._writer, latents, shown)
+            self._write_chunk(self._writer, layers, shown)
             if (flush := getattr(self._sink, "flush", None)) is not None:
                 flush()  # what is whole survives when this process is killed
         self._last_pts = times[-1].pts
         if self._on_progress is not None:
             self._on_progress(self._writer.frames, self._writer.bytes_written, self._expected_frames)
 
-    def _write_chunk(self, writer: BitstreamWriter, latents: NDArray[np.float32], shown: _Shown) -> None:
-        header, rdo = writer.header, self._options.rdo
-        bounds = np.cumsum([header.latent_channels, header.enhancement_channels])
-        base, enhancement, logvar = np.split(latents, bounds)
+    def _write_chunk(self, writer: BitstreamWriter, layers: ChunkLayers, shown: _Shown) -> None:
+        header, base, above = writer.header, layers.base, layers.enhancement
         chunk = Chunk(
             index=writer.chunks,
             first_latent=writer.latents,
             latent_count=base.shape[1],
             first_frame=writer.frames,
             **shown,
-            symbols=symbols_of(base, header, rdo),
-            enhancement=enhancement_symbols_of(enhancement, header, rdo) if header.enhancement else None,
+            symbols=self.stored(base) if base.dtype == np.float32 else base,
+            enhancement=None if above is None else enhancement_symbols_of(above, header),
         )
         try:
             writer.write_chunk(chunk)
         except ValueError as error:  # very large pictures in long windows
             raise UsageError(str(error)) from error
-        if header.logvar:
-            writer.write_logvar(np.clip(logvar, *LOGVAR_RANGE))
+        if layers.logvar is not None:
+            writer.write_logvar(np.clip(layers.logvar, *LOGVAR_RANGE))
 
     def _write_copied(self, writer: BitstreamWriter, pts: list[int] | None) -> None:
         for kind, payload in self._recorder.take(pts):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,16 +48,6 @@ def tensor_to_frames(clip: Tensor, bit_depth: int) -> NDArray[Any]:
     return pictures if bit_depth == 8 else pictures.astype(np.uint16)
 
 
-@dataclass(frozen=True)
-class Rounding:
-    """What a decoder may be told of the quantiser that its latent went through."""
-
-    quality: float | None
-    """0 to 100; None: it went through none."""
-    steps: tuple[float, ...] = ()
-    """Of each channel of the enhancement layer, where there is one."""
-
-
 class ClipEncoder(Protocol):
     """What an encode needs of a model: `ModelRunner`, or one that shares a device with other encodes (dataset)."""
 
@@ -72,6 +61,10 @@ class ClipEncoder(Protocol):
     def precision(self) -> Precision: ...
 
     def encode(self, frames: Tensor, bit_depth: int) -> Tensor: ...
+
+    def decode(self, latent: Tensor, quality: float | None = None) -> Tensor: ...
+
+    def enhancement(self, frames: Tensor, bit_depth: int, decoded: Tensor) -> Tensor: ...
 
 
 class ModelRunner:
@@ -111,20 +104,30 @@ class ModelRunner:
         return self._model
 
     def encode(self, frames: Tensor, bit_depth: int) -> Tensor:
-        """Code values (1, 3, T, H, W), host or device, to moments (1, 2C + E, t, h, w) float32 on the device."""
+        """Code values (1, 3, T, H, W), host or device, to moments (1, 2C, t, h, w) float32 on the device."""
+        return self._run("moments", self._pixels(frames, bit_depth))
+
+    def decode(self, latent: Tensor, quality: float | None = None) -> Tensor:
+        """Latent (1, C, t, h, w) or both layers (1, C + E, t, h, w) float32, host or device, to pixels (1, 3, T, H, W)
+        float32 on the device. quality: that the latent was quantised with, which some decoders want to know."""
+        told: dict[str, Any] = {"quality": quality} if self._model.config.quality_aware else {}
+        return self._run("decode", latent.to(self.device, torch.float32), **told)
+
+    @torch.inference_mode()
+    def enhancement(self, frames: Tensor, bit_depth: int, decoded: Tensor) -> Tensor:
+        """What `decoded` (1, 3, T, H, W) in [-1, 1], of latents from any on, leaves over of its source, code values of
+        that shape: the enhancement layer (1, E, t, h, w) float32 on the device."""
+        left_over = self._pixels(frames, bit_depth) - decoded
+        lone = left_over.shape[2] % self._model.config.temporal_factor == 1
+        if not lone:  # no first frame among them, which the model wants
+            left_over = torch.cat([left_over[:, :, :1], left_over], 2)
+        made: Tensor = self._model.enhancement(left_over)  # type: ignore[operator]
+        return made if lone else made[:, :, 1:]
+
+    def _pixels(self, frames: Tensor, bit_depth: int) -> Tensor:
         if frames.device.type == "cpu":
             frames = to_device(frames, self.device)
-        return self._run("moments", normalise(frames.to(self.device), bit_depth))
-
-    def decode(self, latent: Tensor, rounding: Rounding | None = None) -> Tensor:
-        """Latent (1, C, t, h, w) or both layers (1, C + E, t, h, w) float32, host or device, to pixels (1, 3, T, H, W)
-        float32 on the device. rounding: how it was quantised, which some decoders want to know."""
-        told: dict[str, Any] = {}
-        if rounding is not None and self._model.config.quality_aware:
-            told["quality"] = rounding.quality
-        if rounding is not None and self._model.config.enhancement_channels and rounding.steps:
-            told["steps"] = torch.tensor([rounding.steps], device=self.device)
-        return self._run("decode", latent.to(self.device, torch.float32), **told)
+        return normalise(frames.to(self.device), bit_depth)
 
     @torch.inference_mode()
     def _run(self, method: str, x: Tensor, **told: Any) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import TypedDict
+from typing import TypedDict, TypeVar
 
 from torch import Tensor
 
@@ -15,6 +15,8 @@ from cvcodec.errors import DeviceError
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.system.device import set_threads
 from cvcodec.windows.space import ClipFunction
+
+T = TypeVar("T")
 
 Progress = Callable[[int, int, int | None], None]
 """Is given frames and bytes done so far, and the number of frames expected in all where that is known."""
@@ -85,8 +87,8 @@ class Session:
         }
 
 
-def memory_errors(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
-    """What `Plan.encode` or `Plan.decode` gives; DeviceError when even the smallest tiles do not fit."""
+def memory_errors(pieces: Iterator[T]) -> Iterator[T]:
+    """What `Plan.encode` or `Plan.decode` gives, or is made of it; DeviceError when the smallest tiles do not fit."""
     try:
         yield from pieces
     except MemoryError as error:

@@ -133,6 +133,8 @@ def settings_id(model: VideoAutoencoder, options: EncodeOptions) -> str:
         del values["quality"], values["rdo"]
     if not model.config.enhancement_channels:
         del values["layers"]
+    elif options.layers != "base":
+        values["decoder"] = model.decoder_hash
     if not options.drop_last_frames:
         del values["drop_last_frames"]  # files of runs before it could be asked for are what they are
     values |= {"latent_space_id": model.latent_space_id, "config": model.config.digest()}

@@ -114,6 +114,29 @@ class SharedEncoder:
         assert call.result is not None
         return call.result
 
+    def decode(self, latent: Tensor, quality: float | None = None) -> Tensor:
+        """As `ModelRunner.decode`."""
+        with self._alone():
+            return self._runner.decode(latent, quality)
+
+    def enhancement(self, frames: Tensor, bit_depth: int, decoded: Tensor) -> Tensor:
+        """As `ModelRunner.enhancement`."""
+        with self._alone():
+            return self._runner.enhancement(frames, bit_depth, decoded)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """The device, for a call that is in no batch."""
+        with self._condition:
+            self._condition.wait_for(lambda: not self._running)
+            self._running = True
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._running = False
+                self._condition.notify_all()
+
     def _next_group(self) -> list[_Call] | None:
         """The calls to run now; None while the device is busy or others may still join."""
         if self._running or not self._waiting:

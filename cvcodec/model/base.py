@@ -41,13 +41,12 @@ class VideoAutoencoder(nn.Module, ABC):
 
     @abstractmethod
     def moments(self, pixels: Tensor) -> Tensor:
-        """Mean and unclamped log-variance, (B, 2C, t, h, w), and behind them the E channels of an enhancement layer, if
-        the model has one. ValueError on a shape the model cannot take."""
+        """Mean and unclamped log-variance, (B, 2C, t, h, w). ValueError on a shape the model cannot take."""
 
     def encode(self, pixels: Tensor) -> Posterior:
         """The posterior over latents, without windows or tiles. ValueError for what cannot be meant as pixels."""
         check_pixels(pixels)
-        return Posterior.from_moments(self.moments(pixels), self.config.enhancement_channels)
+        return Posterior.from_moments(self.moments(pixels))
 
     @abstractmethod
     def decode(self, latent: Tensor) -> Tensor:
@@ -68,20 +67,12 @@ class Posterior:
 
     mean: Tensor
     logvar: Tensor
-    enhancement: Tensor | None = None
-    """(B, E, t, h, w) float: the enhancement layer, of models that have one. It is coded as it is, never sampled."""
 
     @classmethod
-    def from_moments(cls, moments: Tensor, enhancement_channels: int = 0) -> Posterior:
-        """`moments`: (B, 2C + E, t, h, w): mean, unclamped log-variance, enhancement layer."""
-        channels = (moments.shape[1] - enhancement_channels) // 2
-        mean, logvar, enhancement = moments.split([channels, channels, enhancement_channels], dim=1)
-        return cls(mean, logvar.clamp(*LOGVAR_RANGE), enhancement if enhancement_channels else None)
-
-    @property
-    def layers(self) -> Tensor:
-        """(B, C + E, t, h, w): the mean and, behind it, the enhancement layer: all that the decoder can read."""
-        return self.mean if self.enhancement is None else torch.cat([self.mean, self.enhancement], dim=1)
+    def from_moments(cls, moments: Tensor) -> Posterior:
+        """`moments`: (B, 2C, t, h, w): mean and unclamped log-variance."""
+        mean, logvar = moments.chunk(2, dim=1)
+        return cls(mean, logvar.clamp(*LOGVAR_RANGE))
 
     @property
     def std(self) -> Tensor:
@@ -101,11 +92,6 @@ class Posterior:
         """KL(q || N(0, 1)) in nats, summed over C, t, h, w: (B,)."""
         terms = self.mean.square() + self.logvar.exp() - 1.0 - self.logvar
         return 0.5 * terms.flatten(1).sum(1)
-
-
-def coded_layers(moments: Tensor, config: ModelConfig) -> Tensor:
-    """Moments (B, 2C + E, t, h, w) -> (B, C + E, t, h, w): what a codec keeps of them."""
-    return Posterior.from_moments(moments, config.enhancement_channels).layers
 
 
 RGB = 3

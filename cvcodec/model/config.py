@@ -58,7 +58,7 @@ class ModelConfig:
     patch_size: int = 1
     """mini: pixel-unshuffle factor at the input, in pixels."""
     enhancement_channels: int = 0
-    """mini: channels E of the enhancement layer, a second latent on the same grid that only the video decoder reads.
+    """mini: channels E of the enhancement layer, which holds, on the same grid, what the decoder leaves over.
     `latent_channels` stays C: the base layer, which other decoders, caches and diffusion models speak of."""
     decoder_tail: int = 0
     """mini: channels that each frame of a group has to itself in front of the decoder's output; 0: none."""

@@ -12,9 +12,10 @@ Owns: the mini architecture. A causal encoder and a symmetric decoder of 2D+3D r
 * Only some blocks look along time (`encoder_temporal`, `decoder_temporal`): one more latent of reach for each, two
   for each all-3D block.
 
-A video model may have a second, *enhancement* layer: E more channels on the same grid, made by the encoder from the
-same features and read by the decoder beside the base layer, or not at all. Its decoder may also be told the quality
-that the latent was quantised with, and may have a *tail* of its own for each frame of a group.
+A video model may have a second, *enhancement* layer: E more channels on the same grid, which hold what the decoder
+leaves over of the source, x - D(z), as coefficients of 4x8x8 patches. Making it needs the decoder (a closed loop);
+with it the decoder adds the patches back. Its decoder may also be told the quality that the latent was quantised with,
+and may have a *tail* of its own for each frame of a group.
 
 The 2D twin is the same network with every temporal kernel of size 1: it encodes each frame alone.
 
@@ -25,7 +26,6 @@ over the channel-concatenation of three neighbouring frames. That is the only la
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -67,15 +67,10 @@ def mini_config(latent_channels: int = 16, *, video: bool = True, **changes: obj
     )
     config = dataclasses.replace(config, **changes)  # type: ignore[arg-type]
     if "encode_context" not in changes:
-        config = dataclasses.replace(config, encode_context=encoder_reach(config))
+        config = dataclasses.replace(config, encode_context=_reach(config.encoder_temporal, config))
     if "decode_context" not in changes:
         config = dataclasses.replace(config, decode_context=_reach(config.decoder_temporal, config))
     return config
-
-
-def encoder_reach(config: ModelConfig) -> int:
-    """Latents that the encoder looks back: what an enhancement layer takes away looks at the base layer one before."""
-    return _reach(config.encoder_temporal, config) + bool(config.enhancement_channels)
 
 
 def _reach(temporal_blocks: tuple[int, ...], config: ModelConfig) -> int:
@@ -104,15 +99,8 @@ class TemporalConv(nn.Module):
         self.weight, self.bias = reference.weight, reference.bias
         self.side = side
 
-    def exact(self, x: Tensor, frames: int) -> Tensor:
-        """`forward` in fp32, whatever the dtype of the weights."""
-        return self._convolved(x.float(), frames, self.weight.float(), None if self.bias is None else self.bias.float())
-
     def forward(self, x: Tensor, frames: int) -> Tensor:
         """x: (B*T, C, H, W) with T = `frames`."""
-        return self._convolved(x, frames, self.weight, self.bias)
-
-    def _convolved(self, x: Tensor, frames: int, weight: Tensor, bias: Tensor | None) -> Tensor:
         # Joined with channels last, where these views are contiguous: with channels second, torch.cat would bring five
         # dimensions into another layout, at several times the cost.
         clips = x.permute(0, 2, 3, 1).unflatten(0, (-1, frames))  # B, T, H, W, C
@@ -120,8 +108,8 @@ class TemporalConv(nn.Module):
         if self.side == "symmetric":
             neighbours.append(torch.cat([clips[:, 1:], clips[:, -1:]], 1))
         stacked = torch.cat(neighbours, -1).flatten(0, 1).permute(0, 3, 1, 2)
-        kernel = weight.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(stacked, kernel, bias, padding=1)
+        kernel = self.weight.transpose(1, 2).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(stacked, kernel, self.bias, padding=1)
 
 
 class MiniBlock(nn.Module):
@@ -170,7 +158,7 @@ class _MiniStack(nn.Module):
 
 
 class MiniEncoder(_MiniStack):
-    """Clip (B, 3, T, H, W), T = group * k + 1, to moments (B*t, 2C + E, h, w)."""
+    """Clip (B, 3, T, H, W), T = group * k + 1, to moments (B*t, 2C, h, w)."""
 
     def __init__(self, config: ModelConfig, group: int) -> None:
         super().__init__()
@@ -194,9 +182,6 @@ class MiniEncoder(_MiniStack):
             assert self.conv_out.bias is not None
             self.conv_out.bias.zero_()
             self.conv_out.bias[config.latent_channels :] = -6.0
-        self.enhancement: EnhancementEncoder | None = None
-        if config.enhancement_channels:
-            self.enhancement = EnhancementEncoder(config, 3 * group)
 
     def forward(self, pixels: Tensor) -> Tensor:
         kernel = reordered(self.conv_in.weight, dim=1, group=self.group, size=self.patch, inner=self.patch)
@@ -204,11 +189,11 @@ class MiniEncoder(_MiniStack):
         latents = (pixels.shape[2] - 1) // self.group + 1
         size = (len(pixels) * latents, height // self.patch, width // self.patch, kernel.shape[1])
         stem, transformed = pixels.new_empty(size, dtype=kernel.dtype), []
-        shortcuts = [self._shortcut_kernel(part) for part in self.shortcuts]
+        shortcut = self._shortcut_kernel()
         for rows in strips(pixels, height, self.spatial_factor, len(pixels) * latents * self.group * width):
             patches = patches_of(pixels[:, :, :, rows], self.group, self.patch)  # (B*t, h, w, channels)
             stem[:, rows.start // self.patch : rows.stop // self.patch] = patches
-            transformed.append(self._transform(patches, shortcuts))
+            transformed.append(self._transform(patches, *shortcut))
         del patches
         kernel = kernel.contiguous(memory_format=torch.channels_last)
         x = F.conv2d(stem.permute(0, 3, 1, 2), kernel, self.conv_in.bias, padding=1)
@@ -220,146 +205,65 @@ class MiniEncoder(_MiniStack):
                 assert isinstance(down, nn.Conv2d)
                 x = conv2d(x, down.weight, down.bias, stride=2, padding=1)
         mean, logvar = self.conv_out(F.silu(self.norm_out(x))).float().chunk(2, dim=1)
-        linear = torch.cat(transformed, dim=2)
-        channels = mean.shape[1]
-        moments = [mean + linear[:, :channels], logvar]
-        if self.enhancement is not None:
-            moments.append(self.enhancement(x, moments[0], latents) + linear[:, channels:])
-        return torch.cat(moments, dim=1)
+        return torch.cat([mean + torch.cat(transformed, dim=2), logvar], dim=1)
 
-    @property
-    def shortcuts(self) -> list[nn.Conv2d]:
-        """The linear patch transform of each layer."""
-        return [self.shortcut] if self.enhancement is None else [self.shortcut, self.enhancement.shortcut]
-
-    def _shortcut_kernel(self, shortcut: nn.Conv2d) -> tuple[Tensor, Tensor]:
-        assert shortcut.bias is not None
-        weight = shortcut.weight.float().flatten(1)
+    def _shortcut_kernel(self) -> tuple[Tensor, Tensor]:
+        assert self.shortcut.bias is not None
+        weight = self.shortcut.weight.float().flatten(1)
         kernel = reordered(weight, dim=1, group=self.group, size=self.spatial_factor, inner=self.patch)
-        return kernel, shortcut.bias.float()
+        return kernel, self.shortcut.bias.float()
 
-    def _transform(self, patches: Tensor, shortcuts: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """The linear shortcuts, in fp32 whatever the dtype of the rest: bf16 would round away what the codec keeps."""
+    def _transform(self, patches: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+        """The linear shortcut, in fp32 whatever the dtype of the rest: bf16 would round away what the codec keeps."""
         with torch.autocast(patches.device.type, enabled=False):
             # Applied to each patch as a vector: a strided 8x8 convolution is several times slower on CPUs.
             vectors = coarser(patches.float(), self.spatial_factor // self.patch)
-            return torch.cat([F.linear(vectors, *shortcut) for shortcut in shortcuts], -1).permute(0, 3, 1, 2)
+            return F.linear(vectors, kernel, bias).permute(0, 3, 1, 2)
 
 
-class EnhancementEncoder(nn.Module):
-    """The encoder's features (B*t, width, h, w) and the base layer (B*t, C, h, w) -> what is added to projections of
-    patches (`shortcut`, applied like the encoder's own) to make the enhancement layer, (B*t, E, h, w) fp32.
+class EnhancementLayer(nn.Module):
+    """Clips of what a decoder left over <-> their coefficients, (B, E, t, h, w), on an orthonormal basis of patches.
 
-    `conv_base` takes away what the base layer tells of those projections; the decoder puts it back. As it starts, the
-    block is the identity.
-    """
-
-    def __init__(self, config: ModelConfig, patch_channels: int) -> None:
-        super().__init__()
-        width, channels = config.widths[-1], config.enhancement_channels
-        self.block = MiniBlock(width, side=None, all_3d=False, eps=config.norm_eps)
-        self.norm_out = LayerNorm2d(width, eps=config.norm_eps)
-        self.conv_out = nn.Conv2d(width, channels, 3, padding=1)
-        self.conv_base = TemporalConv(config.latent_channels, channels, "causal")
-        self.shortcut = nn.Conv2d(patch_channels, channels, config.spatial_factor, stride=config.spatial_factor)
-        for layer in (self.block.conv2, self.conv_out, self.conv_base):
-            assert layer.bias is not None
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
-
-    def forward(self, features: Tensor, base: Tensor, latents: int) -> Tensor:
-        learned: Tensor = self.conv_out(F.silu(self.norm_out(self.block(features, latents))))
-        with torch.autocast(base.device.type, enabled=False):  # a small difference of large numbers
-            return learned.float() - self.conv_base.exact(base, latents)
-
-
-class EnhancementDecoder(nn.Module):
-    """The decoder's patches and the latent -> a correction that gives the patches the projections that were coded.
-
-    restore(e + conv_base(base) - project(patches)): where nothing was rounded away and `conv_base` is the encoder's,
-    the projections of the result are those of the source. What was rounded says only between which bounds a projection
-    lay: one that the patches have within them is left as it is, others are moved into them, by `caution` less than to
-    their middle (projection onto the quantisation constraint, as in decoders of JPEG). In fp32 like the shortcuts.
+    `basis`: (E, values of a patch), in the order of the shortcuts' kernels. In fp32 whatever the dtype of the rest.
     """
 
     def __init__(self, config: ModelConfig, group: int) -> None:
         super().__init__()
-        channels, values = config.enhancement_channels, RGB * group * config.spatial_factor**2
         self.group, self.patch, self.spatial_factor = group, config.patch_size, config.spatial_factor
-        self.base_channels = config.latent_channels
-        self.conv_base = TemporalConv(config.latent_channels, channels, "causal")
-        self.project = nn.Linear(values, channels, bias=False)
-        self.restore = nn.Linear(channels, values, bias=False)
-        nn.init.zeros_(self.restore.weight)
-        self.caution = nn.Parameter(torch.zeros(channels))  # logit of a share of half a step
+        self.basis = nn.Parameter(torch.zeros(config.enhancement_channels, RGB * group * config.spatial_factor**2))
 
-    def correction(
-        self, frames: Tensor, latents: int, present: Tensor | None, steps: Tensor | None
-    ) -> EnhancementCorrection:
-        """What a latent (B*t, C + E, h, w) asks of the patches; present, steps: as for `MiniDecoder.forward`."""
-        base, enhancement = frames.float().split([self.base_channels, frames.shape[1] - self.base_channels], 1)
-        with torch.autocast(frames.device.type, enabled=False):
-            coded = (enhancement + self.conv_base.exact(base, latents)).permute(0, 2, 3, 1)
-        order = {"group": self.group, "size": self.spatial_factor, "inner": self.patch}
-        return EnhancementCorrection(
-            coded=coded,
-            half_steps=_each_frame(coded.new_zeros(1) if steps is None else steps, coded, latents) / 2,
-            share=_each_frame(coded.new_ones(1) if present is None else present, coded, latents),
-            kept=torch.sigmoid(self.caution.float()),
-            project=reordered(self.project.weight.float(), dim=1, **order),
-            restore=reordered(self.restore.weight.float(), dim=0, **order),
-            latents=latents,
-            group=self.group,
-            factor=self.spatial_factor // self.patch,
-        )
+    def coefficients(self, pixels: Tensor) -> Tensor:
+        """pixels: (B, 3, T, H, W), T = group * k + 1; the first frame stands for its whole group."""
+        basis, batch, height, width = self._reordered(), len(pixels), *pixels.shape[3:]
+        latents = (pixels.shape[2] - 1) // self.group + 1
+        parts = []
+        with torch.autocast(pixels.device.type, enabled=False):
+            for rows in strips(pixels, height, self.spatial_factor, batch * latents * self.group * width):
+                patches = patches_of(pixels[:, :, :, rows].float(), self.group, self.patch)
+                parts.append(F.linear(coarser(patches, self.spatial_factor // self.patch), basis))
+        made: Tensor = torch.cat(parts, 1).unflatten(0, (batch, latents)).permute(0, 4, 1, 2, 3)
+        return made
 
+    def patches(self, coefficients: Tensor) -> Tensor:
+        """(B*t, h, w, E) -> what they stand for, (B*t, h * factor, w * factor, values of a patch of `patch_size`)."""
+        with torch.autocast(coefficients.device.type, enabled=False):
+            return finer(F.linear(coefficients.float(), self._reordered().T), self.spatial_factor // self.patch)
 
-@dataclass(frozen=True)
-class EnhancementCorrection:
-    """`EnhancementDecoder` for one latent, to be applied strip by strip."""
-
-    coded: Tensor
-    """Projections that were coded, (B*t, h, w, E) fp32."""
-    half_steps: Tensor
-    """(B*t or 1, 1, 1, E or 1): within so much of `coded` they lay; 0 where nothing was rounded."""
-    share: Tensor
-    """(B*t or 1, 1, 1, 1): 0 where the layer is to be ignored, else 1."""
-    kept: Tensor
-    """(E,): share of half a step that is not moved."""
-    project: Tensor
-    restore: Tensor
-    latents: int
-    group: int
-    factor: int
-
-    def of(self, patches: Tensor, rows: slice) -> Tensor:
-        """What to add to the patches (B*t, H/patch, W/patch, channels) of the latent's `rows`, of their shape."""
-        with torch.autocast(patches.device.type, enabled=False):
-            seen = patches.unflatten(-1, (self.group, -1)).unflatten(0, (-1, self.latents))
-            # Of the first group only the last frame is shown, and the encoder saw it as the whole group.
-            first = seen[:, :1, :, :, -1:].expand(-1, -1, -1, -1, self.group, -1)
-            seen = torch.cat([first, seen[:, 1:]], 1).flatten(0, 1).flatten(-2)
-            missing = self.coded[:, rows] - F.linear(coarser(seen, self.factor), self.project)
-            moved = missing - missing.sign() * self.half_steps * self.kept
-            moved = moved * (missing.abs() > self.half_steps) * self.share
-            return finer(F.linear(moved, self.restore), self.factor)
-
-
-def _each_frame(values: Tensor, like: Tensor, latents: int) -> Tensor:
-    """(B or 1,) or (B or 1, E) of clips -> (B*t or 1, 1, 1, E or 1) of their latents."""
-    rows = values.to(like).view(len(values), -1)
-    return (rows.repeat_interleave(latents, 0) if len(rows) > 1 else rows)[:, None, None]
+    def _reordered(self) -> Tensor:
+        return reordered(self.basis.float(), dim=1, group=self.group, size=self.spatial_factor, inner=self.patch)
 
 
 class MiniDecoder(_MiniStack):
-    """Latent (B, C + E, t, h, w) to clip (B, 3, 4(t-1)+1, H, W); the 2D twin: to T = t frames."""
+    """Latent (B, C, t, h, w), or with the enhancement layer (B, C + E, t, h, w), to clip (B, 3, 4(t-1)+1, H, W); the 2D
+    twin: to T = t frames."""
 
     def __init__(self, config: ModelConfig, group: int) -> None:
         super().__init__()
         widths, patch = config.widths, config.patch_size
         self.group, self.patch, self.spatial_factor = group, patch, config.spatial_factor
-        self.conv_in = nn.Conv2d(config.coded_channels, widths[-1], 3, padding=1)
-        self.condition = Condition(config) if config.enhancement_channels or config.quality_aware else None
+        self.channels = config.latent_channels
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[-1], 3, padding=1)
+        self.condition = Condition(widths[-1]) if config.quality_aware else None
         self.levels = nn.ModuleList(  # finest first, as in the config; run in reverse
             _make_level(width, blocks, temporal, "symmetric", config)
             for width, blocks, temporal in zip(widths, config.decoder_blocks, config.decoder_temporal, strict=True)
@@ -378,27 +282,19 @@ class MiniDecoder(_MiniStack):
             nn.init.zeros_(self.tail_out.weight)
             assert self.tail_out.bias is not None
             nn.init.zeros_(self.tail_out.bias)
-        self.shortcut = nn.Conv2d(config.coded_channels, 3 * group * config.spatial_factor**2, 1)
-        self.enhancement = EnhancementDecoder(config, group) if config.enhancement_channels else None
+        self.shortcut = nn.Conv2d(config.latent_channels, 3 * group * config.spatial_factor**2, 1)
+        self.enhancement = EnhancementLayer(config, group) if config.enhancement_channels else None
         nn.init.zeros_(self.conv_out.weight)
         assert self.conv_out.bias is not None
         nn.init.zeros_(self.conv_out.bias)
 
-    def forward(
-        self,
-        latent: Tensor,
-        quality: Tensor | None = None,
-        present: Tensor | None = None,
-        steps: Tensor | None = None,
-    ) -> Tensor:
-        """quality: (B,) or (1,); present: (B,) or (1,), 1 where the enhancement layer is there; steps: (B, E) or (1, E)
-        of that layer. None: 100, there, not rounded."""
+    def forward(self, latent: Tensor, quality: Tensor | None = None) -> Tensor:
+        """quality: (B,) or (1,); None: 100."""
         batch, _, latents = latent.shape[:3]
-        frames = latent.transpose(1, 2).flatten(0, 1)
+        frames, above = latent.transpose(1, 2).flatten(0, 1).tensor_split([self.channels], dim=1)
         x = self.conv_in(frames.to(self.conv_in.weight.dtype).contiguous(memory_format=torch.channels_last))
         if self.condition is not None:
-            told = self.condition(latent, quality, present).repeat_interleave(latents, 0)
-            x = x + told[:, :, None, None]
+            x = x + self.condition(latent, quality).repeat_interleave(latents, 0)[:, :, None, None]
         for index in reversed(range(len(self.levels))):
             x = self.run_level(self.levels[index], x, latents)
             if index > 0:
@@ -414,15 +310,13 @@ class MiniDecoder(_MiniStack):
         pixels = latent.new_empty(batch, shown, height, width, RGB, dtype=torch.float32).permute(0, 4, 1, 2, 3)
         shortcut = self.shortcut.weight.float().flatten(1), self.shortcut.bias
         kernel, bias = (self._reordered(part, self.spatial_factor) for part in shortcut)
-        correction = None
-        if self.enhancement is not None:
-            correction = self.enhancement.correction(frames, latents, present, steps)
+        coefficients = above.permute(0, 2, 3, 1)
         for rows in strips(latent, height, self.spatial_factor, len(frames) * self.group * width):
             coarse = slice(rows.start // self.spatial_factor, rows.stop // self.spatial_factor)
             patches = self._transform(frames[:, :, coarse], kernel, bias)
             patches += fine[:, rows.start // self.patch : rows.stop // self.patch]
-            if correction is not None:
-                patches = patches + correction.of(patches, coarse)
+            if self.enhancement is not None and above.shape[1]:
+                patches += self.enhancement.patches(coefficients[:, coarse])
             pixels[:, :, :, rows] = pixels_of(patches, batch, self.group, self.patch)
         return pixels
 
@@ -443,31 +337,21 @@ class MiniDecoder(_MiniStack):
 
 
 class Condition(nn.Module):
-    """What the decoder is told beside the latent, as one vector for each clip that is added to its first features."""
+    """The quality that a latent was quantised with, as one vector for each clip that is added to the decoder's first
+    features."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        width = config.widths[-1]
-        self.absent: nn.Parameter | None = None
-        if config.enhancement_channels:
-            self.absent = nn.Parameter(torch.zeros(width))
-        self.quality: nn.Sequential | None = None
-        if config.quality_aware:
-            last = nn.Linear(_QUALITY_FEATURES, width)
-            nn.init.zeros_(last.weight)
-            nn.init.zeros_(last.bias)
-            self.quality = nn.Sequential(nn.Linear(1, _QUALITY_FEATURES), nn.SiLU(), last)
+        last = nn.Linear(_QUALITY_FEATURES, width)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.quality = nn.Sequential(nn.Linear(1, _QUALITY_FEATURES), nn.SiLU(), last)
 
-    def forward(self, latent: Tensor, quality: Tensor | None, present: Tensor | None) -> Tensor:
-        """(B, C + E, t, h, w), and what `MiniDecoder.forward` takes -> (B, width)."""
-        batch = len(latent)
-        told = next(self.parameters()).new_zeros(batch, 1)
-        if self.quality is not None:
-            octaves = latent.new_full((1,), 100.0) if quality is None else quality
-            told = told + self.quality((octaves.to(told) / 50 - 1).view(-1, 1))
-        if self.absent is not None and present is not None:
-            told = told + (1 - present.to(told)).view(-1, 1) * self.absent
-        return told.expand(batch, -1)
+    def forward(self, latent: Tensor, quality: Tensor | None) -> Tensor:
+        """latent: (B, ...); quality: (B,) or (1,), None: 100 -> (B, width)."""
+        told = latent.new_full((1,), 100.0) if quality is None else quality
+        made: Tensor = self.quality((told.to(next(self.parameters())) / 50 - 1).view(-1, 1))
+        return made.expand(len(latent), -1)
 
 
 class MiniAutoencoder(VideoAutoencoder):
@@ -494,7 +378,7 @@ class MiniAutoencoder(VideoAutoencoder):
         self.encoder.gradient_checkpointing = self.decoder.gradient_checkpointing = enabled
 
     def moments(self, pixels: Tensor) -> Tensor:
-        """pixels (B, 3, T, H, W), T = 4k+1 (2D twin: any T), H and W multiples of 8 -> (B, 2C + E, t, h, w)."""
+        """pixels (B, 3, T, H, W), T = 4k+1 (2D twin: any T), H and W multiples of 8 -> (B, 2C, t, h, w)."""
         batch, channels, frames, height, width = pixels.shape
         group, factor = self.group, self.config.spatial_factor
         if channels != 3 or height % factor or width % factor:
@@ -505,31 +389,22 @@ class MiniAutoencoder(VideoAutoencoder):
         unfolded: Tensor = moments.unflatten(0, (batch, -1)).transpose(1, 2)
         return unfolded
 
-    def decode(
-        self,
-        latent: Tensor,
-        *,
-        quality: float | Tensor | None = None,
-        present: Tensor | None = None,
-        steps: Tensor | None = None,
-    ) -> Tensor:
-        """latent (B, C + E, t, h, w), or the base layer alone (B, C, t, h, w) -> pixels (B, 3, 4(t-1)+1, 8h, 8w),
-        unclamped (2D twin: T = t).
+    def decode(self, latent: Tensor, *, quality: float | Tensor | None = None) -> Tensor:
+        """latent (B, C, t, h, w), or with the enhancement layer (B, C + E, t, h, w) -> pixels
+        (B, 3, 4(t-1)+1, 8h, 8w), unclamped (2D twin: T = t).
 
-        quality: that the latent was quantised with, one or (B,); None: it was not. present: (B,), 0 for clips of a
-        batch whose enhancement layer is to be ignored, as if it were not there. steps: (B, E) or (1, E), by which that
-        layer was rounded; None: it was not.
+        quality: that the base layer was quantised with, one or (B,); None: it was not.
         """
         base, both = self.config.latent_channels, self.config.coded_channels
-        enhanced = latent.shape[1:2] == (both,)
-        check_latent(latent, both if enhanced else base)
-        if base < both and not enhanced:
-            latent = torch.cat([latent, latent.new_zeros(len(latent), both - base, *latent.shape[2:])], 1)
-            present = latent.new_zeros(1)
-        elif present is not None:
-            mask = present.to(latent).view(-1, 1, 1, 1, 1)
-            latent = torch.cat([latent[:, :base], latent[:, base:] * mask], 1)
+        check_latent(latent, both if latent.shape[1:2] == (both,) else base)
         if isinstance(quality, int | float):
             quality = torch.tensor([float(quality)], device=latent.device)
-        pixels: Tensor = self.decoder(latent, quality, present, steps)
+        pixels: Tensor = self.decoder(latent, quality)
         return pixels
+
+    def enhancement(self, left_over: Tensor) -> Tensor:
+        """The enhancement layer (B, E, t, h, w) fp32 that holds `left_over` (B, 3, 4k+1, H, W): a clip, in [-1, 1],
+        less what `decode` makes of its base layer. ValueError for a model that has none."""
+        if self.decoder.enhancement is None:
+            raise ValueError(f"{self.name or 'this model'} has no enhancement layer")
+        return self.decoder.enhancement.coefficients(left_over)

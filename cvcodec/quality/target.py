@@ -29,7 +29,7 @@ from cvcodec.bitstream import BitstreamReader
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, EncodeResult, ReaderOptions, encode_stream
 from cvcodec.codec.encode import refuse_coded
 from cvcodec.codec.headers import open_reader
-from cvcodec.codec.layers import requantise
+from cvcodec.codec.layers import follows_from_latents, requantise
 from cvcodec.codec.runner import ModelRunner
 from cvcodec.codec.session import Progress
 from cvcodec.errors import InputError, UsageError
@@ -293,7 +293,7 @@ class Sample:
                     options=dataclasses.replace(
                         options,
                         latents="fp32",
-                        layers="base" if options.layers == "base" else "all",
+                        layers="base",
                         kinds=(),
                         tags=False,
                         reader=reading,
@@ -337,10 +337,13 @@ class Sample:
         )
 
     def _quantised(self, piece: _Piece, quality: float) -> io.BytesIO:
-        made = io.BytesIO()
-        with piece.file.open("rb") as latents:
-            options = self._options
-            requantise(latents, made, model=self._model, quality=quality, rdo=options.rdo, layers=options.layers)
+        made, options = io.BytesIO(), self._options
+        if follows_from_latents(self._model, quality, options.layers):
+            with piece.file.open("rb") as latents:
+                requantise(latents, made, model=self._model, quality=quality, rdo=options.rdo)
+        else:
+            chosen = dataclasses.replace(options, quality=quality, kinds=(), tags=False, reader=piece.reader)
+            encode_stream(self._source, made, model=self._runner, options=chosen)
         made.seek(0)
         return made
 

@@ -152,10 +152,11 @@ class ModelSettings:
     decoder_temporal: tuple[int, ...] = option((), "How many of them look along time; empty: the mini's.")
     enhancement_channels: int = option(
         0,
-        "Channels of a second latent layer that only the video decoder reads; added to --init where it has none.",
+        "Channels of an enhancement layer, a PCA of what the decoder leaves over, made with each file of weights. "
+        "0: as many as --init has.",
     )
     decoder_tail: int = option(
-        0, "Channels that each frame of a group has to itself before the output; added to --init likewise."
+        0, "Channels that each frame of a group has to itself before the output; added to --init where it has none."
     )
     quality_aware: bool = option(False, "Tell the decoder the quality; added to --init likewise.")
     half_3d: bool = option(True, "2D+3D blocks (paper); --no-half-3d: all-3D.")
@@ -253,9 +254,6 @@ class QuantisationSettings:
     noise_quality: tuple[float, ...] = option((45.0, 85.0), "Uniform range of most other clips.")
     rounded_share: float = option(
         0.0, "Share of clips whose decoder sees rounded latents, straight through, instead of noise.", most=1
-    )
-    enhancement_drop: float = option(
-        0.25, "Share of clips that are decoded from the base layer alone, where there are two.", most=1
     )
     learn_steps: bool = option(False, "Learn each channel's step as a function of quality; stored with the statistics.")
     wide_share: float = option(0.04, "Share of clips with any quality from 0 to 100.", most=1)

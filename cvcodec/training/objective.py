@@ -6,10 +6,10 @@ Owns: how the terms of losses.py are put together, for codec training and for th
 Nothing here waits for the device: numbers for the log stay tensors, what is drawn on the host is sent by `to_device`.
 
 codec: distortion(x, D(z)) + rate weight * bits per pixel + kl_weight * KL per latent element [+ LPIPS] [+ adversarial]
-       + lambda1 * distortion(psi(x), D_i(z)) + lambda2 * distortion(x, D(E_i(slice(x)))), where z is the mean, and the
-       enhancement layer where there is one, with the uniform noise of a quantiser of random quality or rounded by it;
-       for a few clips a posterior sample, so that the log-variance keeps a meaning. The rate weight is a constant, or
-       that which belongs to the clip's quality (`matched_weight`).
+       + lambda1 * distortion(psi(x), D_i(z)) + lambda2 * distortion(x, D(E_i(slice(x)))), where z is the mean with the
+       uniform noise of a quantiser of random quality or rounded by it; for a few clips a posterior sample, so that the
+       log-variance keeps a meaning. The rate weight is a constant, or that which belongs to the clip's quality
+       (`matched_weight`).
 paper: spec 4.3, with z a posterior sample.
 """
 
@@ -117,7 +117,7 @@ class Objective(nn.Module):
         return [*self.rate.parameters(), *([self.step_octaves] if self.quantisation.learn_steps else [])]
 
     def steps(self, quality: Tensor) -> Tensor:
-        """Quantiser steps for each quality (B,): (B, C + E, 1, 1, 1); differentiable where they are learned."""
+        """Quantiser steps for each quality (B,): (B, C, 1, 1, 1); differentiable where they are learned."""
         position = quality / QUALITY_PER_OCTAVE
         low = position.floor().clamp(max=len(STEP_QUALITIES) - 2).long()
         octaves = torch.lerp(self.step_octaves[low], self.step_octaves[low + 1], (position - low).unsqueeze(1))
@@ -135,18 +135,12 @@ class Objective(nn.Module):
     def _codec(self, model: VideoAutoencoder, batch: Batch[Tensor], progress: float, arithmetic: Arithmetic) -> Judged:
         x = batch.pixels
         posterior = self._encode(model, x, arithmetic)
-        layers, base = posterior.layers, model.config.latent_channels
+        mean = posterior.mean
         quality = to_device(self._qualities(batch), x.device)
         step = self.steps(quality)
-        noisy = layers + self._uniform(batch, layers) * step
-        latent = self._with_samples(batch, posterior, self._with_rounded(batch, layers, noisy, step))
+        noisy = mean + self._uniform(batch, mean) * step
+        latent = self._with_samples(batch, posterior, self._with_rounded(batch, mean, noisy, step))
         told: dict[str, Tensor] = {"quality": quality} if model.config.quality_aware else {}
-        present = torch.ones_like(quality)
-        if model.config.enhancement_channels:
-            told["steps"] = step[:, base:, 0, 0, 0]
-            told["present"] = present = (
-                1 - self._chosen(batch, "dropped", self.quantisation.enhancement_drop, x.device).float()
-            )
         with phase("forward: decoder"), arithmetic():
             output = model.decode(latent, **told)
         per_clip = losses.distortion(self.loss.distortion, x, output, self.loss.position_power)
@@ -158,19 +152,18 @@ class Objective(nn.Module):
             reconstruction = reconstruction + weight * distance
             terms["lpips_vgg"] = distance.detach()
         with phase("forward: rate model"):
-            by_channel = self.rate(noisy, step).sum((2, 3, 4))
-            bits = (by_channel[:, :base].sum(1) + present * by_channel[:, base:].sum(1)) / x[0, 0].numel()
+            bits = self.rate(noisy, step).sum((1, 2, 3, 4)) / x[0, 0].numel()
         kl = losses.kl_divergence(posterior.mean, posterior.logvar) / posterior.mean[0].numel()
         warmup = min(1.0, batch.step / max(1, self._warmup_steps))
         rate = (self._rate_weights(x, output, quality) * bits).mean()
         loss = reconstruction + warmup * rate + self.loss.resolved_kl_weight * kl
         terms |= {"bits_per_pixel": bits.detach().mean(), "kl_per_element_nats": kl.detach()}
         if self._uses_decoder_term:
-            term = self._decoder_term(batch, latent[:, :base], arithmetic).mean()
+            term = self._decoder_term(batch, latent, arithmetic).mean()
             loss = loss + self.regularisation.decoder_regularization * term
             terms["decoder_2d"] = term.detach()
         if self._uses_encoder_term:
-            term = self._encoder_term(model, batch, step[:, :base], arithmetic).mean()
+            term = self._encoder_term(model, batch, step, arithmetic).mean()
             loss = loss + self.regularisation.encoder_regularization * term
             terms["encoder_2d"] = term.detach()
         return Judged(loss, reconstruction, x, output.float(), terms)
@@ -219,21 +212,19 @@ class Objective(nn.Module):
         """(B,) bool: a share of the clips, each by its own index."""
         return to_device(uniform(sample_keys(self._seed, purpose, batch.indices), (1,))[:, 0] < share, device)
 
-    def _with_rounded(self, batch: Batch[Tensor], layers: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
+    def _with_rounded(self, batch: Batch[Tensor], mean: Tensor, noisy: Tensor, step: Tensor) -> Tensor:
         if not self.quantisation.rounded_share:
             return noisy
-        chosen = self._chosen(batch, "rounded", self.quantisation.rounded_share, layers.device)
-        relative = layers.detach() / step.detach()
-        rounded = layers + (relative.round() - relative) * step  # straight through; a learned step sees its error
+        chosen = self._chosen(batch, "rounded", self.quantisation.rounded_share, mean.device)
+        relative = mean.detach() / step.detach()
+        rounded = mean + (relative.round() - relative) * step  # straight through; a learned step sees its error
         return torch.where(chosen.view(-1, 1, 1, 1, 1), rounded, noisy)
 
     def _with_samples(self, batch: Batch[Tensor], posterior: Posterior, noisy: Tensor) -> Tensor:
         if not self.quantisation.sample_share:
             return noisy
         chosen = self._chosen(batch, "sampled", self.quantisation.sample_share, noisy.device)
-        base = posterior.mean.shape[1]
-        mixed = torch.where(chosen.view(-1, 1, 1, 1, 1), self._sample(batch, posterior), noisy[:, :base])
-        return torch.cat([mixed, noisy[:, base:]], 1)
+        return torch.where(chosen.view(-1, 1, 1, 1, 1), self._sample(batch, posterior), noisy)
 
     def _some_frames(self, batch: Batch[Tensor], x: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         count = self.loss.perceptual_frames
@@ -297,8 +288,7 @@ class Objective(nn.Module):
         frozen = not any(parameter.requires_grad for parameter in model.encoder.parameters())  # type: ignore[union-attr]
         with phase("forward: encoder"), torch.set_grad_enabled(torch.is_grad_enabled() and not frozen), arithmetic():
             posterior = model.encode(x)
-        enhancement = None if posterior.enhancement is None else posterior.enhancement.float()
-        return Posterior(posterior.mean.float(), posterior.logvar.float(), enhancement)
+        return Posterior(posterior.mean.float(), posterior.logvar.float())
 
     def _mapped(self, batch: Batch[Tensor], latent: Tensor) -> tuple[Tensor, Tensor]:
         """psi(x) and the latents that stand for it: (B, 3, t', H, W), (B, C, t', h, w)."""

@@ -1,4 +1,4 @@
-"""Starting a mini model, or a second layer of one, as a PCA of patches.
+"""Starting a mini model, and making the enhancement layer of one, as a PCA of patches.
 
 Owns: the PCA of 4x8x8 (2D: 8x8) patches of training clips, or of what a model loses of them, and its place in the
 model's weights. A fresh model's other paths end in zeros, so that it starts at exactly the PCA's quality.
@@ -7,11 +7,10 @@ Does not know: where clips come from.
 
 from __future__ import annotations
 
-import itertools
+import dataclasses
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cvcodec.model.mini import MiniAutoencoder
@@ -21,8 +20,6 @@ GAIN = 4.0
 _VIDEO_PATCH = (
     768  # 4 x 3 x 8 x 8; the gain of smaller patches keeps the error of a quantised latent per pixel the same
 )
-_CLIPS = 240  # enough for the fit of a second layer, whose rows are all kept
-_RIDGE = 1e-5  # of the mean square of what is regressed on
 
 
 def patches(pixels: Tensor, group: int) -> Tensor:
@@ -66,40 +63,18 @@ def start_as_pca(model: MiniAutoencoder, mean: Tensor, basis: Tensor) -> None:
 
 
 @torch.no_grad()
-def fit_enhancement(model: MiniAutoencoder, clips: Iterable[Tensor]) -> None:
-    """Start a layer that is all zeros as projections of x on a PCA of what the model loses, x - D(E(x)), less what of
-    those of D(E(x)) the base layer tells linearly; the decoder gives them back to D(E(x))."""
-    channels = model.config.enhancement_channels
-    above, below = model.encoder.enhancement, model.decoder.enhancement
-    assert above is not None
-    assert below is not None
-    lost, made, bases = [], [], []
-    for clip in itertools.islice(clips, _CLIPS):
-        x = clip[None]
-        base = model.encode(x).mean
-        output = model.decode(base)
-        bases.append(base)
-        lost.append(patches(x - output, model.group))
-        made.append(patches(output, model.group))
-    _, basis = principal_components(lost, channels)
-    seen = 2 * 9 * model.config.latent_channels  # this latent and the one before, 3x3
-    gram = torch.zeros(seen + 1, seen + 1, dtype=torch.float64)
-    products = torch.zeros(seen + 1, channels, dtype=torch.float64)
-    for base, output in zip(bases, made, strict=True):
-        pair = torch.stack([torch.cat([base[:, :, :1], base[:, :, :-1]], 2), base], 2)  # taps as a causal kernel's
-        columns = F.unfold(pair.flatten(1, 2).transpose(1, 2).flatten(0, 1), 3, padding=1)
-        rows = torch.cat([columns, torch.ones_like(columns[:, :1])], 1).transpose(1, 2).flatten(0, 1)
-        gram += (rows.T @ rows).double()
-        products += (rows.T @ (output @ basis)).double()
-    gram.diagonal()[:-1] += _RIDGE * gram.diagonal()[:-1].mean()
-    solution = torch.linalg.solve(gram, products).float() / GAIN
-    for layer in (above, below):
-        weight = solution[:-1].T.reshape(channels, model.config.latent_channels, 2, 3, 3)
-        layer.conv_base.weight.copy_(weight)
-        assert layer.conv_base.bias is not None
-        layer.conv_base.bias.copy_(solution[-1])
-    assert above.shortcut.bias is not None
-    above.shortcut.weight.copy_((basis.T / GAIN).reshape(above.shortcut.weight.shape))
-    above.shortcut.bias.zero_()
-    below.project.weight.copy_(basis.T / GAIN)
-    below.restore.weight.copy_(basis * GAIN)
+def with_enhancement(model: MiniAutoencoder, channels: int, left_over: Iterable[Tensor]) -> MiniAutoencoder:
+    """`model` and an enhancement layer of so many channels: a PCA of patches of `left_over`, clips (B, 3, T, H, W) less
+    what the decoder makes of them. All else is, and shares its weights with, what it was."""
+    _, basis = principal_components((patches(clip, model.group) for clip in left_over), channels)
+    new = MiniAutoencoder(dataclasses.replace(model.config, enhancement_channels=channels))
+    new.load_state_dict({**model.state_dict(), "decoder.enhancement.basis": basis.T}, assign=True)
+    return new.to(next(model.parameters()).device).train(model.training)
+
+
+def without_enhancement(model: MiniAutoencoder) -> MiniAutoencoder:
+    """`model` and its weights, less its enhancement layer."""
+    new = MiniAutoencoder(dataclasses.replace(model.config, enhancement_channels=0))
+    kept = {name: tensor for name, tensor in model.state_dict().items() if name != "decoder.enhancement.basis"}
+    new.load_state_dict(kept, assign=True)
+    return new.to(next(model.parameters()).device).train(model.training)

@@ -21,17 +21,17 @@ from cvcodec.dataset.keys import torch_generator
 from cvcodec.errors import UsageError
 from cvcodec.model import build_model
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.model.mini import MiniAutoencoder, encoder_reach, mini_config
+from cvcodec.model.mini import MiniAutoencoder, mini_config
 from cvcodec.model.mini_inflate import deflate_mini, deflated_mini_config, inflate_mini, inflated_mini_config
 from cvcodec.model.official.inflate import inflate_2d, inflated_config
 from cvcodec.model.official.layers import ResidualBlock
 from cvcodec.quantization import LatentStatistics
 from cvcodec.training.config import Job, ModelSettings, TrainConfig
-from cvcodec.training.pca import fit_enhancement, fit_pca, start_as_pca
+from cvcodec.training.pca import fit_pca, start_as_pca, without_enhancement
 
 _TEMPORAL = ("encoder_temporal", "decoder_temporal")
 _SHAPE = ("widths", "encoder_blocks", "decoder_blocks", *_TEMPORAL)
-_LAYERS = ("enhancement_channels", "decoder_tail", "quality_aware")
+_GROWN = ("decoder_tail", "quality_aware")
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,8 @@ class Start:
     """Of the model started from; None for a fresh one."""
     statistics: LatentStatistics | None
     """Of the model started from: kept where the encoder is frozen."""
+    enhancement_channels: int
+    """Of the layer that the weights of the run get; `model` has none."""
 
 
 def start_model(
@@ -65,6 +67,7 @@ def start_model(
         raise UsageError("finetune starts from a checkpoint: give --init")
     unit_step: tuple[float, ...] | None = None
     statistics: LatentStatistics | None = None
+    layers = 0
     if settings.init:
         model = load_model(settings.init)
         statistics = model.statistics
@@ -72,13 +75,14 @@ def start_model(
         if job == "image-vae" and model.config.family == "cvvae-mini":
             model, statistics = _deflated(model), None
         if isinstance(model, MiniAutoencoder) and model.config.is_video:
-            layers = model.config.enhancement_channels
+            if layers := model.config.enhancement_channels:  # trained without; what is left over is known at the end
+                model = without_enhancement(model)
+                statistics = statistics and statistics.base(model.config.latent_channels)
+                unit_step = statistics.unit_step if statistics is not None else None
             try:
-                model = grown(model, **_given(settings, _LAYERS), clips=draw_clips if fresh else None)
+                model = grown(model, **_given(settings, _GROWN))
             except ValueError as error:
                 raise UsageError(f"--init {settings.init}: {error}") from error
-            if model.config.enhancement_channels > layers:
-                unit_step, statistics = None, None
     elif job == "video-vae" and image is not None and settings.inflate:
         model = _inflated(image, settings, config.run.seed)
         unit_step = image.statistics.unit_step if image.statistics is not None else None
@@ -98,46 +102,25 @@ def start_model(
     model.train()
     if settings.gradient_checkpointing:
         _checkpoint_gradients(model)
-    return Start(model, image, unit_step, statistics)
+    layers = settings.enhancement_channels or layers
+    if layers and model.config.family != "cvvae-mini":
+        raise UsageError(f"--enhancement-channels {layers}: only cvvae-mini has an enhancement layer")
+    return Start(model, image, unit_step, statistics, layers)
 
 
-def grown(
-    model: MiniAutoencoder,
-    *,
-    enhancement_channels: int = 0,
-    decoder_tail: int = 0,
-    quality_aware: bool = False,
-    clips: Callable[[], Iterable[Tensor]] | None,
-) -> MiniAutoencoder:
-    """`model` with what it does not have yet of these; itself where nothing is missing. ValueError for other sizes than
-    it has already. The base layer, and what the decoder makes of it alone, stay exactly what they were.
-
-    clips: gives clips (3, T, H, W) to fit a new enhancement layer to; None leaves it at zero.
-    """
+def grown(model: MiniAutoencoder, *, decoder_tail: int = 0, quality_aware: bool = False) -> MiniAutoencoder:
+    """`model` with what it does not have yet of these; itself where nothing is missing. ValueError for another size
+    than it has already. What it computes stays exactly what it was."""
     old = model.config
-    for name, value in (("enhancement_channels", enhancement_channels), ("decoder_tail", decoder_tail)):
-        if getattr(old, name) and value not in (0, getattr(old, name)):
-            raise ValueError(f"the model has {name} = {getattr(old, name)} already, not {value}")
+    if old.decoder_tail and decoder_tail not in (0, old.decoder_tail):
+        raise ValueError(f"the model has decoder_tail = {old.decoder_tail} already, not {decoder_tail}")
     config = dataclasses.replace(
-        old,
-        enhancement_channels=enhancement_channels or old.enhancement_channels,
-        decoder_tail=decoder_tail or old.decoder_tail,
-        quality_aware=quality_aware or old.quality_aware,
+        old, decoder_tail=decoder_tail or old.decoder_tail, quality_aware=quality_aware or old.quality_aware
     )
-    config = dataclasses.replace(config, encode_context=old.encode_context + encoder_reach(config) - encoder_reach(old))
     if config == old:
         return model
     new = MiniAutoencoder(config)
-    state = new.state_dict()
-    for name, tensor in model.state_dict().items():
-        if state[name].shape == tensor.shape:
-            state[name] = tensor
-        else:  # convolutions that read the latent: the base layer comes first
-            state[name] = torch.zeros_like(state[name])
-            state[name][:, : tensor.shape[1]] = tensor
-    new.load_state_dict(state)
-    if clips is not None and config.enhancement_channels > old.enhancement_channels:
-        fit_enhancement(new, clips())
+    new.load_state_dict({**new.state_dict(), **model.state_dict()})
     return new
 
 
@@ -148,7 +131,7 @@ def _given(settings: ModelSettings, names: Iterable[str]) -> dict[str, Any]:
 
 def _fresh(settings: ModelSettings, seed: int, *, video: bool) -> MiniAutoencoder:
     torch.manual_seed(seed)
-    changes = _given(settings, (*_SHAPE, *_LAYERS) if video else _SHAPE)
+    changes = _given(settings, (*_SHAPE, *_GROWN) if video else _SHAPE)
     try:
         return MiniAutoencoder(mini_config(settings.latent_channels, video=video, half_3d=settings.half_3d, **changes))
     except ValueError as error:

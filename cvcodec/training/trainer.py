@@ -24,8 +24,10 @@ import torch
 from safetensors.torch import load as load_weights
 from torch import Tensor
 
-from cvcodec.codec.calibration import measure_statistics
+from cvcodec.codec.calibration import channel_moments, measure_statistics
 from cvcodec.errors import NumericalError, UsageError
+from cvcodec.model.base import VideoAutoencoder
+from cvcodec.model.mini import MiniAutoencoder
 from cvcodec.quality.lpips import Lpips
 from cvcodec.quantization import STEP_OCTAVES_LIMIT, LatentStatistics
 from cvcodec.system.device import arithmetic, select_device, select_precision
@@ -37,6 +39,7 @@ from cvcodec.training.distributed import Processes, process_group
 from cvcodec.training.log import OnLine, RunLog, draw_curves
 from cvcodec.training.objective import Objective
 from cvcodec.training.optimizer import MovingAverage, Optimizers, schedule
+from cvcodec.training.pca import with_enhancement
 from cvcodec.training.profiling import StepProfiler, phase
 from cvcodec.training.run_folder import (
     WEIGHTS_NAME,
@@ -58,6 +61,7 @@ from cvcodec.training.validation import Validator, validation_clips
 from cvcodec.video.writer import write_image
 
 _PCA_CLIPS = 640
+_ENHANCEMENT_CLIPS = 240
 _PCA_SHAPE = BatchShape(1, 9, 96)
 _LEAST_UNIT_STEP = 1e-3  # of a channel that hardly varies
 
@@ -371,7 +375,33 @@ class Trainer:
             "hours": round(self.seconds / 3600, 2),
             "quality": {name: round(value, 4) for name, value in self.validation.items()},
         }
-        store_weights(self.folder, self.model, self.config, statistics=self._statistics(), card=card)
+        model, statistics = self.model, self._statistics()
+        if self.start.enhancement_channels:
+            model, statistics = self._enhanced(self.start.enhancement_channels, statistics)
+        store_weights(self.folder, model, self.config, statistics=statistics, card=card)
+
+    def _enhanced(self, channels: int, statistics: LatentStatistics) -> tuple[VideoAutoencoder, LatentStatistics]:
+        """The model and its statistics with an enhancement layer for what it leaves over at the default quality."""
+        assert isinstance(self.model, MiniAutoencoder)
+        shape = active_shapes(self.config.data.batch_shapes, 0.0)[0]
+        clips = list(self.data.extra_clips(_ENHANCEMENT_CLIPS, shape))
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad(), self._compiler.off():
+            model = with_enhancement(self.model, channels, map(self._left_over, clips))
+            pieces = (model.enhancement(self._left_over(clip)) for clip in clips)
+            std = channel_moments(pieces, channels)[1]
+        self.model.train(was_training)
+        return model, statistics.with_enhancement(tuple(std.tolist()))
+
+    def _left_over(self, clip: Tensor) -> Tensor:
+        """Of clips (B, 3, T, H, W): less what the decoder makes of their rounded latents."""
+        quality = torch.full((len(clip),), self.config.quantisation.default_quality, device=clip.device)
+        told = {"quality": quality} if self.model.config.quality_aware else {}
+        with self.arithmetic():
+            latent = self.model.encode(clip).mean.float()
+            step = self.objective.steps(quality)
+            return clip - self.model.decode(torch.round(latent / step) * step, **told).float()
 
     def _statistics(self) -> LatentStatistics:
         """Measured on training clips; where the encoder is frozen, those of the model that the run started from."""
@@ -395,7 +425,7 @@ class Trainer:
 
     def _mean_latent(self, clip: Tensor) -> Tensor:
         with self.arithmetic():
-            return self.model.encode(clip).layers
+            return self.model.encode(clip).mean
 
     # ------------------------------------------------------------------------------------------------ state
 
@@ -533,7 +563,7 @@ class Trainer:
         if self.start.unit_step is not None:
             return self.start.unit_step
         if self.config.quantisation.unit_step > 0:
-            return (self.config.quantisation.unit_step,) * self.model.config.coded_channels
+            return (self.config.quantisation.unit_step,) * self.model.config.latent_channels
         return tuple(max(std, _LEAST_UNIT_STEP) for std in self._measure_statistics().std)
 
 

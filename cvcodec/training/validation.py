@@ -97,7 +97,7 @@ class Validator:
         """Means over clips; keys carry units, and `_q75` the quality; without it the latent is not quantised.
 
         rate, steps: for `qualities`; the latter gives steps of each channel for qualities (B,), as `Objective.steps`.
-        `_base` is what the base layer alone gives, and `_place_1` to `_place_4` a frame's place in its group.
+        `_place_1` to `_place_4`: a frame's place in its group.
         """
         sums: dict[str, list[float]] = defaultdict(list)
         was_training = model.training
@@ -107,8 +107,8 @@ class Validator:
             x = normalise(target, 8)
             with self._arithmetic():
                 posterior = model.encode(x)
-            mean, layers = posterior.mean.float(), posterior.layers.float()
-            output = self._decode(model, layers)
+            mean = posterior.mean.float()
+            output = self._decode(model, mean)
             sums["psnr_db"].append(_psnr(target, output))
             if model.config.is_video and target.shape[2] > 1:
                 for place, value in enumerate(_psnr_by_place(target, output), 1):
@@ -120,14 +120,9 @@ class Validator:
             for quality in qualities:
                 assert rate is not None and steps is not None
                 step = steps(torch.tensor([quality], device=mean.device))
-                rounded = torch.round(layers / step) * step
-                sums[f"psnr_db_q{quality:g}"].append(_psnr(target, self._decode(model, rounded, quality, step)))
-                bits = rate(rounded, step).sum((0, 2, 3, 4)) / x[:, 0].numel()
-                sums[f"bits_per_pixel_q{quality:g}"].append(float(bits.sum()))
-                if posterior.enhancement is not None:
-                    base = rounded[:, : mean.shape[1]]
-                    sums[f"psnr_db_base_q{quality:g}"].append(_psnr(target, self._decode(model, base, quality, step)))
-                    sums[f"bits_per_pixel_base_q{quality:g}"].append(float(bits[: mean.shape[1]].sum()))
+                rounded = torch.round(mean / step) * step
+                sums[f"psnr_db_q{quality:g}"].append(_psnr(target, self._decode(model, rounded, quality)))
+                sums[f"bits_per_pixel_q{quality:g}"].append(float(rate(rounded, step).sum()) / x[:, 0].numel())
             if image_model is not None and model.config.is_video:
                 for name, value in self._compatibility(model, image_model, x, mean).items():
                     sums[name].append(value)
@@ -144,7 +139,7 @@ class Validator:
             shown = (x.shape[2] - 1) // (2 * GROUP)  # a latent near the middle; it sits at its group's last frame
             with self._arithmetic():
                 posterior = model.encode(x)
-                output = model.decode(posterior.layers)[0, :, GROUP * shown].float()
+                output = model.decode(posterior.mean)[0, :, GROUP * shown].float()
                 original = x[0, :, GROUP * shown]
                 row = [
                     (f"{number}: source, frame {GROUP * shown}", original),
@@ -172,12 +167,8 @@ class Validator:
             "psnr_db_image_encoder": _psnr(target, denormalise(decoded, 8)),
         }
 
-    def _decode(
-        self, model: VideoAutoencoder, latent: Tensor, quality: float | None = None, step: Tensor | None = None
-    ) -> Tensor:
+    def _decode(self, model: VideoAutoencoder, latent: Tensor, quality: float | None = None) -> Tensor:
         told: dict[str, Any] = {"quality": quality} if model.config.quality_aware else {}
-        if model.config.enhancement_channels and step is not None:
-            told["steps"] = step[:, model.config.latent_channels :, 0, 0, 0]
         with self._arithmetic():
             output = model.decode(latent, **told)
         return denormalise(output, 8)

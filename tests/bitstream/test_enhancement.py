@@ -11,7 +11,7 @@ import pytest
 
 from cvcodec.bitstream import ENHANCEMENT, BitstreamReader, BitstreamWriter, Chunk, Enhancement, Header, Salvage
 from cvcodec.bitstream.chunk import pack_chunk, unpack_chunk
-from cvcodec.bitstream.entropy import encode_symbols
+from cvcodec.bitstream.entropy import decode_symbols, encode_symbols
 from cvcodec.bitstream.header import dump_header, load_header
 from cvcodec.bitstream.wire import put_uvarint
 from cvcodec.errors import BitstreamError, UnsupportedError
@@ -142,3 +142,35 @@ def test_a_chunk_and_a_header_that_disagree_on_a_second_layer_are_refused() -> N
 def test_a_header_without_the_layer_is_that_of_a_file_that_never_had_one() -> None:
     assert layered_header().base_layer() == make_header()
     assert dump_header(layered_header().base_layer()) == dump_header(make_header())
+
+
+@pytest.mark.parametrize("present", [(), (2,), (0, 3, 9), (8,)])
+def test_channels_of_zeros_cost_a_bit_and_come_back(present: tuple[int, ...]) -> None:
+    symbols = np.zeros((10, 4, 6, 7), np.int32)
+    symbols[list(present)] = make_symbols((len(present), 4, 6, 7), 5) if present else 0
+    payload = encode_symbols(symbols, sparse=True)
+    bits = sum(1 << channel for channel in present)
+    assert payload[:3] == bytes((2, bits & 255, bits >> 8))  # the specification's mode 2
+    assert payload[3:] == (encode_symbols(symbols[list(present)]) if present else b"")
+    np.testing.assert_array_equal(decode_symbols(payload, symbols.shape), symbols)
+
+
+def test_symbols_in_all_channels_are_coded_as_those_of_a_base_layer() -> None:
+    symbols = make_symbols((3, 2, 5, 4), 6)
+    assert encode_symbols(symbols, sparse=True) == encode_symbols(symbols)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\x02",  # ends early
+        b"\x02\x07",  # every channel is there
+        b"\x02\x08" + encode_symbols(np.ones((1, 1, 2, 2), np.int32)),  # a fourth of three
+        b"\x02\x00more",
+        b"\x02\x01\x02\x00",  # one inside another
+        b"\x02\x01",  # without the channel that it names
+    ],
+)
+def test_a_payload_that_no_encoder_writes_is_refused(payload: bytes) -> None:
+    with pytest.raises(BitstreamError):
+        decode_symbols(payload, (3, 1, 2, 2))

@@ -30,7 +30,7 @@ def tiny_mini(
         encoder_temporal=(1, 1, 0) if video else (0, 0, 0),
         decoder_temporal=(0, 1, 0) if video else (0, 0, 0),
         window_latents=3,
-        encode_context=(2 + ("enhancement_channels" in changes)) if video else 0,
+        encode_context=2 if video else 0,
         decode_context=1 if video else 0,
         **changes,
     )
@@ -62,7 +62,9 @@ def _randomised(config: ModelConfig, seed: int, decoder_seed: int | None) -> Vid
         for name, parameter in model.named_parameters():
             source = other if name.startswith("decoder.") else generator
             values = torch.randn(parameter.shape, generator=source)
-            if parameter.ndim > 1:
+            if name.endswith(".basis"):
+                parameter.copy_(torch.linalg.qr(values.T)[0].T)
+            elif parameter.ndim > 1:
                 # Half of what keeps the variance: pixels stay between black and white, so that differences show.
                 parameter.copy_(values * 0.5 * parameter[0].numel() ** -0.5)
             else:

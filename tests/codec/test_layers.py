@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ import cvcodec
 from cvcodec.bitstream import BitstreamReader
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_stream
-from cvcodec.codec.layers import requantise
+from cvcodec.codec.layers import follows_from_latents, requantise
 from cvcodec.codec.runner import frames_to_tensor, normalise
+from cvcodec.dataset.shared_encoder import SharedEncoder
 from cvcodec.errors import UsageError
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.quantization import STEP_QUALITIES, LatentStatistics, Quantizer
+from cvcodec.quality.target import Target, find_quality
+from cvcodec.quantization import ENHANCEMENT_DEAD_ZONE, STEP_QUALITIES, LatentStatistics, Quantizer
 from tests.cli.programs import cvcodec as run
 from tests.codec.clips import smooth, write_rgb
 from tests.codec.models import save_model, tiny_mini
@@ -54,24 +57,58 @@ def decoded(data: bytes, model: VideoAutoencoder, **options: Any) -> np.ndarray:
     return np.stack([frame.pixels for frame in decoder.frames()])
 
 
-def whole(model: VideoAutoencoder) -> torch.Tensor:
-    """Both layers of the whole clip, padded as the codec pads: (C + E, t, h, w)."""
+def whole(model: VideoAutoencoder, quantizer: Quantizer | None, quality: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Base layer of the whole clip, as a file keeps it, and the layer of what its decoding leaves over, by one call of
+    each network, without windows: (C, t, h, w) and (E, t, h, w)."""
     pictures = PICTURES + [PICTURES[-1]] * 3  # 25 = 4k + 1 frames
     clip = torch.nn.functional.pad(frames_to_tensor(pictures).float(), (0, 4, 0, 2, 0, 0), mode="replicate")
+    x = normalise(clip.round().to(torch.uint8), 8)
     with torch.no_grad():
-        return model.encode(normalise(clip.round().to(torch.uint8), 8)).layers[0]
+        mean = model.encode(x).mean[0].numpy()
+        base = mean if quantizer is None else quantizer.dequantize(quantizer.quantize(mean))
+        decoded = model.decode(torch.from_numpy(base)[None], quality=quality)
+        return base, model.enhancement(x - decoded)[0].numpy()  # type: ignore[operator]
 
 
 def test_layers_stored_as_they_are_equal_those_of_the_whole_clip(folder: Path, model: VideoAutoencoder) -> None:
     data = encoded(folder, model, latents="fp32", layers="all")
     (folder / "raw.cvl").write_bytes(data)
+    base, above = whole(model, None, None)
     with cvcodec.open(folder / "raw.cvl") as file:
         assert file.latents.shape == (BASE, 7, 4, 6)
         assert file.enhancement.shape == (ABOVE, 7, 4, 6)
-        got = np.concatenate([file.latents[:], file.enhancement[:]])
-        np.testing.assert_allclose(got[..., :3, :5], whole(model)[..., :3, :5], atol=1e-4)
+        np.testing.assert_allclose(file.latents[:][..., :3, :5], base[..., :3, :5], atol=1e-4)
+        np.testing.assert_allclose(file.enhancement[:][..., :3, :5], above[..., :3, :5], atol=1e-3)
         np.testing.assert_array_equal(file.enhancement[2:5], file.enhancement[:][:, 2:5])
-        np.testing.assert_array_equal(file.read_layers(0, 7), got)
+        np.testing.assert_array_equal(file.read_layers(0, 7), np.concatenate([file.latents[:], file.enhancement[:]]))
+
+
+def test_symbols_are_those_of_what_the_coded_base_layer_leaves_over(folder: Path, model: VideoAutoencoder) -> None:
+    reader = BitstreamReader(io.BytesIO(encoded(folder, model, quality=60)))
+    got = np.concatenate([chunk.enhancement for chunk in reader.chunks()], 1)
+    assert reader.header.quantizer is not None
+    _, above = whole(model, reader.header.quantizer, 60)
+    steps = np.array(reader.header.enhancement.steps)[:, None, None, None]
+    nearest = np.sign(above) * np.maximum(0, np.ceil(np.abs(above) / steps - 0.5 - ENHANCEMENT_DEAD_ZONE))
+    assert np.count_nonzero(got) > 0.1 * got.size
+    assert (got != nearest)[..., :3, :5].mean() < 0.01  # where rounding errors of fp32 tip the scale
+
+
+def test_tiles_leave_over_what_whole_pictures_do(folder: Path, model: VideoAutoencoder, tmp_path: Path) -> None:
+    write_rgb(str(tmp_path / "in.nut"), smooth(6, 24, 264))
+    layers = []
+    for tile in (0, 24):
+        reader = BitstreamReader(io.BytesIO(encoded(tmp_path, model, quality=60, tile=tile)))
+        layers.append(np.concatenate([chunk.enhancement for chunk in reader.chunks()], 1))
+    assert np.count_nonzero(layers[0]) > 0.1 * layers[0].size
+    assert (layers[0] != layers[1]).mean() < 0.01
+
+
+def test_what_is_decoded_is_nearer_to_the_source_with_the_layer(folder: Path, model: VideoAutoencoder) -> None:
+    source, data = np.stack(PICTURES).astype(float), encoded(folder, model, quality=90)
+    with_it, alone = (np.square(decoded(data, model, layers=layers) - source).mean() for layers in ("all", "base"))
+    share = ABOVE / 768  # of the error that so many random directions of a patch hold
+    assert with_it < (1 - 0.7 * share) * alone
 
 
 def test_raw_latents_are_the_base_layer_unless_all_are_asked_for(folder: Path, model: VideoAutoencoder) -> None:
@@ -111,13 +148,40 @@ def test_frames_of_an_opened_file_are_those_of_a_decode(folder: Path, model: Vid
 
 
 @pytest.mark.parametrize("quality", [0.0, 70.0])
-def test_requantising_raw_layers_gives_the_bytes_of_an_encode(
+def test_requantising_raw_latents_gives_the_bytes_of_an_encode_of_the_base_layer(
     folder: Path, model: VideoAutoencoder, quality: float
 ) -> None:
     made = io.BytesIO()
-    raw = io.BytesIO(encoded(folder, model, latents="fp32", layers="all"))
-    requantise(raw, made, model=model, quality=quality, rdo="none")
-    assert made.getvalue() == encoded(folder, model, quality=quality)
+    requantise(io.BytesIO(encoded(folder, model, latents="fp32")), made, model=model, quality=quality, rdo="none")
+    assert made.getvalue() == encoded(folder, model, quality=quality, layers="base")
+    assert follows_from_latents(model, quality) == (quality == 0)
+
+
+def test_a_target_size_counts_both_layers(folder: Path, model: VideoAutoencoder) -> None:
+    options = EncodeOptions(device="cpu", precision="fp32", rdo="none")
+    wanted = len(encoded(folder, model, quality=70))
+    found = find_quality(folder / "in.nut", Target("size", wanted), model=model, options=options)
+    assert found.whole
+    assert 69 <= found.quality <= 71
+
+
+def test_a_batch_gives_the_bytes_of_encodes(folder: Path, model: VideoAutoencoder, tmp_path: Path) -> None:
+    options = EncodeOptions(device="cpu", precision="fp32", rdo="none", quality=70, kinds=())
+    shared = SharedEncoder(model, device="cpu", precision="fp32")
+    made: list[bytes] = []
+
+    def encode() -> None:
+        sink = io.BytesIO()
+        with shared.stream():
+            encode_stream(folder / "in.nut", sink, model=shared, options=options)
+        made.append(sink.getvalue())
+
+    threads = [threading.Thread(target=encode) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == [encoded(folder, model, quality=70, kinds=())] * 3
 
 
 def test_the_log_variance_is_kept_beside_both_layers(folder: Path, model: VideoAutoencoder) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cvcodec.model.base import VideoAutoencoder
-from cvcodec.model.mini import MiniAutoencoder, mini_config
+from cvcodec.model.mini import mini_config
 from cvcodec.training.config import TrainConfig
 from cvcodec.training.data import Batch
 from cvcodec.training.objective import Objective, decode_pictures, encode_pictures, matched_weight, step_of_quality
@@ -228,7 +228,7 @@ def test_the_theory_of_a_uniform_quantiser_gives_the_matched_rate_that_the_help_
     assert (errors[0] - errors[1]) / (768 * 1e-4 / 256) == pytest.approx(0.28, rel=0.02)
 
 
-def test_rounded_latents_pass_gradients_straight_and_dropped_layers_are_not_paid_for() -> None:
+def test_rounded_latents_pass_gradients_straight() -> None:
     settings = config(rounded_share=1.0, learn_steps=True, sample_share=0.0)
     objective = Objective(settings, torch.tensor([0.5, 0.5]), None, None)
     layers = torch.tensor([0.3, 0.9]).view(1, 2, 1, 1, 1).expand(2, 2, 1, 1, 1).clone().requires_grad_()
@@ -242,22 +242,3 @@ def test_rounded_latents_pass_gradients_straight_and_dropped_layers_are_not_paid
     gradient = objective.step_octaves.grad
     assert gradient is not None
     assert gradient[5].tolist() == pytest.approx([2 * 0.4 * 0.5 * math.log(2), 2 * 0.2 * 0.5 * math.log(2)], rel=1e-4)
-
-
-@pytest.mark.parametrize("dropped", [0.0, 1.0])
-def test_the_rate_of_a_layer_that_is_dropped_does_not_count(dropped: float) -> None:
-    torch.manual_seed(0)
-    layered = MiniAutoencoder(
-        mini_config(1, widths=(8, 8, 8), enhancement_channels=2, quality_aware=True, encoder_blocks=(1, 1, 1))
-    )
-    settings = config(
-        regularization="none", enhancement_drop=dropped, sample_share=0.0, matched_rate=0.1, position_power=2.0
-    )
-    objective = Objective(settings, torch.tensor([0.5, 0.5, 0.5]), None, None)
-    judged = objective(layered, batch(), progress=0.5, arithmetic=contextlib.nullcontext)
-    judged.loss.backward()
-    enhancement = layered.encoder.enhancement
-    assert enhancement is not None
-    gradient = enhancement.shortcut.weight.grad
-    assert (gradient is None or not bool(gradient.any())) == (dropped == 1.0)
-    assert bool(torch.isfinite(judged.loss))

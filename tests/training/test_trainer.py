@@ -22,6 +22,7 @@ from cvcodec.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from cvcodec.checkpoints.registry import load_model
 from cvcodec.errors import CheckpointError, UsageError
 from cvcodec.model import ModelConfig, build_model
+from cvcodec.quantization import ENHANCEMENT_STEP
 from cvcodec.training import trainer
 from cvcodec.training.config import Job, TrainConfig
 from cvcodec.training.log import read_log
@@ -147,6 +148,29 @@ def test_clips_kept_on_the_device_train_as_those_of_the_cpu(media: Path, tmp_pat
         on_cpu, on_device = ([line[name] for line in events(tmp_path / where, "train")] for where in ("no", "yes"))
         assert on_cpu == pytest.approx(on_device, rel=1e-4), name
     assert "GB of them on cpu" in events(tmp_path / "yes", "note")[-1]["text"]
+
+
+def test_the_weights_of_a_run_get_an_enhancement_layer_and_a_run_from_them_makes_it_anew(
+    media: Path, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"regularization": "none", "steps": 1, "store": "fp32"}
+    run("video-vae", settings(media, tmp_path / "a", enhancement_channels=6, quality_aware=True, **changes))
+    path = tmp_path / "a" / "model.safetensors"
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.config.enhancement_channels == 6
+    basis = checkpoint.state_dict["decoder.enhancement.basis"]
+    torch.testing.assert_close(basis @ basis.T, torch.eye(6), atol=1e-4, rtol=1e-4)
+    assert checkpoint.statistics is not None
+    assert checkpoint.statistics.unit_step == pytest.approx((0.68,) * 4 + (ENHANCEMENT_STEP,) * 6)
+    deviations = checkpoint.statistics.std[4:]
+    assert deviations[0] == max(deviations)  # the components come strongest first
+    run("finetune", settings(media, tmp_path / "b", init=str(path), freeze="encoder", rate=0.1, **changes))
+    again = load_checkpoint(tmp_path / "b" / "model.safetensors")
+    assert again.config == checkpoint.config
+    assert again.latent_space_id == checkpoint.latent_space_id
+    assert again.statistics is not None
+    assert again.statistics.base(4) == checkpoint.statistics.base(4)
+    assert not torch.equal(again.state_dict["decoder.enhancement.basis"], basis)
 
 
 def test_a_run_leaves_weights_with_statistics_a_card_a_log_and_a_grid(media: Path, tmp_path: Path) -> None:
