@@ -340,8 +340,7 @@ def test_200_clips_killed_twice_and_resumed_leave_the_tree_of_an_undisturbed_run
     counts = [0]
     for wanted in (40, 110):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 120
-        while len(list(resumed.rglob("*.cvl"))) < wanted and process.poll() is None and time.monotonic() < deadline:
+        while len(list(resumed.rglob("*.cvl"))) < wanted and process.poll() is None:  # however slow the machine is
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "it was to be killed in the middle"

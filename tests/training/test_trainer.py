@@ -462,11 +462,10 @@ def test_two_processes_equal_one_with_the_same_samples(media: Path, image_vae: P
 def test_a_terminated_run_saves_its_state_and_continues(media: Path, tmp_path: Path) -> None:
     config = settings(media, tmp_path, steps=100_000, regularization="none")
     process = subprocess.Popen([sys.executable, "-c", RANK, as_json(config)])
-    deadline = time.monotonic() + 90
-    while time.monotonic() < deadline and not ((tmp_path / "log.jsonl").exists() and events(tmp_path, "train")):
-        time.sleep(0.1)
+    while process.poll() is None and not ((tmp_path / "log.jsonl").exists() and events(tmp_path, "train")):
+        time.sleep(0.1)  # however slow the machine is
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 0
+    assert process.wait() == 0
     state = load_state(tmp_path)
     assert state["step"] >= 1
     assert events(tmp_path, "end")[-1]["finished"] is False
