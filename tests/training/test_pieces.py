@@ -16,6 +16,7 @@ from cvcodec.codec.calibration import measure_statistics
 from cvcodec.dataset.media import MediaFile
 from cvcodec.model.base import VideoAutoencoder
 from cvcodec.model.mini import MiniAutoencoder, mini_config
+from cvcodec.quality.pictures import BACKGROUND, panel
 from cvcodec.training.losses import RateModel
 from cvcodec.training.objective import step_of_quality
 from cvcodec.training.pca import fit_pca, start_as_pca
@@ -106,17 +107,19 @@ def test_held_out_clips_come_from_all_sources_in_turn() -> None:
 
 
 def test_a_grid_is_a_png_that_other_software_reads(tmp_path: Path) -> None:
-    red = torch.tensor([1.0, -1.0, -1.0]).view(3, 1, 1).expand(3, 6, 8)
-    pixels = grid([[red, -red], [torch.zeros(3, 4, 4)]])
-    assert pixels.shape == (6 + 4 + 4 + 4, 8 + 4 + 8 + 4, 3)
+    red = torch.tensor([1.0, -1.0, -1.0]).view(3, 1, 1).expand(3, 6, 200)
+    pixels = grid([[("red", red), ("not red", -red)], [("grey", torch.zeros(3, 4, 200))]])
     write_image(tmp_path / "grid.png", pixels)
     with av.open(str(tmp_path / "grid.png")) as container:
         read = next(container.decode(video=0)).to_ndarray(format="rgb24")
     assert np.array_equal(read, pixels)
-    assert read[0, 0].tolist() == [255, 0, 0]
-    assert read[0, 12].tolist() == [0, 255, 255]
-    assert read[10, 0].tolist() == [128, 128, 128]
-    assert read[0, 8].tolist() == [255, 255, 255]
+    rows = [panel(np.full((height, 200, 3), 0, np.uint8), "x").shape for height in (6, 4)]
+    assert read.shape == (rows[0][0] + rows[1][0], 2 * rows[0][1], 3)
+    below = rows[0][0]  # the first row's pictures end here, and the second picture at the right edge
+    assert read[below - 1, rows[0][1] - 1].tolist() == [255, 0, 0]
+    assert read[below - 6, -200].tolist() == [0, 255, 255]
+    assert read[-1, rows[1][1] - 1].tolist() == [128, 128, 128]
+    assert read[-1, -1].tolist() == [BACKGROUND] * 3
 
 
 def test_an_error_picture_is_black_without_error_and_four_times_as_bright_with() -> None:

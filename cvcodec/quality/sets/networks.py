@@ -108,6 +108,7 @@ class I3d:
     def features(self, clip: Tensor) -> Tensor:
         """(T, 3, H, W) uint8 -> (1, D)."""
         x = torch.cat([_cover(part.float(), SIDE, "bilinear", antialias=False) for part in clip.split(_PICTURES)])
+        x = x.clamp(0, 255)  # weights of the interpolation may add up to a little more than one
         return self._script.features((x / 127.5 - 1).transpose(0, 1)[None])
 
 
