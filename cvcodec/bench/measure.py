@@ -27,7 +27,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from torch import Tensor
 from cvcodec.bench.bjontegaard import Curve
 from cvcodec.bench.clips import Clip
 from cvcodec.bench.settings import Setting, command
-from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, encode_file, encode_stream
+from cvcodec.codec import DecodeOptions, Decoder, EncodeOptions, EncodeResult, encode_stream
 from cvcodec.codec.layers import follows_from_latents, requantise
 from cvcodec.codec.options import RateDistortion
 from cvcodec.errors import InputError, OutputError, UsageError
@@ -216,19 +216,8 @@ class Workbench:
 
     def _ours(self, clip: Clip, setting: Setting, key: str) -> tuple[Row, list[tuple[str, NDArray[Any], int]]]:
         model = self.models[setting.model]
-        latents, encode_s = self._latents(clip, setting, model)
-        if setting.value is None:
-            file, size = io.BytesIO(latents.read_bytes()), latents.stat().st_size
-        else:
-            file = io.BytesIO()
-            if follows_from_latents(model, setting.value):
-                with latents.open("rb") as source:
-                    size = requantise(source, file, model=model, quality=setting.value, rdo=self.rdo)
-            else:
-                options = dataclasses.replace(self._options(clip), quality=setting.value)
-                result = encode_stream(clip.path, file, model=model, options=options, on_notice=lambda text: None)
-                size = result.size_bytes
-            file.seek(0)
+        file = self._coded(clip, setting, model)
+        encode_s = self._encode_seconds(clip, setting, model) if self.timed else None
         decoder = Decoder(
             file,
             model=model,
@@ -236,11 +225,47 @@ class Workbench:
             on_notice=lambda text: None,
         )
         decoded = Timed(decoder.frames())
-        report = self._compare(clip, decoded, decoder.info, size)
+        report = self._compare(clip, decoded, decoder.info, file.getbuffer().nbytes)
         return self._row(clip, setting, key, report, encode_s, decoded.seconds)
 
-    def _options(self, clip: Clip) -> EncodeOptions:
-        return EncodeOptions(
+    def _coded(self, clip: Clip, setting: Setting, model: VideoAutoencoder) -> io.BytesIO:
+        """The file of a clip at the setting's quality; of its fp32 latents where that is None."""
+        if setting.value is None:
+            return io.BytesIO(self._latents(clip, setting, model).read_bytes())
+        file = io.BytesIO()
+        if follows_from_latents(model, setting.value):
+            with self._latents(clip, setting, model).open("rb") as source:
+                requantise(source, file, model=model, quality=setting.value, rdo=self.rdo)
+        else:
+            self._encode(clip, model, file, quality=setting.value)
+        file.seek(0)
+        return file
+
+    def _latents(self, clip: Clip, setting: Setting, model: VideoAutoencoder) -> Path:
+        """The file of a clip's fp32 latents, made once."""
+        path = self._kept(clip, setting)
+        if not path.exists():
+            with atomic_output(path, overwrite=True) as file:
+                self._encode(clip, model, file, latents="fp32")
+        return path
+
+    def _encode_seconds(self, clip: Clip, setting: Setting, model: VideoAutoencoder) -> float:
+        """Of an encode at the default quality, measured once."""
+        path = self._kept(clip, setting).with_suffix(".seconds")
+        if not path.exists():
+            with tempfile.TemporaryFile(prefix="cvcodec-") as file:
+                taken = self._encode(clip, model, file).seconds
+            with atomic_output(path, overwrite=True) as file:
+                file.write(json.dumps(taken).encode())
+        return float(json.loads(path.read_text(encoding="utf-8")))
+
+    def _kept(self, clip: Clip, setting: Setting) -> Path:
+        facts = {**self._facts(dataclasses.replace(setting, value=None)), "rdo": None, "metrics": None, "lpips": None}
+        facts |= {"lpips_every": None, "kept": "latents"}
+        return self.cache.folder / f"{self.cache.key(clip.digest, facts)}.cvl"
+
+    def _encode(self, clip: Clip, model: VideoAutoencoder, sink: BinaryIO, **options: Any) -> EncodeResult:
+        chosen = EncodeOptions(
             rdo=self.rdo,
             device=self.device,
             precision=self.precision,
@@ -248,38 +273,16 @@ class Workbench:
             kinds=(),
             tags=False,
             reader=clip.reader,
+            **options,
         )
-
-    def _latents(self, clip: Clip, setting: Setting, model: VideoAutoencoder) -> tuple[Path, float | None]:
-        """The file of a clip's fp32 latents, and the seconds of an encode at the default quality."""
-        facts = {**self._facts(dataclasses.replace(setting, value=None)), "rdo": None, "metrics": None, "lpips": None}
-        facts |= {"lpips_every": None, "kept": "latents"}
-        path = self.cache.folder / f"{self.cache.key(clip.digest, facts)}.cvl"
-        seconds = path.with_suffix(".seconds")
-        options = self._options(clip)
-
-        def encode(target: Path, options: EncodeOptions) -> float:
-            result = encode_file(
-                clip.path,
-                target,
-                model=model,
-                options=options,
-                overwrite=True,
-                on_progress=lambda frames, size, total: self.check(),
-                on_notice=lambda text: None,
-            )
-            return result.seconds
-
-        if not path.exists():
-            encode(path, dataclasses.replace(options, latents="fp32"))
-        if not self.timed:
-            return path, None
-        if not seconds.exists():
-            with tempfile.TemporaryDirectory(prefix="cvcodec-") as folder:
-                taken = encode(Path(folder) / "timed.cvl", options)
-            with atomic_output(seconds, overwrite=True) as file:
-                file.write(json.dumps(taken).encode())
-        return path, float(json.loads(seconds.read_text(encoding="utf-8")))
+        return encode_stream(
+            clip.path,
+            sink,
+            model=model,
+            options=chosen,
+            on_progress=lambda frames, size, total: self.check(),
+            on_notice=lambda text: None,
+        )
 
     def _theirs(self, clip: Clip, setting: Setting, key: str) -> tuple[Row, list[tuple[str, NDArray[Any], int]]]:
         with tempfile.TemporaryDirectory(prefix="cvcodec-") as folder:

@@ -21,6 +21,7 @@ from torch import Tensor
 from cvcodec.codec.layers import LatentPieces, read_back
 from cvcodec.codec.output import ChunkLayers, CvlOutput
 from cvcodec.codec.runner import ClipEncoder
+from cvcodec.system.device import to_host
 from cvcodec.windows.plan import Plan
 from cvcodec.windows.space import ClipFunction
 from cvcodec.windows.time import TIME, FrameSource, Sequence, frames_of_latents
@@ -63,19 +64,20 @@ class ClosedLoop:
         )
         decode = timed(lambda latent: self._runner.decode(latent, self._header.quality))
         latents = LatentPieces(self._stored(chunks))
-        first, pixels = frames_of_latents(start, start, factor)[0], None
+        latent, pixels = start, None
         for piece in plan.decode(decode, latents.read, (start, None), None, lambda plan, text: say(text)):
             pixels = piece if pixels is None else torch.cat([pixels, piece], TIME)
             del piece
             while self._waiting and pixels is not None:
-                stop = first + _frames_of(self._waiting[0], first, factor)
+                end = latent + self._waiting[0].base.shape[1]
+                first, stop = frames_of_latents(latent, end, factor)
                 if first + pixels.shape[TIME] < stop:
                     break
                 layers = self._waiting.popleft()
                 source.fill(stop)
                 yield dataclasses.replace(layers, enhancement=self._left_over(source, pixels, first, stop))
                 rest = pixels[:, :, stop - first :]
-                first, pixels = stop, rest if rest.shape[TIME] else None
+                latent, pixels = end, rest if rest.shape[TIME] else None
 
     def _stored(self, chunks: Iterator[ChunkLayers]) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """The base layer as a decoder will read it."""
@@ -97,13 +99,8 @@ class ClosedLoop:
         while at < stop:
             end = min(stop, at + self._plan.temporal_factor * _GROUPS_AT_ONCE + (at == 0))
             clip, decoded = source.take(at, end), pixels[:, :, at - first : end - first]
-            parts.append(self._runner.enhancement(clip, self._header.bit_depth, decoded).float().cpu().numpy()[0])
+            made = self._runner.enhancement(clip, self._header.bit_depth, decoded)
+            parts.append(to_host(made[0]).numpy())
             at = end
         source.drop_before(stop)
         return np.concatenate(parts, 1)
-
-
-def _frames_of(layers: ChunkLayers, first: int, factor: int) -> int:
-    """How many frames a chunk stands for whose first one is `first`."""
-    latents: int = layers.base.shape[1]
-    return factor * latents - (0 if first else factor - 1)

@@ -308,6 +308,7 @@ class Sample:
             if self.whole:
                 self.total_frames, self.duration_s = result.frames, float(seconds) or self.duration_s
         self._scale = 1.0
+        self._sizes: dict[float, float] = {}
         self.total_latents = (self.total_frames - 1 + factor - 1) // factor + 1
 
     def value(self, kind: Kind, quality: float) -> float:
@@ -348,7 +349,13 @@ class Sample:
         return made
 
     def _bytes(self, quality: float) -> float:
-        """Header, trailer and the like once, chunks in proportion to the latents."""
+        """Header, trailer and the like once, chunks in proportion to the latents. Known of a quality once it was asked
+        for: where there is an enhancement layer, it takes an encode of the pieces."""
+        if quality not in self._sizes:
+            self._sizes[quality] = self._measured_bytes(quality)
+        return self._sizes[quality]
+
+    def _measured_bytes(self, quality: float) -> float:
         fixed, chunks, latents = 0.0, 0, 0
         for piece in self.pieces:
             made = self._quantised(piece, quality)

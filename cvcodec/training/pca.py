@@ -21,6 +21,8 @@ _VIDEO_PATCH = (
     768  # 4 x 3 x 8 x 8; the gain of smaller patches keeps the error of a quantised latent per pixel the same
 )
 
+_BASIS = "decoder.enhancement.basis"
+
 
 def patches(pixels: Tensor, group: int) -> Tensor:
     """(B, 3, T, H, W) -> (N, group*3*8*8), in the order of the shortcuts' kernels; frame 0 fills its group alone."""
@@ -67,14 +69,15 @@ def with_enhancement(model: MiniAutoencoder, channels: int, left_over: Iterable[
     """`model` and an enhancement layer of so many channels: a PCA of patches of `left_over`, clips (B, 3, T, H, W) less
     what the decoder makes of them. All else is, and shares its weights with, what it was."""
     _, basis = principal_components((patches(clip, model.group) for clip in left_over), channels)
-    new = MiniAutoencoder(dataclasses.replace(model.config, enhancement_channels=channels))
-    new.load_state_dict({**model.state_dict(), "decoder.enhancement.basis": basis.T}, assign=True)
-    return new.to(next(model.parameters()).device).train(model.training)
+    return _rebuilt(model, channels, {**model.state_dict(), _BASIS: basis.T})
 
 
 def without_enhancement(model: MiniAutoencoder) -> MiniAutoencoder:
     """`model` and its weights, less its enhancement layer."""
-    new = MiniAutoencoder(dataclasses.replace(model.config, enhancement_channels=0))
-    kept = {name: tensor for name, tensor in model.state_dict().items() if name != "decoder.enhancement.basis"}
-    new.load_state_dict(kept, assign=True)
+    return _rebuilt(model, 0, {name: tensor for name, tensor in model.state_dict().items() if name != _BASIS})
+
+
+def _rebuilt(model: MiniAutoencoder, enhancement_channels: int, state: dict[str, Tensor]) -> MiniAutoencoder:
+    new = MiniAutoencoder(dataclasses.replace(model.config, enhancement_channels=enhancement_channels))
+    new.load_state_dict(state, assign=True)
     return new.to(next(model.parameters()).device).train(model.training)

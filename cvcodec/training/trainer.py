@@ -384,13 +384,12 @@ class Trainer:
         """The model and its statistics with an enhancement layer for what it leaves over at the default quality."""
         assert isinstance(self.model, MiniAutoencoder)
         shape = active_shapes(self.config.data.batch_shapes, 0.0)[0]
-        clips = list(self.data.extra_clips(_ENHANCEMENT_CLIPS, shape))
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad(), self._compiler.off():
-            model = with_enhancement(self.model, channels, map(self._left_over, clips))
-            pieces = (model.enhancement(self._left_over(clip)) for clip in clips)
-            std = channel_moments(pieces, channels)[1]
+            left_over = [self._left_over(clip) for clip in self.data.extra_clips(_ENHANCEMENT_CLIPS, shape)]
+            model = with_enhancement(self.model, channels, left_over)
+            std = channel_moments(map(model.enhancement, left_over), channels)[1]
         self.model.train(was_training)
         return model, statistics.with_enhancement(tuple(std.tolist()))
 

@@ -153,7 +153,7 @@ def test_a_second_run_encodes_nothing(bench, opened, rows, monkeypatch):
     def refuse(*arguments, **options):
         raise AssertionError("encoded again")
 
-    monkeypatch.setattr(measure, "encode_file", refuse)
+    monkeypatch.setattr(measure, "encode_stream", refuse)
     monkeypatch.setattr(measure, "encode_with", refuse)
     monkeypatch.setattr(measure, "evaluate", refuse)
     wanted = settings.encoder_settings(["libx264"], ["speed"], {"libx264": (18, 35, 48)})
